@@ -1,0 +1,1 @@
+"""When, on which CPU and on which kernel does this software stop building?"""

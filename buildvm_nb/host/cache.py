@@ -1,0 +1,284 @@
+"""A content-addressed cache of directories: atomic, locked, safe against killed builders.
+
+An entry is a directory ``KIND/KEY`` that appears whole or not at all: it is made beside its place
+and renamed. Two processes that want the same entry wait for each other on a lock that the kernel
+frees when its holder dies, and what a killed builder left is cleared by the next one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock
+
+from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.host.progress import SILENT, Progress
+
+__all__ = ["Cache", "cache_key", "file_digest", "free_bytes"]
+
+_RECORD = "entry.json"
+
+
+def cache_key(recipe: dict[str, Any]) -> str:
+    """Return the key of whatever a recipe makes.
+
+    Parameters
+    ----------
+    recipe : dict
+        Everything that goes in, as plain JSON.
+
+    Returns
+    -------
+    str
+        SHA-256 of its canonical JSON, 64 hexadecimal digits.
+    """
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return a file's SHA-256.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Return how much an ordinary user may still write to a path's file system.
+
+    Parameters
+    ----------
+    path : Path
+        An existing path.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+class Cache:
+    """The cache below one directory.
+
+    Parameters
+    ----------
+    root : Path, optional
+        Its directory; by default ``$BUILDVM_CACHE``, else the user's cache directory.
+
+    Raises
+    ------
+    UsageError
+        If the directory is there and is no directory.
+    HostError
+        If it cannot be made or written.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        chosen = (
+            root or os.environ.get("BUILDVM_CACHE") or platformdirs.user_cache_path("buildvm-nb")
+        )
+        self.root = Path(chosen).absolute()
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(
+                f"the cache is no directory: {self.root}", hint="choose another --cache"
+            )
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(
+                f"the cache cannot be made: {self.root}: {error.strerror}",
+                hint="choose another directory with --cache or BUILDVM_CACHE",
+            ) from error
+
+    def path(self, kind: str, key: str) -> Path:
+        """Return where an entry is or would be.
+
+        Parameters
+        ----------
+        kind : str
+            Family of entries, for example ``images``.
+        key : str
+            The entry's key.
+
+        Returns
+        -------
+        Path
+            A directory; it exists only when the entry does.
+        """
+        return self.root / kind / key
+
+    def entry(
+        self,
+        kind: str,
+        recipe: dict[str, Any],
+        make: Callable[[Path], dict[str, Any] | None],
+        *,
+        label: str = "",
+        progress: Progress = SILENT,
+    ) -> Path:
+        """Return an entry, made now if it is not there yet.
+
+        Parameters
+        ----------
+        kind : str
+            Family of entries.
+        recipe : dict
+            Everything that goes in; its digest is the key.
+        make : callable
+            Gets an empty directory, fills it, and may return facts to record about it.
+        label : str
+            What is being made, for progress; default: kind and key.
+        progress : Progress
+            Shows it.
+
+        Returns
+        -------
+        Path
+            The entry's directory, complete.
+
+        Raises
+        ------
+        HostError
+            If the disk is full or the cache cannot be written.
+        """
+        key = cache_key(recipe)
+        place = self.path(kind, key)
+        if self._is_whole(place):
+            return place
+        with self.lock(kind, key), progress.task(label or f"{kind} {key[:12]}"):
+            if not self._is_whole(place):
+                self._make(place, recipe, make)
+        return place
+
+    def record(self, place: Path) -> dict[str, Any]:
+        """Return what was recorded about an entry: ``recipe``, ``facts`` and ``files``.
+
+        Parameters
+        ----------
+        place : Path
+            An entry's directory.
+
+        Returns
+        -------
+        dict
+            Plain JSON.
+        """
+        record: dict[str, Any] = json.loads((place / _RECORD).read_bytes())
+        return record
+
+    def entries(self, kind: str) -> Iterator[tuple[str, Path]]:
+        """Iterate over the whole entries of a kind.
+
+        Parameters
+        ----------
+        kind : str
+            Family of entries.
+
+        Yields
+        ------
+        tuple of str and Path
+            Key and directory, sorted by key.
+        """
+        for place in sorted((self.root / kind).glob("*")):
+            if self._is_whole(place):
+                yield place.name, place
+
+    def remove(self, kind: str, key: str) -> bool:
+        """Remove an entry, at once as others see it.
+
+        Parameters
+        ----------
+        kind, key : str
+            The entry.
+
+        Returns
+        -------
+        bool
+            Whether it was there.
+        """
+        place = self.path(kind, key)
+        with self.lock(kind, key):
+            if not place.exists():
+                return False
+            doomed = self._beside(place)
+            place.rename(doomed)
+            shutil.rmtree(doomed)
+            return True
+
+    @contextmanager
+    def lock(self, kind: str, key: str) -> Iterator[None]:
+        """Hold the lock of an entry; the kernel frees it when this process dies.
+
+        Parameters
+        ----------
+        kind, key : str
+            The entry.
+
+        Yields
+        ------
+        None
+            While the lock is held.
+        """
+        locks = self.root / kind / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{key}.lock"):
+            yield
+
+    def _make(
+        self,
+        place: Path,
+        recipe: dict[str, Any],
+        make: Callable[[Path], dict[str, Any] | None],
+    ) -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        work = self._beside(place)
+        shutil.rmtree(work, ignore_errors=True)  # what a killed builder left: we hold its lock
+        work.mkdir()
+        try:
+            facts = make(work) or {}
+            files = {
+                str(path.relative_to(work)): path.stat().st_size
+                for path in sorted(work.glob("*"))
+                if path.is_file()
+            }
+            record = {"recipe": recipe, "facts": facts, "files": files}
+            (work / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
+            work.rename(place)
+        except OSError as error:
+            raise HostError(
+                f"cannot write to the cache: {error.strerror}: {place}",
+                hint=f"{free_bytes(self.root) // 2**20} MiB are free there; make room with "
+                "`buildvm image rm` or choose another --cache",
+            ) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _beside(self, place: Path) -> Path:
+        return place.with_name(f".{place.name}.partial")
+
+    def _is_whole(self, place: Path) -> bool:
+        """Tell whether an entry is there with all its files at their sizes."""
+        try:
+            files = self.record(place)["files"]
+            return all((place / name).stat().st_size == size for name, size in files.items())
+        except (OSError, ValueError, KeyError):
+            return False

@@ -1,0 +1,109 @@
+"""Host programs: found, run without a shell, and reported clearly when missing or failing."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from buildvm_nb.errors import HostError
+
+__all__ = ["DEBIAN_PACKAGES", "find_tool", "run_tool"]
+
+DEBIAN_PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "mmdebstrap": "mmdebstrap",
+    "fakechroot": "fakechroot",
+    "fakeroot": "fakeroot",
+    "sqfstar": "squashfs-tools",
+    "mksquashfs": "squashfs-tools",
+    "apt-get": "apt",
+    "apt-cache": "apt",
+    "apt-config": "apt",
+    "dpkg-deb": "dpkg",
+    "dpkg-source": "dpkg-dev",
+    "git": "git",
+    "xz": "xz-utils",
+    "zstd": "zstd",
+    "lz4": "lz4",
+}
+"""Debian package of each host program that is used."""
+
+_TAIL = 2000
+
+
+def find_tool(name: str) -> str:
+    """Return the path of a host program.
+
+    Parameters
+    ----------
+    name : str
+        Its name, as on the command line.
+
+    Returns
+    -------
+    str
+        Absolute path.
+
+    Raises
+    ------
+    HostError
+        If it is not on ``PATH`` nor in the directories of system programs.
+    """
+    system = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    if path := shutil.which(name, path=system):
+        return path
+    package = DEBIAN_PACKAGES.get(name, name)
+    raise HostError(
+        f"program not found on this host: {name}",
+        hint=f"on Debian or Ubuntu: sudo apt-get install --no-install-recommends {package}",
+    )
+
+
+def run_tool(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    stdout: IO[bytes] | int = subprocess.PIPE,
+) -> bytes:
+    """Run a host program to its end and return what it printed.
+
+    Parameters
+    ----------
+    argv : sequence of str or Path
+        Program and arguments.
+    env : mapping, optional
+        Variables set on top of the process's own.
+    cwd : Path, optional
+        Directory to run in.
+    stdin, stdout : file or int
+        As for `subprocess.Popen`.
+
+    Returns
+    -------
+    bytes
+        Standard output; empty when it went to a file.
+
+    Raises
+    ------
+    HostError
+        If the program is missing or exits non-zero; the message has the end of its output.
+    """
+    program = find_tool(str(argv[0]))
+    result = subprocess.run(
+        [program, *map(str, argv[1:])],
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if result.returncode != 0:
+        said = (result.stderr or result.stdout or b"").decode(errors="replace").strip()[-_TAIL:]
+        shown = " ".join(map(str, argv))[:300]
+        raise HostError(f"{shown}\nexited with {result.returncode}; it said:\n{said}")
+    return result.stdout or b""

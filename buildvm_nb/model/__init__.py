@@ -1,0 +1,1 @@
+"""Frozen values: instants, machines, CPUs, cases, outcomes. No I/O happens here."""

@@ -1,0 +1,128 @@
+"""Instants: aware UTC times from 1970-01-02 to the end of 2400, parsed strictly.
+
+A guest's date is the experiment, so its text form must leave no room for guessing: a time of day
+needs a zone, and a date alone means midnight UTC.
+"""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from buildvm_nb.errors import UsageError
+
+__all__ = ["EARLIEST", "LATEST", "Instant", "format_instant", "now", "parse_instant"]
+
+EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
+"""First instant that a guest can be set to: Linux refuses a clock before its own uptime."""
+
+LATEST = datetime(2400, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""Last instant that a guest can be set to (design: Range 1970-01-02 … 2400)."""
+
+_FORMS = "2019-05-01, 2019-05-01T12:30:00Z, 2019-05-01T14:30+02:00, today or now"
+
+
+def now() -> datetime:
+    """Return the host's present instant, to the microsecond.
+
+    Returns
+    -------
+    datetime
+        Aware, in UTC.
+    """
+    return datetime.now(UTC)
+
+
+def parse_instant(value: object) -> datetime:
+    """Turn text, a date or an aware datetime into an instant a guest can be set to.
+
+    Parameters
+    ----------
+    value : str, datetime.date or datetime.datetime
+        ISO 8601 text, ``today`` (midnight UTC), ``now`` (whole second), or a value of the
+        standard library. A date without a time means 00:00:00Z.
+
+    Returns
+    -------
+    datetime
+        Aware, in UTC, from `EARLIEST` to `LATEST`.
+
+    Raises
+    ------
+    UsageError
+        If the text is no date, names a time of day without a zone, or is out of range.
+    """
+    instant = _read(value)
+    if not EARLIEST <= instant <= LATEST:
+        allowed = f"from {format_instant(EARLIEST)} to {format_instant(LATEST)}"
+        raise UsageError(f"date out of range: {value}; allowed: {allowed}")
+    return instant
+
+
+def _read(value: object) -> datetime:
+    if value == "now":
+        return now().replace(microsecond=0)
+    if value == "today":
+        return now().replace(hour=0, minute=0, second=0, microsecond=0)
+    if isinstance(value, str):
+        value = _read_text(value.strip())
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise UsageError(
+                f"a time of day needs a zone: {value.isoformat()}; allowed: {_FORMS}",
+                hint=f"for UTC write {value.isoformat()}Z",
+            )
+        return _to_utc(value)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    raise UsageError(f"not a date: {value!r}; allowed: {_FORMS}")
+
+
+def _read_text(text: str) -> date:
+    for parse in (date.fromisoformat, datetime.fromisoformat):
+        try:
+            return parse(text)
+        except ValueError:
+            continue
+    raise UsageError(f"not a date: {text!r}; allowed: {_FORMS}")
+
+
+def _to_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise UsageError(f"date out of range: {value.isoformat()}") from error
+
+
+def format_instant(instant: datetime) -> str:
+    """Write an instant as ISO 8601 with ``Z``, with fractions of a second only where it has some.
+
+    Parameters
+    ----------
+    instant : datetime
+        Aware.
+
+    Returns
+    -------
+    str
+        For example ``2019-05-01T00:00:00Z``.
+    """
+    utc = instant.astimezone(UTC)
+    whole = utc - timedelta(microseconds=utc.microsecond)
+    fraction = f".{utc.microsecond:06d}".rstrip("0") if utc.microsecond else ""
+    return f"{whole.replace(tzinfo=None).isoformat()}{fraction}Z"
+
+
+def _validate(value: Any) -> datetime:  # noqa: ANN401 - pydantic hands over whatever it was given
+    try:
+        return parse_instant(value)
+    except UsageError as error:
+        raise ValueError(error.message) from error
+
+
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_validate),
+    PlainSerializer(format_instant, return_type=str, when_used="json"),
+]
+"""A field that holds an instant: strict on the way in, ISO 8601 with ``Z`` in JSON."""
