@@ -77,7 +77,7 @@ class ImageSpec(Value):
     def _read_text(cls, data: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever it was given
         if isinstance(data, str):
             base, *packages = data.split(",")
-            return {"base": base, "packages": packages}
+            return {"base": base, "packages": tuple(packages)}
         return data
 
     @model_validator(mode="after")

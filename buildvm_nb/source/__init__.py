@@ -1,1 +1,10 @@
-"""."""
+"""Sources: fetched and unpacked on the host without running them, built in the guest.
+
+`fetch` takes any `buildvm_nb.model.case.Source` and returns a `Fetched`.
+"""
+
+from buildvm_nb.source.fetch import fetch
+from buildvm_nb.source.store import Fetched
+from buildvm_nb.source.tree import tree_digest
+
+__all__ = ["Fetched", "fetch", "tree_digest"]

@@ -1,0 +1,260 @@
+"""CSV without loss, and safe to open in a spreadsheet.
+
+A file has a header line, commas, line feeds, UTF-8, and quotes (doubled inside) around cells that
+need them. Reading takes a byte-order mark and CRLF line ends as well. Cells are written so:
+
+* an empty cell is a missing value;
+* a cell that begins with an apostrophe is text: what follows the apostrophe. So an empty text is
+  ``'``, and text that begins with an apostrophe or with what a spreadsheet takes for a formula
+  (``=``, ``+``, ``-``, ``@``, tab, carriage return, line feed, and the full-width forms) has one
+  put before it;
+* any other cell of a text column is that text: ``NA``, ``null`` and ``0012345`` stay as they are;
+* integers are decimal, numbers are as exact as Python prints them, truth values ``true`` and
+  ``false``, instants ISO 8601 with ``Z``.
+
+References
+----------
+RFC 4180; OWASP, "CSV Injection".
+"""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+from ulid import ULID
+
+from buildvm_nb.catalog.frames import check_frame, make_array
+from buildvm_nb.catalog.schema import OUTCOMES, Column, Kind, TableSchema
+from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.instants import format_instant
+
+__all__ = ["read_csv", "replacing", "write_csv"]
+
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_NEEDS_QUOTES = frozenset('",\r\n')
+_CHUNK = 10_000
+_LONGEST_CELL = 2**31 - 1
+
+
+def write_csv(frame: pd.DataFrame, target: Path | IO[str], table: TableSchema = OUTCOMES) -> None:
+    """Write a frame as CSV.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns of the table, all or some, with its dtypes; the index is not written.
+    target : Path or text stream
+        A path is replaced at once, when all is written.
+    table : TableSchema
+        Which table it is of; columns are written in its order.
+
+    Raises
+    ------
+    UsageError
+        If the frame is not of the table.
+    CatalogError
+        If the file cannot be written.
+    """
+    check_frame(frame, table)
+    columns = [column for column in table.columns if column.name in frame.columns]
+    if isinstance(target, Path):
+        with replacing(target) as stream:
+            _write(frame, stream, columns)
+    else:
+        _write(frame, target, columns)
+
+
+def read_csv(path: Path, table: TableSchema = OUTCOMES) -> pd.DataFrame:
+    """Read what `write_csv` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        CSV file.
+    table : TableSchema
+        Which table it is of.
+
+    Returns
+    -------
+    DataFrame
+        The columns of the file, with the dtypes of ``table.dtypes``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    CatalogError
+        If it is no such CSV: an unknown column, or a cell that its column cannot hold.
+    """
+    names, rows = _cells(path)
+    for name in names:
+        if name not in table.dtypes:
+            near = get_close_matches(name, table.dtypes, n=1)
+            raise CatalogError(
+                f"unknown column in {path}: {name!r}",
+                hint=f"did you mean {near[0]!r}?" if near else "written by a newer version?",
+            )
+    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return pd.DataFrame(
+        {name: _parse(cells, table[name], path) for name, cells in zip(names, columns, strict=True)}
+    )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a text file that takes its place only when all of it is written.
+
+    Parameters
+    ----------
+    path : Path
+        Where it goes.
+
+    Yields
+    ------
+    text stream
+        UTF-8, line ends as written.
+
+    Raises
+    ------
+    CatalogError
+        If it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{ULID()}.partial")
+    try:
+        with beside.open("x", encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise CatalogError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows, each as long as the header."""
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = [row for row in csv.reader(stream, strict=True) if row]
+    except FileNotFoundError as error:
+        raise UsageError(f"no such file: {path}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CatalogError(f"cannot read CSV: {path}: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+    if not rows or len(set(rows[0])) < len(rows[0]):
+        raise CatalogError(f"cannot read CSV: {path}: no header, or a column there twice")
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise CatalogError(
+                f"{path}: row {number} has {len(row)} cells; the header has {len(rows[0])}"
+            )
+    return rows[0], rows[1:]
+
+
+def _write(frame: pd.DataFrame, stream: IO[str], columns: list[Column]) -> None:
+    stream.write(",".join(column.name for column in columns) + "\n")
+    for start in range(0, len(frame), _CHUNK):
+        part = frame.iloc[start : start + _CHUNK]
+        cells = [_format(part[column.name], column.kind) for column in columns]
+        stream.writelines(_line(row) for row in zip(*cells, strict=True))
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    if len(cells) == 1 and not cells[0].strip():
+        return f'"{cells[0]}"\n'  # a blank line would be no row at all
+    return ",".join(map(_quoted, cells)) + "\n"
+
+
+def _quoted(cell: str) -> str:
+    if _NEEDS_QUOTES.isdisjoint(cell):
+        return cell
+    doubled = cell.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _format(series: "pd.Series[Any]", kind: Kind) -> list[str]:
+    write = _WRITERS[kind]
+    missing = series.isna().tolist()
+    values = series.tolist()
+    return ["" if gone else write(value) for value, gone in zip(values, missing, strict=True)]
+
+
+def _parse(cells: Iterable[str], column: Column, path: Path) -> pd.api.extensions.ExtensionArray:
+    read = _READERS[column.kind]
+    values = []
+    for number, cell in enumerate(cells, start=1):
+        try:
+            values.append(read(cell) if cell else None)
+        except ValueError as error:
+            raise CatalogError(
+                f"{path}: row {number}, column {column.name!r}: not {_A[column.kind]}: {cell!r}"
+            ) from error
+    return make_array(values, column.kind)
+
+
+def _write_text(text: str) -> str:
+    return f"'{text}" if not text or text.startswith(("'", *_FORMULA)) else text
+
+
+def _read_text(cell: str) -> str:
+    return cell.removeprefix("'")
+
+
+def _read_integer(cell: str) -> int:
+    value = int(cell)
+    if not -(2**63) <= value < 2**63:
+        message = "more than 64 bits"
+        raise ValueError(message)
+    return value
+
+
+def _read_boolean(cell: str) -> bool:
+    if cell not in {"true", "false"}:
+        message = "neither true nor false"
+        raise ValueError(message)
+    return cell == "true"
+
+
+def _read_instant(cell: str) -> datetime:
+    value = datetime.fromisoformat(cell)
+    if value.tzinfo is None:
+        message = "no time zone"
+        raise ValueError(message)
+    return value.astimezone(UTC)
+
+
+_WRITERS: dict[Kind, Callable[[Any], str]] = {
+    Kind.TEXT: _write_text,
+    Kind.JSON: _write_text,
+    Kind.INTEGER: str,
+    Kind.REAL: repr,
+    Kind.BOOLEAN: lambda value: str(value).lower(),
+    Kind.INSTANT: format_instant,
+}
+
+_READERS: dict[Kind, Callable[[str], object]] = {
+    Kind.TEXT: _read_text,
+    Kind.JSON: _read_text,
+    Kind.INTEGER: _read_integer,
+    Kind.REAL: float,
+    Kind.BOOLEAN: _read_boolean,
+    Kind.INSTANT: _read_instant,
+}
+
+_A = {
+    Kind.TEXT: "text",
+    Kind.JSON: "JSON",
+    Kind.INTEGER: "an integer of 64 bits",
+    Kind.REAL: "a number",
+    Kind.BOOLEAN: "true or false",
+    Kind.INSTANT: "an instant in ISO 8601 with Z",
+}

@@ -1,0 +1,226 @@
+"""The database below a catalog: where it is, how it is opened, and its errors in our words."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import platformdirs
+from filelock import FileLock
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from buildvm_nb.catalog.schema import SCHEMA_VERSION
+from buildvm_nb.catalog.upgrades import create_or_upgrade, stored_version
+from buildvm_nb.errors import CatalogError, UsageError
+
+__all__ = ["Database", "default_place"]
+
+_BUSY_TIMEOUT_S = 60
+_WRITES = "buildvm_writes"
+
+
+def default_place() -> str:
+    """Return where the catalog is when nobody says.
+
+    Returns
+    -------
+    str
+        ``$BUILDVM_CATALOG``, else ``catalog.sqlite`` in the user's data directory.
+    """
+    data = platformdirs.user_data_path("buildvm-nb")
+    return os.environ.get("BUILDVM_CATALOG") or str(data / "catalog.sqlite")
+
+
+class Database:
+    """A SQLite file, made if it is not there, or any other database by URL.
+
+    Each unit of work has a connection of its own for SQLite, so that a catalog may be used from
+    several threads and after a fork.
+
+    Parameters
+    ----------
+    place : str or Path
+        Path, or SQLAlchemy URL.
+
+    Raises
+    ------
+    UsageError
+        If the URL is none, or names a database in memory.
+    CatalogError
+        If the database cannot be opened or made, or is no catalog.
+    SchemaVersionError
+        If it was written by a newer version.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.file = _sqlite_file(place)
+        self.name = str(self.file or make_url(str(place)))
+        self.read_only = self.file is not None and _cannot_be_written(self.file)
+        self._engine: Engine | None = None
+        with self._translated():
+            self._engine = (
+                create_engine(str(place)) if self.file is None else _sqlite_engine(self._connect)
+            )
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Work in a transaction that only reads.
+
+        Yields
+        ------
+        Connection
+            Sees one state of the database.
+
+        Raises
+        ------
+        CatalogError
+            If the database fails.
+        """
+        with self._translated(), self._open_engine().connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Work in a transaction that writes: all of it is kept, or nothing.
+
+        Yields
+        ------
+        Connection
+            Committed at the end, rolled back on any exception.
+
+        Raises
+        ------
+        CatalogError
+            If the database fails, is read-only, full, or locked for too long.
+        """
+        if self.read_only:
+            raise CatalogError(f"the catalog is read-only: {self.name}", hint=_HINTS["readonly"])
+        with self._translated(), self._open_engine().connect() as connection:
+            marked = connection.execution_options(**{_WRITES: True})
+            with marked.begin():
+                yield marked
+
+    def close(self) -> None:
+        """Close all connections; closing twice is no error."""
+        if self._engine is not None:
+            self._engine.dispose()
+        self._engine = None
+
+    def _open_engine(self) -> Engine:
+        if self._engine is None:
+            raise CatalogError(f"the catalog is closed: {self.name}")
+        return self._engine
+
+    def _prepare(self) -> None:
+        if self.file is not None and not self.file.exists():
+            with self._translated():
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+        elif self._is_current():
+            return
+        if self.file is None:
+            with self.writing() as connection:
+                create_or_upgrade(connection)
+            return
+        with self._translated(), FileLock(self.file.with_name(f".{self.file.name}.lock")):
+            if not self.file.exists() or not self._is_current():
+                self._turn_on_wal()
+                with self.writing() as connection:
+                    create_or_upgrade(connection)
+
+    def _is_current(self) -> bool:
+        with self.reading() as connection:
+            return stored_version(connection) == SCHEMA_VERSION
+
+    def _turn_on_wal(self) -> None:
+        """Let readers and a writer work side by side; SQLite keeps this in the file."""
+        connection = self._connect()
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        finally:
+            connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        path = quote(str(self.file))
+        # a file system that cannot be written has no room for SQLite's own locks either
+        mode = "?mode=ro&immutable=1" if self.read_only else ""
+        connection = sqlite3.connect(
+            f"file:{path}{mode}",
+            uri=True,
+            timeout=_BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise _in_our_words(str(cause), self.name) from error
+        except (OSError, ImportError) as error:
+            raise _in_our_words(str(error), self.name) from error
+
+
+def _sqlite_file(place: str | Path) -> Path | None:
+    """Return the path of a SQLite database; None for another database."""
+    if "://" not in str(place):
+        return Path(place).expanduser().absolute()
+    try:
+        url = make_url(str(place))
+        backend = url.get_dialect().name
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise UsageError(
+            f"not a catalog's URL: {place}; allowed: a path, sqlite:///PATH or "
+            "postgresql+psycopg://USER@HOST/DATABASE"
+        ) from error
+    if backend != "sqlite":
+        return None
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise UsageError(
+            f"a catalog keeps things, so it cannot be in memory: {place}", hint="give a path"
+        )
+    return Path(url.database).absolute()
+
+
+def _cannot_be_written(path: Path) -> bool:
+    return path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+
+def _sqlite_engine(connect: Callable[[], sqlite3.Connection]) -> Engine:
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # a writer takes its lock first: two readers that turn writers would lock each other out
+        writes = connection.get_execution_options().get(_WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+_HINTS = {
+    "readonly": "copy it to a place where you may write, or name another with BUILDVM_CATALOG",
+    "full": "make room on that file system, or name another catalog with BUILDVM_CATALOG",
+    "locked": "another process is writing for a long time; try again when it is done",
+    "not a database": "name another catalog with BUILDVM_CATALOG",
+    "malformed": "move it away and restore a copy; `sqlite3 FILE .recover` saves what can be read",
+    "unable to open": "check that the directory is there and that you may write to it",
+    "No module named": "install the driver: pip install 'buildvm-nb[postgres]'",
+}
+
+
+def _in_our_words(what: str, name: str) -> CatalogError:
+    hint = next((hint for sign, hint in _HINTS.items() if sign in what), "")
+    return CatalogError(f"the catalog fails: {name}: {what}", hint=hint)

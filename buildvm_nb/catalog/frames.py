@@ -1,0 +1,108 @@
+"""Frames with a fixed schema: the same columns and dtypes whatever is in them, also when empty.
+
+Text is Arrow-backed, integers, numbers and truth values are nullable, and instants are
+``datetime64[us, UTC]``, which holds the years 1 to 9999. What is missing is ``pd.NA`` (``NaT`` for
+an instant); an empty text is not missing.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, cast
+
+import pandas as pd
+
+from buildvm_nb.catalog.schema import OUTCOMES, Kind, TableSchema
+from buildvm_nb.errors import UsageError
+
+__all__ = ["check_frame", "empty_frame", "make_array", "make_frame"]
+
+
+def make_frame(rows: Iterable[Sequence[object]], table: TableSchema = OUTCOMES) -> pd.DataFrame:
+    """Return rows as a frame.
+
+    Parameters
+    ----------
+    rows : iterable of sequence
+        Values of the standard library or None, in the order of the table's columns.
+    table : TableSchema
+        Which table they are of.
+
+    Returns
+    -------
+    DataFrame
+        One row each, with the columns and dtypes of ``table.dtypes``.
+    """
+    rows = list(rows)
+    columns = zip(*rows, strict=True) if rows else ([] for _ in table.columns)
+    return pd.DataFrame(
+        {
+            column.name: make_array(list(values), column.kind)
+            for column, values in zip(table.columns, columns, strict=True)
+        }
+    )
+
+
+def empty_frame(table: TableSchema = OUTCOMES) -> pd.DataFrame:
+    """Return a frame without rows.
+
+    Parameters
+    ----------
+    table : TableSchema
+        Which table it is of.
+
+    Returns
+    -------
+    DataFrame
+        No rows, with the columns and dtypes of ``table.dtypes``.
+    """
+    return make_frame([], table)
+
+
+def make_array(values: list[Any], kind: Kind) -> pd.api.extensions.ExtensionArray:
+    """Return the values of one column.
+
+    Parameters
+    ----------
+    values : list
+        Values of the standard library, None where missing.
+    kind : Kind
+        What they are.
+
+    Returns
+    -------
+    ExtensionArray
+        Of dtype ``kind.dtype``.
+    """
+    array: pd.api.extensions.ExtensionArray = pd.array(values, dtype=cast("Any", kind.dtype))
+    return array
+
+
+def check_frame(frame: pd.DataFrame, table: TableSchema = OUTCOMES) -> None:
+    """Check that a frame has only columns of a table, with their dtypes.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Any frame; some columns of the table are enough.
+    table : TableSchema
+        What it is checked against.
+
+    Raises
+    ------
+    UsageError
+        If a column is unknown, there twice, or of another dtype.
+    """
+    names = list(frame.columns)
+    for name in names:
+        if name not in table.dtypes:
+            near = get_close_matches(str(name), table.dtypes, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(table.dtypes)}"
+            raise UsageError(f"unknown column of table {table.name!r}: {name!r}", hint=hint)
+        if names.count(name) > 1:
+            raise UsageError(f"column there twice: {name!r}")
+        expected = pd.api.types.pandas_dtype(table.dtypes[name])
+        if frame[name].dtype != expected:
+            raise UsageError(
+                f"column {name!r} has dtype {frame[name].dtype}; allowed: {expected}",
+                hint=f"frame.astype({{{name!r}: {table.dtypes[name]!r}}})",
+            )

@@ -1,0 +1,150 @@
+"""An outcome as a row of the ``outcomes`` table."""
+
+import json
+from typing import Any
+
+from buildvm_nb.model.case import Case, GitSource, LocalSource, WheelsSource
+from buildvm_nb.model.outcome import Outcome, SourceRecord, StepRecord
+
+__all__ = ["outcome_row"]
+
+_NUL_SHOWN = "\N{SYMBOL FOR NULL}"
+
+
+def outcome_row(outcome: Outcome) -> dict[str, Any]:
+    """Flatten an outcome for tables.
+
+    Where the model has an empty text for what is not there, the row has None. SQL text cannot
+    hold a NUL character, so it is shown as ``␀``; the full outcome, kept beside, is exact.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        Any outcome.
+
+    Returns
+    -------
+    dict
+        A value of the standard library, or None, for each column of `schema.OUTCOMES`.
+    """
+    row = {
+        "id": outcome.id,
+        "recorded_at": outcome.recorded_at,
+        "study": outcome.study,
+        "tool_version": outcome.tool_version or None,
+        "case_id": outcome.case.id,
+        "case_digest": outcome.case.build_digest(),
+        **_source(outcome),
+        **_asked(outcome),
+        **_found(outcome),
+        "verdict": outcome.verdict.value,
+        "reason": outcome.reason or None,
+        "evidence": outcome.evidence or None,
+        "failing_step": outcome.failing_step,
+        **_steps(outcome),
+        "duration_s": outcome.duration_s,
+        "log_digest": outcome.log_digest or None,
+        "artifacts": _json({entry.path: entry.digest for entry in outcome.artifacts}),
+        "host": _json(outcome.host),
+    }
+    return {
+        name: value.replace("\0", _NUL_SHOWN) if isinstance(value, str) else value
+        for name, value in row.items()
+    }
+
+
+def _source(outcome: Outcome) -> dict[str, Any]:
+    """Tell what was built: as fetched, or as asked for where it could not be fetched."""
+    records = list(outcome.sources)
+    main = records.pop(0) if outcome.case.source is not None and records else None
+    if main is None and outcome.case.source is not None:
+        main_row = _sought(outcome.case)
+    else:
+        main_row = {
+            "source_kind": main and main.kind,
+            "source_name": main and main.name,
+            "source_version": main and (main.version or None),
+            "source_digest": main and main.digest,
+            "source_dated_at": main and main.dated_at,
+        }
+    return {**main_row, "inputs": _json([_input(record) for record in records])}
+
+
+def _sought(case: Case) -> dict[str, Any]:
+    source = case.source
+    name: str | None
+    version: str | None
+    if isinstance(source, WheelsSource):
+        name, version = " ".join(source.requirements), None
+    elif isinstance(source, GitSource):
+        name, version = source.url, source.commit
+    elif isinstance(source, LocalSource):
+        name, version = source.path, None
+    else:
+        name = getattr(source, "name", None) or getattr(source, "url", None)
+        version = getattr(source, "version", None)
+    return {
+        "source_kind": source and source.kind,
+        "source_name": name,
+        "source_version": version,
+        "source_digest": None,
+        "source_dated_at": None,
+    }
+
+
+def _input(record: SourceRecord) -> dict[str, str]:
+    return {
+        "kind": record.kind,
+        "name": record.name,
+        "version": record.version,
+        "digest": record.digest,
+    }
+
+
+def _asked(outcome: Outcome) -> dict[str, Any]:
+    machine = outcome.machine
+    return {
+        "image": str(machine.image),
+        "date": machine.date,
+        "cpu": machine.cpu,
+        "cpu_count": machine.cpu_count,
+        "memory_mib": machine.memory_mib,
+        "kernel": machine.kernel,
+        "accelerator": machine.accelerator.value,
+    }
+
+
+def _found(outcome: Outcome) -> dict[str, Any]:
+    found = outcome.environment
+    return {
+        "cpu_features": None if found is None else " ".join(found.cpu_features),
+        "kernel_release": found and found.kernel_release,
+        "accelerator_used": found and found.accelerator.value,
+        "engine": found and found.engine,
+        "image_digest": outcome.image_digest or None,
+        "kernel_digest": outcome.kernel_digest or None,
+    }
+
+
+def _steps(outcome: Outcome) -> dict[str, Any]:
+    step = _deciding(outcome)
+    seconds = {record.name: record.duration_s for record in outcome.steps}
+    return {
+        "clock_started_at": step and step.clock_started_at,
+        "clock_ended_at": step and step.clock_ended_at,
+        "exit_status": step and step.exit_status,
+        "signal": step and step.signal,
+        "tests_run": step and step.tests_run,
+        "prepare_s": seconds.get("prepare"),
+        "build_s": seconds.get("build"),
+        "test_s": seconds.get("test"),
+    }
+
+
+def _deciding(outcome: Outcome) -> StepRecord | None:
+    failing = [step for step in outcome.steps if step.name == outcome.failing_step]
+    return next(reversed(failing or list(outcome.steps)), None)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

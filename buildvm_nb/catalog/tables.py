@@ -1,0 +1,140 @@
+"""The SQL tables, made from `schema`; no SQL that only one database knows."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from buildvm_nb.catalog import schema
+from buildvm_nb.catalog.schema import Kind
+
+__all__ = ["METADATA", "cases", "logs", "meta", "outcomes"]
+
+
+class UtcInstant(TypeDecorator[datetime]):
+    """An aware UTC instant; databases without time zones keep it in UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Hand an instant to the database.
+
+        Parameters
+        ----------
+        value : datetime or None
+            Aware.
+        dialect : Dialect
+            Which database it is.
+
+        Returns
+        -------
+        datetime or None
+            In UTC; without a zone for SQLite, which has none.
+        """
+        if value is None:
+            return None
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(
+        self,
+        value: datetime | None,
+        dialect: Dialect,  # noqa: ARG002 - SQLAlchemy hands it over
+    ) -> datetime | None:
+        """Take an instant from the database.
+
+        Parameters
+        ----------
+        value : datetime or None
+            As the driver gives it.
+        dialect : Dialect
+            Which database it is.
+
+        Returns
+        -------
+        datetime or None
+            Aware, in UTC.
+        """
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_SQL_TYPES: dict[Kind, TypeEngine[Any]] = {
+    Kind.TEXT: Text(),
+    Kind.JSON: Text(),
+    Kind.INTEGER: BigInteger(),
+    Kind.REAL: Double(),
+    Kind.BOOLEAN: Boolean(),
+    Kind.INSTANT: UtcInstant(),
+}
+
+
+def _columns(table: schema.TableSchema) -> list[Column[Any]]:
+    return [
+        Column(
+            column.name,
+            _SQL_TYPES[column.kind],
+            primary_key=column is table.columns[0],
+            nullable=column.optional,
+            comment=column.meaning,
+        )
+        for column in table.columns
+    ]
+
+
+METADATA = MetaData()
+
+meta = Table(
+    "catalog_meta",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""Facts about the database itself: ``schema_version``."""
+
+cases = Table(
+    "cases",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("document", Text, nullable=False),
+)
+"""Cases as they were first run: JSON, by id and build digest."""
+
+logs = Table(
+    "logs",
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+)
+"""Logs that were kept; the texts are files, named by digest."""
+
+outcomes = Table(
+    schema.OUTCOMES.name,
+    METADATA,
+    *_columns(schema.OUTCOMES),
+    Column("document", Text, nullable=False, comment="the whole outcome as JSON, without loss"),
+    ForeignKeyConstraint(["case_id", "case_digest"], [cases.c.id, cases.c.digest]),
+    ForeignKeyConstraint(["log_digest"], [logs.c.digest]),
+    *(
+        Index(f"ix_{schema.OUTCOMES.name}_{column.name}", column.name)
+        for column in schema.OUTCOMES.columns
+        if column.indexed
+    ),
+)

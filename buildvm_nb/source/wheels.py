@@ -1,0 +1,208 @@
+"""Wheels with their dependencies, chosen for the guest's Python, perhaps as of a date.
+
+Pip chooses and downloads, wheels only, so nothing of a package runs here; we unpack. With a date,
+only indexes that tell upload times are asked: pip lets files in local directories pass whatever
+the date, which would be a dependency from the future without a word.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC
+from pathlib import Path
+from typing import NoReturn
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from buildvm_nb.errors import HostError, SourceError, UsageError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.progress import Progress
+from buildvm_nb.model.case import WheelsSource
+from buildvm_nb.model.outcome import SourceRecord
+from buildvm_nb.source.download import redacted
+from buildvm_nb.source.index import open_client, what_there_is
+from buildvm_nb.source.pip_settings import IndexSettings, Place, manylinux_platforms
+from buildvm_nb.source.store import Fetched, keep
+from buildvm_nb.source.tree import tree_digest
+from buildvm_nb.source.wheel_layout import lay_out
+
+__all__ = ["fetch_wheels"]
+
+_SKIPPED = re.compile(r"Could not fetch URL (\S+): (?!40[34] |410 )(.*?) - skipping")
+"""What pip says, if asked to say more, before it goes on without an index."""
+_COMPLAINT = re.compile(r"^ *(ERROR: .*)$", re.MULTILINE)
+_MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
+_NO_TIMES = "does not provide upload-time metadata"
+_TAIL = 1500
+
+
+def fetch_wheels(source: WheelsSource, cache: Cache, *, progress: Progress) -> Fetched:
+    """Fetch wheels and unpack them side by side.
+
+    Parameters
+    ----------
+    source : WheelsSource
+        Requirements, the guest's Python, and perhaps a date.
+    cache : Cache
+        Keeps them. Without a date, what was newest when first asked for stays until the entry is
+        removed: pin what others are to verify.
+    progress : Progress
+        Shows that pip is at work.
+
+    Returns
+    -------
+    Fetched
+        Packages directly in `Fetched.tree`, scripts in ``bin``; the record's `version` lists
+        ``name==version`` of each, sorted, to be pinned.
+
+    Raises
+    ------
+    UsageError
+        If a requirement is malformed.
+    SourceError
+        If one cannot be met with wheels for that Python at that date.
+    HostError
+        If pip is missing or an index does not answer.
+    """
+    requirements = sorted({_normal(text) for text in source.requirements})
+    as_of = source.as_of.astimezone(UTC).isoformat() if source.as_of else None
+
+    def make(tree: Path, scratch: Path) -> tuple[SourceRecord, str]:
+        settings = IndexSettings.of_this_host()
+        places = settings.places
+        if as_of:
+            places = tuple(place for place in places if not place.is_local)
+            _require_dated(places, settings.places, as_of)
+        wanted = _options(source, as_of, scratch / "wheels")
+        settings = IndexSettings(places=places, transport=settings.transport)
+        _run_pip(source.python, [*wanted, "--", *requirements], settings)
+        wheels = sorted((scratch / "wheels").glob("*.whl"))
+        lay_out(wheels, tree)
+        named = (parse_wheel_filename(wheel.name)[:2] for wheel in wheels)
+        record = SourceRecord(
+            kind=source.kind,
+            name=" ".join(requirements),
+            version=" ".join(sorted(f"{name}=={version}" for name, version in named)),
+            digest=tree_digest(tree),
+            dated_at=source.as_of,
+            origin=", ".join(redacted(place.url) for place in places),
+        )
+        return record, ""
+
+    recipe = {
+        "kind": source.kind,
+        "requirements": requirements,
+        "python": source.python,
+        "as_of": as_of,
+        "dependencies": source.dependencies,
+    }
+    return keep(cache, recipe, make, label=f"fetch {' '.join(requirements)}", progress=progress)
+
+
+def _normal(text: str) -> str:
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise UsageError(f"not a requirement: {text!r}: {error}") from error
+    if requirement.url:
+        raise UsageError(
+            f"a requirement by URL cannot be checked: {text!r}; allowed: name and versions",
+            hint="make the file an input of kind archive",
+        )
+    requirement.name = canonicalize_name(requirement.name)
+    return str(requirement)
+
+
+def _require_dated(dated: tuple[Place, ...], all_: tuple[Place, ...], as_of: str) -> None:
+    if not dated:
+        raise SourceError(
+            f"no index tells when files were uploaded, which is needed for wheels as of {as_of}",
+            sought=tuple(redacted(place.url) for place in all_),
+            hint="pin all versions and leave as_of out, or configure an index with upload times",
+        )
+
+
+def _options(source: WheelsSource, as_of: str | None, into: Path) -> list[str]:
+    options = [
+        "download",
+        "-vv",
+        "--dest",
+        str(into),
+        "--only-binary",
+        ":all:",
+        "--progress-bar",
+        "off",
+    ]
+    options += ["--python-version", source.python, "--implementation", "cp"]
+    for platform in manylinux_platforms():
+        options += ["--platform", platform]
+    if not source.dependencies:
+        options.append("--no-deps")
+    if as_of:
+        options += ["--uploaded-prior-to", as_of]
+    return options
+
+
+def _environment(settings: IndexSettings) -> dict[str, str]:
+    """Return variables that give pip our choice of places and nothing else of its configuration."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    told = {
+        f"PIP_{key.upper().replace('-', '_')}": text for key, text in settings.transport.items()
+    }
+    indexes = [place.url for place in settings.places if place.is_index]
+    if indexes:
+        told["PIP_INDEX_URL"] = indexes[0]
+        told["PIP_EXTRA_INDEX_URL"] = " ".join(indexes[1:])
+    else:
+        told["PIP_NO_INDEX"] = "1"
+    told["PIP_FIND_LINKS"] = " ".join(place.url for place in settings.places if not place.is_index)
+    own = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    return kept | {name: text for name, text in told.items() if text} | own
+
+
+def _run_pip(python: str, arguments: list[str], settings: IndexSettings) -> None:
+    script = Path(__file__).with_name("guest_pip.py")
+    result = subprocess.run(
+        [sys.executable, "-P", script, python, *arguments],
+        env=_environment(settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    said = result.stdout + result.stderr
+    if silent := _SKIPPED.search(said):
+        raise HostError(
+            f"a package index does not answer: {redacted(silent[1])}: {silent[2]}",
+            hint="check this host's network and `pip config list`",
+        )
+    if result.returncode != 0:
+        _raise(said, " ".join(arguments[arguments.index("--") + 1 :]), python, settings)
+
+
+def _raise(said: str, wanted: str, python: str, settings: IndexSettings) -> NoReturn:
+    complaint = "\n".join(dict.fromkeys(_COMPLAINT.findall(said)))[-_TAIL:] or said[-_TAIL:]
+    sought = tuple(redacted(place.url) for place in settings.places)
+    if _NO_TIMES in said:
+        raise SourceError(
+            f"an index does not tell when files were uploaded, so wheels of {wanted} as of a date "
+            f"cannot be chosen: {complaint}",
+            sought=sought,
+            hint="pin all versions and leave as_of out, or configure an index with upload times",
+        )
+    if missing := _MISSING.search(said):
+        with open_client(settings) as client:
+            hint = what_there_is(client, settings, missing[1], python)
+        if "there is as sdist" in hint:
+            hint += (
+                "; only wheels can be unpacked without running their code on this host, an sdist "
+                "can be an input of kind pypi"
+            )
+    elif "ResolutionImpossible" in said:
+        hint = "the requirements contradict each other; loosen one"
+    else:
+        raise HostError(f"pip failed; it said at last:\n{said.strip()[-_TAIL:]}")
+    raise SourceError(f"no wheels for {wanted}: {complaint}", sought=sought, hint=hint)

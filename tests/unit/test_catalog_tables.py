@@ -1,0 +1,299 @@
+import csv
+import io
+from datetime import UTC, datetime
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from buildvm_nb.catalog.csvfile import read_csv, write_csv
+from buildvm_nb.catalog.frames import check_frame, empty_frame, make_array, make_frame
+from buildvm_nb.catalog.rows import outcome_row
+from buildvm_nb.catalog.schema import OUTCOMES, Column, Kind, TableSchema
+from buildvm_nb.catalog.tables import outcomes as sql_outcomes
+from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.case import Case, GitSource, Step
+from buildvm_nb.model.machine import Accelerator, Environment, MachineSpec
+from buildvm_nb.model.outcome import (
+    Artifact,
+    Outcome,
+    SourceRecord,
+    StepRecord,
+    Verdict,
+)
+
+SAMPLE = TableSchema(
+    name="sample",
+    columns=tuple(
+        Column(name=kind.value, kind=kind, meaning=f"a column of kind {kind}") for kind in Kind
+    ),
+)
+HARD_TEXTS = [
+    "0012345", "12e4567", "1e5", "NA", "nan", "null", "None", "", "'", "''", "'=1", " ", "\t",
+    "=1+1", "+1", "-1", "@x", "\r", "\n", "a\rb", "a\nb", "a\r\nb", 'say "x"', '"', ",", ";",
+    "é\u2028日本\U0001f600", "\x01\x1b[31m\x7f", "\uff1dx", "true", "2020-01-01", "\ufeff", "#",
+    "-inf", "\x85", "\x1c",
+]  # fmt: skip
+SPREADSHEET_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def frame_of(**columns):
+    table = TableSchema(name="sample", columns=tuple(SAMPLE[name] for name in columns))
+    rows = zip(*columns.values(), strict=True)
+    return make_frame(list(rows), table)
+
+
+def round_trip(frame, tmp_path):
+    write_csv(frame, tmp_path / "x.csv", SAMPLE)
+    return read_csv(tmp_path / "x.csv", SAMPLE)
+
+
+def an_outcome(**changes):
+    fields = {
+        "case": Case(
+            id="demo",
+            source=GitSource(url="https://example.org/p.git", commit="0012345"),
+            step=[Step(name="build", run="make"), Step(name="test", run="make check")],
+        ),
+        "machine": MachineSpec(date="2038-01-19T03:14:08Z", cpu="Haswell,-cx16"),
+        "verdict": Verdict.CRASHED,
+    }
+    return Outcome(**{**fields, **changes})
+
+
+def a_row(outcome):
+    frame = make_frame([[outcome_row(outcome)[name] for name in OUTCOMES.dtypes]])
+    return frame.iloc[0]
+
+
+def test_columns_have_their_dtypes_whatever_is_in_them():
+    nothing = make_frame([[None] * len(OUTCOMES.columns)])
+    real = make_frame([[outcome_row(an_outcome())[name] for name in OUTCOMES.dtypes]])
+
+    for frame in (empty_frame(), nothing, real):
+        check_frame(frame)
+        assert list(frame.columns) == list(OUTCOMES.dtypes)
+        assert {str(frame[name].dtype.na_value) for name in ("id", "signal")} == {"<NA>"}
+
+
+def test_the_sql_table_has_the_columns_of_the_schema():
+    assert [column.name for column in sql_outcomes.columns] == [*OUTCOMES.dtypes, "document"]
+    assert all(
+        sql_outcomes.columns[column.name].nullable == column.optional for column in OUTCOMES.columns
+    )
+
+
+def test_the_data_dictionary_has_a_line_for_each_column():
+    text = OUTCOMES.data_dictionary()
+
+    assert text.count("\n") == len(OUTCOMES.columns) + 2
+    assert "| `memory_mib` | `Int64` | MiB | never | memory of the machine | 1 |" in text
+
+
+def test_instants_from_the_first_to_the_last_year_fit():
+    instants = [datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC), None]
+    array = make_array(instants, Kind.INSTANT)
+
+    assert [None if pd.isna(value) else value.to_pydatetime() for value in array] == instants
+
+
+def test_a_frame_that_is_not_of_the_table_is_refused():
+    with pytest.raises(UsageError, match=r"(?s)unknown column.*'verdikt'.*did you mean 'verdict'"):
+        check_frame(pd.DataFrame({"verdikt": []}))
+    with pytest.raises(UsageError, match=r"(?s)'signal' has dtype float64.*astype"):
+        check_frame(pd.DataFrame({"signal": [1.5]}))
+
+
+def test_a_row_tells_of_the_step_that_decided():
+    clock = datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC)
+    outcome = an_outcome(
+        failing_step="build",
+        steps=(
+            StepRecord(name="prepare", verdict=Verdict.PASSED, exit_status=0, duration_s=0.5),
+            StepRecord(
+                name="build",
+                verdict=Verdict.CRASHED,
+                signal=4,
+                clock_started_at=clock,
+                duration_s=1.5,
+                tests_run=3,
+            ),
+        ),
+        sources=(
+            SourceRecord(kind="git", name="p", version="0012345" + "0" * 33, digest="a" * 64),
+            SourceRecord(kind="wheels", name="six", version="1.16.0", digest="b" * 64),
+        ),
+        environment=Environment(
+            cpu="Haswell,-cx16",
+            cpu_features=("avx", "avx2"),
+            cpu_flags=(),
+            cpu_count=1,
+            kernel_release="6.1.0",
+            accelerator=Accelerator.TCG,
+            engine="qemu 7.2.22",
+        ),
+        artifacts=(Artifact(path="a.out", size_bytes=1, digest="c" * 64),),
+        host={"cores": 2},
+    )
+    row = a_row(outcome)
+
+    assert row.source_version == "0012345" + "0" * 33
+    assert row.inputs == (
+        f'[{{"digest":"{"b" * 64}","kind":"wheels","name":"six","version":"1.16.0"}}]'
+    )
+    assert (row.accelerator, row.accelerator_used) == ("auto", "tcg")
+    assert (row.signal, row.tests_run, row.cpu_features) == (4, 3, "avx avx2")
+    assert pd.isna(row.exit_status)
+    assert row.clock_started_at == clock
+    assert (row.prepare_s, row.build_s) == (0.5, 1.5)
+    assert pd.isna(row.test_s)
+    assert row.artifacts == f'{{"a.out":"{"c" * 64}"}}'
+    assert row.host == '{"cores":2}'
+
+
+def test_without_a_failing_step_the_last_one_counts():
+    outcome = an_outcome(
+        verdict=Verdict.PASSED,
+        steps=tuple(
+            StepRecord(name=name, verdict=Verdict.PASSED, exit_status=0, duration_s=1, tests_run=n)
+            for n, name in enumerate(("build", "test"))
+        ),
+    )
+
+    assert a_row(outcome).tests_run == 1
+
+
+def test_an_unavailable_source_is_named_as_it_was_asked_for():
+    row = a_row(an_outcome(verdict=Verdict.UNAVAILABLE))
+
+    assert (row.source_kind, row.source_name, row.source_version) == (
+        "git",
+        "https://example.org/p.git",
+        "0012345",
+    )
+    assert pd.isna(row.source_digest)
+
+
+def test_a_nul_character_is_shown_in_the_row():
+    assert a_row(an_outcome(evidence="a\0b")).evidence == "a\N{SYMBOL FOR NULL}b"
+
+
+@pytest.mark.parametrize("text", HARD_TEXTS)
+def test_hard_text_comes_back_from_csv(text, tmp_path):
+    frame = frame_of(text=[text, None, text], json=[None, text, "{}"])
+
+    pd.testing.assert_frame_equal(round_trip(frame, tmp_path), frame)
+
+
+@pytest.mark.parametrize("text", HARD_TEXTS)
+def test_a_single_column_comes_back_from_csv(text, tmp_path):
+    frame = frame_of(text=[None, text, None])
+
+    pd.testing.assert_frame_equal(round_trip(frame, tmp_path), frame)
+
+
+TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+ROWS = st.tuples(
+    TEXTS,
+    TEXTS,
+    st.none() | st.integers(-(2**63), 2**63 - 1),
+    st.none() | st.floats(allow_nan=False),
+    st.none() | st.booleans(),
+    st.none() | st.datetimes(timezones=st.just(UTC)),
+)
+
+
+@given(rows=st.lists(ROWS, max_size=8))
+@settings(max_examples=100)
+def test_any_frame_comes_back_from_csv(rows, tmp_path_factory):
+    frame = make_frame(rows, SAMPLE)
+
+    pd.testing.assert_frame_equal(round_trip(frame, tmp_path_factory.getbasetemp()), frame)
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=8))
+def test_no_cell_of_text_begins_like_a_formula(texts):
+    target = io.StringIO()
+    write_csv(frame_of(text=texts), target, SAMPLE)
+    cells = [row[0] for row in csv.reader(io.StringIO(target.getvalue(), newline=""))][1:]
+
+    assert len(cells) == len(texts)
+    assert not any(cell.startswith(SPREADSHEET_FORMULA) for cell in cells)
+
+
+def test_missing_and_empty_text_are_told_apart_in_the_file(tmp_path):
+    write_csv(frame_of(text=["", None, "NA"], integer=[1, 2, -3]), tmp_path / "x.csv", SAMPLE)
+
+    assert (tmp_path / "x.csv").read_text() == "text,integer\n',1\n,2\nNA,-3\n"
+
+
+def test_columns_are_written_in_the_order_of_the_schema(tmp_path):
+    frame = frame_of(integer=[1], text=["x"])
+    write_csv(frame, tmp_path / "x.csv", SAMPLE)
+
+    assert (tmp_path / "x.csv").read_text() == "text,integer\nx,1\n"
+
+
+def test_what_a_spreadsheet_saves_reads_the_same(tmp_path):
+    frame = frame_of(text=["a\nb", None, "'", "é"], boolean=[True, None, False, None])
+    write_csv(frame, tmp_path / "x.csv", SAMPLE)
+    text = (tmp_path / "x.csv").read_text()
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    saved = io.StringIO(newline="")
+    csv.writer(saved, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(rows)
+    (tmp_path / "y.csv").write_bytes(b"\xef\xbb\xbf" + saved.getvalue().encode())
+
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "y.csv", SAMPLE), frame)
+
+
+def test_a_cell_of_a_million_characters_comes_back(tmp_path):
+    frame = frame_of(text=["x\n" * 5_000_000])
+
+    pd.testing.assert_frame_equal(round_trip(frame, tmp_path), frame)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("verdikt\n1\n", r"unknown column in .*x\.csv: 'verdikt'"),
+        ("integer\n1\n1.5\n", r"row 2, column 'integer': not an integer of 64 bits: '1\.5'"),
+        ("text,json,integer\na,b\n", "row 1 has 2 cells; the header has 3"),
+        ("text,integer\na,1\na,1,2\n", "row 2 has 3 cells; the header has 2"),
+        ("text,text\na,1\n", "a column there twice"),
+        ("integer\n9223372036854775808\n", "not an integer of 64 bits"),
+        ("boolean\nTRUE\n", "not true or false: 'TRUE'"),
+        ("instant\n2020-01-01T00:00:00\n", "not an instant"),
+        ("real\nabc\n", "not a number"),
+        ('text\n"a', "cannot read CSV"),
+        ("", "cannot read CSV"),
+    ],
+)  # fmt: skip
+def test_a_bad_csv_says_where(text, told, tmp_path):
+    (tmp_path / "x.csv").write_text(text)
+
+    with pytest.raises(CatalogError, match=told):
+        read_csv(tmp_path / "x.csv", SAMPLE)
+
+
+def test_no_csv_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        read_csv(tmp_path / "none.csv")
+
+
+def test_a_csv_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(CatalogError, match="cannot write"):
+        write_csv(empty_frame(), tmp_path / "nowhere" / "x.csv")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(CatalogError, match="cannot write"):
+        write_csv(empty_frame(), tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_the_sql_tables_can_be_made_in_postgresql_too():
+    ddl = str(CreateTable(sql_outcomes).compile(dialect=postgresql.dialect()))
+
+    assert "recorded_at TIMESTAMP WITH TIME ZONE NOT NULL" in ddl
+    assert "FOREIGN KEY(case_id, case_digest) REFERENCES cases (id, digest)" in ddl

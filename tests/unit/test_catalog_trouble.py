@@ -1,0 +1,170 @@
+"""Catalogs in real trouble: several processes, SIGKILL, full and read-only file systems."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from buildvm_nb.catalog.store import Catalog
+
+ROOT = Path(__file__).parents[2]
+
+PREAMBLE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from buildvm_nb.catalog.store import Catalog
+from buildvm_nb.errors import CatalogError
+from buildvm_nb.model.case import Case, Step
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Outcome
+
+def outcome(**more):
+    case = Case(id="demo", step=[Step(name="test", run="true")])
+    return Outcome(case=case, machine=MachineSpec(date="2020-01-01"), verdict="passed", **more)
+
+place = Path(sys.argv[2])
+"""
+
+
+def python(code, *arguments, wrapper=()):
+    script = PREAMBLE + textwrap.dedent(code)
+    argv = [*wrapper, sys.executable, "-W", "error", "-c", script, str(ROOT), *map(str, arguments)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_processes_that_make_one_catalog_and_append_at_once_lose_nothing(tmp_path):
+    place = tmp_path / "catalog.sqlite"
+    writers = [
+        python(
+            """
+            for number in range(8):
+                with Catalog(place) as catalog:
+                    print(catalog.record(outcome(), b"log %d" % number).id)
+            """,
+            place,
+        )
+        for _ in range(3)
+    ]
+    ids = [line for writer in writers for line in finish(writer).split()]
+
+    with Catalog(place) as catalog:
+        assert sorted(catalog.outcomes().id) == sorted(ids)
+        assert {catalog.log(key) for key in ids} == {b"log %d" % number for number in range(8)}
+    assert len(ids) == 24
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_was_recorded_survives_a_kill_at_any_moment(tmp_path, seed):
+    place = tmp_path / "catalog.sqlite"
+    writer = python(
+        """
+        catalog = Catalog(place)
+        while True:
+            print(catalog.record(outcome(evidence="x" * 5000), b"some log").id, flush=True)
+        """,
+        place,
+    )
+    assert writer.stdout is not None
+    wanted = random.Random(seed).randrange(20, 60)
+    acknowledged = [writer.stdout.readline().strip() for _ in range(wanted)]
+    writer.send_signal(signal.SIGKILL)
+    rest, _ = writer.communicate(timeout=60)
+    acknowledged += rest.split("\n")[:-1]
+
+    with Catalog(place) as catalog:
+        found = set(catalog.outcomes().id)
+        assert set(acknowledged) <= found
+        assert len(found) <= len(acknowledged) + 1
+        for key in acknowledged[-3:]:
+            assert catalog.outcome(key).evidence == "x" * 5000
+            assert catalog.log(key) == b"some log"
+
+
+def private_mount(size):
+    """Return a command that runs another with a file system of its own, or skip."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("needs unshare")
+    wrapper = [unshare, "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*wrapper, "true"], capture_output=True, check=False).returncode != 0:
+        wrapper = [unshare, "--mount"]
+    if subprocess.run([*wrapper, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs root or user namespaces")
+    mount = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
+    return lambda directory: [*wrapper, "sh", "-c", mount, str(directory)]
+
+
+def test_a_full_disk_is_a_catalog_error_and_loses_nothing(tmp_path):
+    wrapper = private_mount("600k")(tmp_path)
+    told = finish(
+        python(
+            """
+            import os
+            done = []
+            with Catalog(place) as catalog:
+                try:
+                    while True:
+                        done.append(catalog.record(outcome(evidence="x" * 9000), b"log").id)
+                except CatalogError as error:
+                    print(error.message.rpartition(":")[2], error.hint)
+                assert done and catalog.outcomes().id.tolist() == done
+                try:
+                    catalog.record(outcome(), os.urandom(2**20))
+                except CatalogError as error:
+                    print(error)
+                assert catalog.outcomes().id.tolist() == done
+                left = [path for path in (place.parent / "logs").glob(".*")]
+                assert not left
+            """,
+            tmp_path / "c.sqlite",
+            wrapper=wrapper,
+        )
+    )
+
+    first, second, hint = told.splitlines()
+    assert first.startswith((" database or disk is full make room", " No space left"))
+    assert second.startswith("cannot keep a log in")
+    assert "No space left on device" in second
+    assert hint.startswith("Hint: make room")
+
+
+def test_a_read_only_catalog_can_be_read_and_says_why_not_written(tmp_path):
+    wrapper = private_mount("5m")(tmp_path)
+    told = finish(
+        python(
+            """
+            import subprocess
+            with Catalog(place) as catalog:
+                known = catalog.record(outcome(), b"log").id
+            subprocess.run(["mount", "-o", "remount,ro", place.parent], check=True)
+            with Catalog(place) as catalog:
+                assert catalog.outcome(known).id == known
+                assert catalog.log(known) == b"log"
+                try:
+                    catalog.record(outcome(), b"other")
+                except CatalogError as error:
+                    print(error)
+            try:
+                Catalog(place.with_name("new.sqlite"))
+            except CatalogError as error:
+                print(error)
+            """,
+            tmp_path / "c.sqlite",
+            wrapper=wrapper,
+        )
+    )
+
+    assert f"the catalog is read-only: {tmp_path}/c.sqlite\nHint: name another" in told
+    assert "the catalog fails: " in told
