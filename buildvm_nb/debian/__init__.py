@@ -1,1 +1,21 @@
-"""."""
+"""Debian packages of any suite, checked by apt, without touching the system's own apt state."""
+
+from buildvm_nb.debian.apt import PackageArchive
+from buildvm_nb.debian.mirrors import (
+    KNOWN_SUITES,
+    AptSource,
+    acquire_settings,
+    check_suite,
+    without_password,
+)
+from buildvm_nb.debian.unpack import unpack_deb
+
+__all__ = [
+    "KNOWN_SUITES",
+    "AptSource",
+    "PackageArchive",
+    "acquire_settings",
+    "check_suite",
+    "unpack_deb",
+    "without_password",
+]

@@ -1,1 +1,23 @@
-"""."""
+"""Virtual build machines: QEMU started, its guest proven, commands run in it."""
+
+from buildvm_nb.vm.accelerator import prove_kvm
+from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
+from buildvm_nb.vm.emulator import Emulator, check_cpu, find_emulator
+from buildvm_nb.vm.instance import Provision
+from buildvm_nb.vm.machine import BuildMachine
+from buildvm_nb.vm.result import CommandResult
+
+__all__ = [
+    "BootFiles",
+    "BuildMachine",
+    "CommandResult",
+    "Emulator",
+    "MachineFiles",
+    "Provision",
+    "Sockets",
+    "check_cpu",
+    "find_emulator",
+    "prove_kvm",
+    "qemu_argv",
+]

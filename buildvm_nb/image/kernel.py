@@ -1,0 +1,316 @@
+"""Kernels for guests: out of Debian's packages, or a directory of the user's own.
+
+A kernel in the cache is a directory with ``vmlinuz`` as it was packaged, ``vmlinux`` unpacked,
+``config`` where there is one, and the modules that a guest needs, unpacked, as ``NAME.ko``.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from buildvm_nb.debian import PackageArchive, check_suite, unpack_deb
+from buildvm_nb.errors import SourceError, UsageError
+from buildvm_nb.host.cache import Cache, cache_key, file_digest
+from buildvm_nb.host.progress import SILENT, Progress
+from buildvm_nb.image.bzimage import kernel_release, unpack_kernel
+from buildvm_nb.image.modules import ModuleTree, load_order
+
+__all__ = ["DEBIAN_KERNELS", "Kernel", "KernelListing", "fetch_kernel", "list_kernels"]
+
+DEBIAN_KERNELS = (
+    "debian:bullseye",
+    "debian:bookworm",
+    "debian:bookworm-backports",
+    "debian:trixie",
+    "debian:sid",
+)
+"""Kernels that are known to work, oldest first: 5.10, 6.1, 6.12, 6.12, 7.x."""
+
+_KIND = "kernels"
+_RECIPE = 1
+_META_PACKAGE = "linux-image-cloud-amd64"
+_BASE_MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_rng",
+    "squashfs",
+    "overlay",
+)
+_NETWORK_MODULES = ("virtio_net",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel that guests can boot; its files are in the cache."""
+
+    name: str
+    """As asked for: ``debian:SUITE`` or a path."""
+    path: Path
+    """The directory with its files."""
+    release: str
+    """What ``uname -r`` says under it."""
+    version: str
+    """Version of its Debian package; empty for a user's own."""
+    modules: tuple[str, ...]
+    """Modules that every guest needs, in load order; what is built in is left out."""
+    network_modules: tuple[str, ...]
+    """What a network card needs beyond `modules`, in load order."""
+
+    @property
+    def vmlinuz(self) -> Path:
+        """The compressed kernel, as it was packaged."""
+        return self.path / "vmlinuz"
+
+    @property
+    def vmlinux(self) -> Path:
+        """The uncompressed kernel, an ELF file."""
+        return self.path / "vmlinux"
+
+    def module_path(self, module: str) -> Path:
+        """Return the file of a module.
+
+        Parameters
+        ----------
+        module : str
+            One of `modules` or `network_modules`.
+
+        Returns
+        -------
+        Path
+            An uncompressed ``.ko`` file.
+        """
+        return self.path / f"{module}.ko"
+
+    def config(self, option: str) -> str | None:
+        """Look up an option of the kernel's build configuration.
+
+        Parameters
+        ----------
+        option : str
+            With or without ``CONFIG_``.
+
+        Returns
+        -------
+        str or None
+            ``y``, ``m`` or a value; None when it is not set or not known.
+        """
+        path = self.path / "config"
+        wanted = f"CONFIG_{option.removeprefix('CONFIG_')}="
+        if path.exists():
+            for line in path.read_text().splitlines():
+                if line.startswith(wanted):
+                    return line.removeprefix(wanted).strip('"')
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelListing:
+    """One line of a list of kernels."""
+
+    name: str
+    cached: bool
+    release: str = ""
+    version: str = ""
+
+
+def fetch_kernel(
+    name: str, cache: Cache, progress: Progress = SILENT, *, refresh: bool = False
+) -> Kernel:
+    """Return a kernel, fetched now if it is not in the cache.
+
+    Parameters
+    ----------
+    name : str
+        ``debian:SUITE``, or the path of a directory that holds ``vmlinuz`` (a bzImage), a
+        directory ``modules`` laid out like ``/lib/modules/RELEASE`` and, if wanted, ``config``.
+    cache : Cache
+        Keeps it.
+    progress : Progress
+        Shows what is fetched.
+    refresh : bool
+        Ask the mirror for a newer version even if there is one in the cache.
+
+    Returns
+    -------
+    Kernel
+        Complete.
+
+    Raises
+    ------
+    UsageError
+        If the name, the suite or the directory is not that of a kernel.
+    SourceError
+        If the packages cannot be fetched, verified or unpacked.
+    HostError
+        If this host lacks a program, a mirror or space.
+    """
+    if name.startswith("/"):
+        return _import_local(name, cache, progress)
+    scheme, _, suite = name.partition(":")
+    if scheme != "debian" or not suite:
+        raise UsageError(
+            f"unknown kernel: {name}; known: {', '.join(DEBIAN_KERNELS)}",
+            hint="or give the path of a directory with vmlinuz and modules/",
+        )
+    check_suite(suite)
+    if not refresh and (known := _cached(suite, cache)):
+        return known
+    archive = PackageArchive(suite, cache=cache, progress=progress)
+    with progress.task(f"look up kernel {name}"):
+        packages = _packages(archive)
+    recipe = {"kernel": packages, "suite": suite, "modules": _wanted(), "recipe": _RECIPE}
+
+    def make(work: Path) -> dict[str, Any]:
+        unpacked = work / "unpacked"
+        for deb in archive.download([f"{package}={packages[package]}" for package in packages]):
+            unpack_deb(deb, unpacked)
+        facts = _fill(work, _sole(unpacked, "vmlinuz*"), _module_root(unpacked))
+        for config in sorted(unpacked.rglob("config*")):
+            if config.is_file() and config.name in {"config", f"config-{facts['release']}"}:
+                shutil.copyfile(config, work / "config")
+        shutil.rmtree(unpacked)
+        version = next(iter(packages.values()))
+        return {**facts, "suite": suite, "version": version, "sources": archive.sought}
+
+    place = cache.entry(_KIND, recipe, make, label=f"unpack kernel {name}", progress=progress)
+    return _load(name, place, cache)
+
+
+def list_kernels(cache: Cache) -> tuple[KernelListing, ...]:
+    """List the kernels that can be had from Debian, and those in the cache.
+
+    Parameters
+    ----------
+    cache : Cache
+        Where to look.
+
+    Returns
+    -------
+    tuple of KernelListing
+        The known ones, oldest first, then other suites and directories that are in the cache.
+    """
+    cached = {kernel.name: kernel for kernel in _all_cached(cache)}
+    listings = []
+    for name in dict.fromkeys([*DEBIAN_KERNELS, *sorted(cached)]):
+        kernel = cached.get(name)
+        listings.append(
+            KernelListing(
+                name=name,
+                cached=kernel is not None,
+                release=kernel.release if kernel else "",
+                version=kernel.version if kernel else "",
+            )
+        )
+    return tuple(listings)
+
+
+def _wanted() -> dict[str, list[str]]:
+    return {"base": list(_BASE_MODULES), "network": list(_NETWORK_MODULES)}
+
+
+def _packages(archive: PackageArchive) -> dict[str, str]:
+    """Find the packages of a kernel and their versions, the one that names it first.
+
+    sid has its kernel in ``linux-binary-RELEASE``, ``linux-modules-RELEASE`` and
+    ``linux-base-RELEASE``, older suites have all in ``linux-image-RELEASE``.
+    """
+    versioned = re.compile(r"linux-(image|binary|modules|base)-\d.*")
+    names = [n for n in archive.dependencies(_META_PACKAGE) if n.startswith("linux-image-")]
+    if not names:
+        raise SourceError(
+            f"{_META_PACKAGE} of {archive.suite} names no kernel", sought=archive.sought
+        )
+    names = names[:1] + [n for n in archive.dependencies(names[0]) if versioned.fullmatch(n)]
+    return {name: archive.candidate(name) for name in names}
+
+
+def _fill(work: Path, vmlinuz: Path, modules: Path) -> dict[str, Any]:
+    """Write a kernel's files into its directory and return the facts about it."""
+    image = vmlinuz.read_bytes()
+    (work / "vmlinuz").write_bytes(image)
+    (work / "vmlinux").write_bytes(unpack_kernel(image))
+    tree = ModuleTree(modules)
+    base = load_order(_BASE_MODULES, tree.read)
+    network = load_order(_NETWORK_MODULES, tree.read)
+    for module in {*base, *network}:
+        (work / f"{module}.ko").write_bytes(tree.read(module) or b"")
+    return {
+        "release": kernel_release(image),
+        "modules": base,
+        "network_modules": [module for module in network if module not in base],
+    }
+
+
+def _sole(root: Path, pattern: str) -> Path:
+    found = [path for path in sorted(root.rglob(pattern)) if path.is_file()]
+    if len(found) != 1:
+        raise SourceError(f"the kernel's packages hold {len(found)} files {pattern}; expected 1")
+    return found[0]
+
+
+def _module_root(root: Path) -> Path:
+    return _sole(root, "modules.builtin").parent
+
+
+def _import_local(name: str, cache: Cache, progress: Progress) -> Kernel:
+    root = Path(name)
+    for path, is_there in ((root / "vmlinuz", Path.is_file), (root / "modules", Path.is_dir)):
+        if not is_there(path):
+            raise UsageError(
+                f"not a kernel's directory: {root}: it has no {path.name}",
+                hint="it must hold vmlinuz and a directory modules/, like /lib/modules/RELEASE",
+            )
+    stats = [
+        (str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    ]
+    recipe = {
+        "kernel": name,
+        "vmlinuz": file_digest(root / "vmlinuz"),
+        "files": cache_key({"stats": stats}),
+        "modules": _wanted(),
+        "recipe": _RECIPE,
+    }
+
+    def make(work: Path) -> dict[str, Any]:
+        if (root / "config").is_file():
+            shutil.copyfile(root / "config", work / "config")
+        return {**_fill(work, root / "vmlinuz", root / "modules"), "version": ""}
+
+    place = cache.entry(_KIND, recipe, make, label=f"import kernel {name}", progress=progress)
+    return _load(name, place, cache)
+
+
+def _load(name: str, place: Path, cache: Cache) -> Kernel:
+    facts = cache.record(place)["facts"]
+    return Kernel(
+        name=name,
+        path=place,
+        release=facts["release"],
+        version=facts["version"],
+        modules=tuple(facts["modules"]),
+        network_modules=tuple(facts["network_modules"]),
+    )
+
+
+def _all_cached(cache: Cache) -> Iterator[Kernel]:
+    """Iterate over the cached kernels of this recipe, those last made last."""
+    entries = [
+        (place.stat().st_mtime_ns, place, cache.record(place)["recipe"])
+        for _, place in cache.entries(_KIND)
+    ]
+    for _, place, recipe in sorted(entries, key=lambda entry: entry[0]):
+        if recipe.get("recipe") == _RECIPE and recipe.get("modules") == _wanted():
+            suite = recipe.get("suite")
+            yield _load(f"debian:{suite}" if suite else recipe["kernel"], place, cache)
+
+
+def _cached(suite: str, cache: Cache) -> Kernel | None:
+    """Return the kernel of a suite that was fetched last: a study keeps to one version."""
+    wanted = f"debian:{suite}"
+    return next((k for k in reversed(list(_all_cached(cache))) if k.name == wanted), None)

@@ -1,0 +1,92 @@
+"""The guest channel: SSH over a socket that only this process and QEMU hold.
+
+Both keys are made for one machine. The client knows the server's key beforehand, the server knows
+the client's, and nothing listens anywhere.
+"""
+
+import io
+import socket
+
+import paramiko
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from buildvm_nb.errors import GuestLost
+from buildvm_nb.vm.keys import ChannelKeys
+
+__all__ = ["GuestChannel"]
+
+_ALGORITHMS = {
+    # what dropbear 2022.83 and paramiko share and what is cheapest for an emulated CPU
+    "kex": ("curve25519-sha256@libssh.org",),
+    "ciphers": ("aes128-ctr",),
+    "digests": ("hmac-sha2-256",),
+    "key_types": ("ssh-ed25519",),
+}
+_WINDOW = 1 << 24
+
+
+class GuestChannel:
+    """An SSH session with a guest.
+
+    Parameters
+    ----------
+    connection : socket.socket
+        Leads to the guest's port; owned by the session from now on.
+    keys : ChannelKeys
+        This machine's.
+    timeout_s : float
+        For the handshake, by the host's monotonic clock.
+
+    Raises
+    ------
+    GuestLost
+        If the handshake fails or the server is not the one we made.
+    """
+
+    def __init__(self, connection: socket.socket, keys: ChannelKeys, *, timeout_s: float) -> None:
+        self._transport = paramiko.Transport(connection, default_window_size=_WINDOW)
+        options = self._transport.get_security_options()
+        for name, allowed in _ALGORITHMS.items():
+            setattr(options, name, allowed)
+        try:
+            self._transport.start_client(timeout=timeout_s)
+            self._check_server(keys)
+            self._transport.auth_publickey("root", _private(keys.client))
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            self.close()
+            raise GuestLost(f"no SSH session with the guest: {error}") from error
+
+    def open(self) -> paramiko.Channel:
+        """Open a channel for one command.
+
+        Returns
+        -------
+        paramiko.Channel
+            Not started yet.
+
+        Raises
+        ------
+        GuestLost
+            If the session is gone.
+        """
+        try:
+            return self._transport.open_session(timeout=30)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise GuestLost(f"the SSH session with the guest is gone: {error}") from error
+
+    def _check_server(self, keys: ChannelKeys) -> None:
+        if self._transport.get_remote_server_key().asbytes() != _private(keys.host).asbytes():
+            message = "its server has another key than was made for it"
+            raise paramiko.SSHException(message)
+
+    def close(self) -> None:
+        """End the session; calling it twice does no harm."""
+        self._transport.close()
+        self._transport.join(5)
+
+
+def _private(key: Ed25519PrivateKey) -> paramiko.Ed25519Key:
+    form = serialization.PrivateFormat.OpenSSH
+    pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    return paramiko.Ed25519Key.from_private_key(io.StringIO(pem.decode()))

@@ -1,0 +1,134 @@
+"""From a machine's description to QEMU's command line: a pure function.
+
+References
+----------
+QEMU, qemu-system-x86_64(1) 7.2 and 10.0; Linux, Documentation/admin-guide/kernel-parameters.txt.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from buildvm_nb.model.machine import Accelerator, MachineSpec, Network
+from buildvm_nb.vm.boot import BootFiles
+
+__all__ = ["MachineFiles", "Sockets", "qemu_argv"]
+
+_RTC_RANGE = (datetime(1970, 1, 2, tzinfo=UTC), datetime(2070, 1, 1, tzinfo=UTC))
+"""What the emulated clock chip can hold: its year has two digits, and QEMU wraps others."""
+
+KERNEL_PARAMETERS = (
+    "console=ttyS0",
+    "quiet",
+    # a kernel that oopsed proves nothing any more: end at once, so that the host notices
+    "oops=panic",
+    "panic=-1",
+    # page table isolation and the like guard a guest's users against each other; under emulation
+    # they cost much and mean nothing
+    "mitigations=off",
+    "cryptomgr.notests",
+    "nowatchdog",
+    "random.trust_cpu=on",
+    "apparmor=0",
+    "audit=0",
+)
+"""What every guest's kernel is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineFiles:
+    """The files that belong to one machine."""
+
+    initramfs: Path
+    """The common one with this machine's settings appended."""
+    inputs: Path | None
+    """A squashfs that becomes the build directory; None: the build directory is empty."""
+    exports: Path
+    """A sparse file that the guest writes artifacts to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sockets:
+    """File descriptors of the connected sockets that QEMU inherits."""
+
+    monitor: int
+    channel: int
+    events: int
+
+
+def qemu_argv(
+    qemu: str, spec: MachineSpec, boot: BootFiles, files: MachineFiles, sockets: Sockets
+) -> list[str]:
+    """Write the command line that runs a machine.
+
+    Nothing in it listens: monitor, channel and events are sockets that are connected already, and
+    forwarded ports, where asked for, listen on the loopback interface only.
+
+    Parameters
+    ----------
+    qemu : str
+        The program.
+    spec : MachineSpec
+        What is asked for; `Accelerator.AUTO` must have been decided.
+    boot : BootFiles
+        What is booted.
+    files : MachineFiles
+        This machine's own files.
+    sockets : Sockets
+        Descriptors that QEMU inherits.
+
+    Returns
+    -------
+    list of str
+        Program and arguments.
+    """
+    kvm = spec.accelerator is Accelerator.KVM
+    argv = [qemu, "-name", spec.name, "-nodefaults", "-no-user-config", "-display", "none"]
+    argv += ["-no-reboot", "-machine", "pc,smm=off,vmport=off,hpet=off"]
+    argv += ["-accel", "kvm" if kvm else "tcg,thread=multi"]
+    argv += ["-cpu", spec.cpu, "-smp", str(spec.cpu_count), "-m", f"{spec.memory_mib}M"]
+    argv += ["-kernel", str(boot.kernel), "-initrd", str(files.initramfs)]
+    argv += ["-append", " ".join(KERNEL_PARAMETERS)]
+    argv += ["-rtc", _rtc(spec.date)]
+    argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+    argv += ["-chardev", f"socket,id=monitor,fd={sockets.monitor}"]
+    argv += ["-mon", "chardev=monitor,mode=control"]
+    argv += _disk("root", boot.root)
+    if files.inputs:
+        argv += _disk("inputs", files.inputs)
+    argv += _disk("exports", files.exports, writable=True)
+    argv += ["-device", "virtio-serial-pci"]
+    for name, descriptor in (("channel", sockets.channel), ("events", sockets.events)):
+        argv += ["-chardev", f"socket,id={name},fd={descriptor}"]
+        argv += ["-device", f"virtserialport,chardev={name},name=buildvm.{name}"]
+    argv += ["-object", "rng-random,id=rng,filename=/dev/urandom"]
+    argv += ["-device", "virtio-rng-pci,rng=rng"]
+    return argv + _network(spec)
+
+
+def _rtc(date: datetime) -> str:
+    first, end = _RTC_RANGE
+    held = date if first <= date < end else first
+    return f"base={held.astimezone(UTC):%Y-%m-%dT%H:%M:%S},clock=host"
+
+
+def _disk(name: str, path: Path, *, writable: bool = False) -> list[str]:
+    escaped = str(path).replace(",", ",,")
+    mode = "cache=unsafe,discard=unmap" if writable else "readonly=on"
+    drive = f"if=none,id={name},format=raw,file.locking=off,{mode},file.filename={escaped}"
+    return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}"]
+
+
+def _network(spec: MachineSpec) -> list[str]:
+    if spec.network is Network.OFF:
+        return ["-nic", "none"]
+    options = [
+        "user",
+        "id=net",
+        f"restrict={'on' if spec.network is Network.RESTRICTED else 'off'}",
+    ]
+    options += [
+        f"hostfwd=tcp:127.0.0.1:{forwarding.host}-:{forwarding.guest}"
+        for forwarding in spec.port_forwardings
+    ]
+    return ["-netdev", ",".join(options), "-device", "virtio-net-pci,netdev=net,romfile="]

@@ -1,0 +1,134 @@
+"""The QEMU on this host: where it is, its version, the CPU models and features it knows."""
+
+import difflib
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.host.tools import find_tool, run_tool
+from buildvm_nb.model.cpu import OLDEST_QEMU, find_model
+
+__all__ = ["Emulator", "check_cpu", "find_emulator"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emulator:
+    """A QEMU program for x86-64 guests."""
+
+    path: str
+    version: str
+    """For example ``7.2.22``."""
+    models: frozenset[str]
+    """CPU models that it knows."""
+    features: frozenset[str]
+    """CPU features that it knows, by QEMU's names."""
+
+
+@lru_cache
+def find_emulator(cache_root: Path | None = None) -> Emulator:
+    """Find QEMU on this host and learn what it knows.
+
+    Parameters
+    ----------
+    cache_root : Path, optional
+        Where the answer is remembered until the program changes.
+
+    Returns
+    -------
+    Emulator
+        The program.
+
+    Raises
+    ------
+    HostError
+        If QEMU is missing, does not run, or is too old.
+    """
+    path = find_tool("qemu-system-x86_64")
+    status = Path(path).stat()
+    stamp = [path, status.st_size, status.st_mtime_ns]
+    memo = cache_root / "emulator.json" if cache_root else None
+    known = _remembered(memo, stamp) or _ask(path)
+    version = str(known["version"])
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_QEMU:
+        oldest = ".".join(map(str, OLDEST_QEMU))
+        raise HostError(
+            f"QEMU is too old: {path} is {version}; allowed: {oldest} or newer",
+            hint="upgrade qemu-system-x86; Debian 12 has 7.2",
+        )
+    if memo:
+        partial = memo.with_suffix(".partial")
+        partial.write_text(json.dumps({"stamp": stamp, "known": known}))
+        partial.replace(memo)
+    return Emulator(
+        path=path,
+        version=version,
+        models=frozenset(known["models"]),
+        features=frozenset(known["features"]),
+    )
+
+
+def _remembered(memo: Path | None, stamp: list[object]) -> dict[str, list[str]] | None:
+    try:
+        content = json.loads(memo.read_bytes()) if memo else {}
+        return content["known"] if content.get("stamp") == stamp else None
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def _ask(path: str) -> dict[str, list[str]]:
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    match = re.search(r"version (\d+\.\d+(?:\.\d+)?)", said.stdout)
+    if said.returncode != 0 or not match:
+        raise HostError(
+            f"QEMU does not run: {path} --version exited with {said.returncode}: "
+            f"{(said.stderr or said.stdout).strip()[:500]}",
+            hint="reinstall the package qemu-system-x86",
+        )
+    models, _, features = run_tool([path, "-cpu", "help"]).decode().partition("CPUID flags:")
+    return {
+        "version": match[1],  # type: ignore[dict-item]
+        "models": re.findall(r"^(?:x86 |\s{2})(\S+)", models, re.MULTILINE),
+        "features": features.split(),
+    }
+
+
+def check_cpu(text: str, emulator: Emulator) -> str:
+    """Check a CPU as users write it, and spell it as QEMU does.
+
+    Parameters
+    ----------
+    text : str
+        Model, then features added (``+x``, ``x=on``) or taken away (``-x``, ``x=off``).
+    emulator : Emulator
+        Whose models and features count.
+
+    Returns
+    -------
+    str
+        Model and features, with features as ``+x`` or ``-x``.
+
+    Raises
+    ------
+    UsageError
+        If QEMU knows no such model or feature; near names are suggested.
+    """
+    model = find_model(text, emulator.models)
+    changes = []
+    for part in text.split(",")[1:]:
+        name, _, value = part.partition("=")
+        sign = "-" if name.startswith("-") or value == "off" else "+"
+        feature = name.lstrip("+-").replace("_", "-")
+        if feature not in emulator.features or value not in {"", "on", "off"}:
+            near = difflib.get_close_matches(feature, emulator.features, n=3, cutoff=0.5)
+            raise UsageError(
+                f"unknown CPU feature: {part!r} in {text!r}; allowed: +FEATURE or -FEATURE",
+                hint=f"did you mean {', '.join(near)}?"
+                if near
+                else "see qemu-system-x86_64 -cpu help",
+            )
+        changes.append(f"{sign}{feature}")
+    return ",".join([model, *changes])

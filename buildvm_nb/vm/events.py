@@ -1,0 +1,168 @@
+"""What the guest says on its events port: that it is ready, when steps began and how they ended."""
+
+import socket
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+__all__ = ["Events", "GuestFacts", "StepEnd"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_LINE = 1 << 16
+
+
+@dataclass(kw_only=True)
+class GuestFacts:
+    """What the guest reads of itself."""
+
+    kernel_release: str = ""
+    cpu_count: int = 0
+    cpu_flags: frozenset[str] = frozenset()
+    clock_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEnd:
+    """How a step ended, as the guest saw it."""
+
+    clock_at: datetime
+    status: int
+    """As a shell says it: 128 and the number of a signal."""
+    oom_kills: int
+    """Processes of the step that were killed for lack of memory."""
+    free_kib: int
+    """Room left for files."""
+
+
+@dataclass
+class _Inbox:
+    facts: GuestFacts = field(default_factory=GuestFacts)
+    starts: dict[str, datetime] = field(default_factory=dict)
+    ends: dict[str, StepEnd] = field(default_factory=dict)
+
+
+class Events:
+    """Reads the events port in a thread of its own.
+
+    Parameters
+    ----------
+    port : socket.socket
+        Our end; it is closed when the other end is.
+    """
+
+    def __init__(self, port: socket.socket) -> None:
+        self._port = port
+        self._news = threading.Condition()
+        self._inbox = _Inbox()
+        self._closed = False
+        self._thread = threading.Thread(target=self._read, name="guest events", daemon=True)
+        self._thread.start()
+
+    def wait_ready(self, timeout_s: float) -> GuestFacts | None:
+        """Wait until the guest has said what it is.
+
+        Parameters
+        ----------
+        timeout_s : float
+            Seconds of the host's monotonic clock.
+
+        Returns
+        -------
+        GuestFacts or None
+            None when it did not in time, or is gone.
+        """
+        with self._news:
+            self._news.wait_for(
+                lambda: self._closed or self._inbox.facts.clock_at is not None, timeout_s
+            )
+            return self._inbox.facts if self._inbox.facts.clock_at else None
+
+    def wait_end(self, step: str, timeout_s: float) -> tuple[datetime, StepEnd] | None:
+        """Wait until a step's beginning and end are known.
+
+        Parameters
+        ----------
+        step : str
+            Its identifier.
+        timeout_s : float
+            Seconds of the host's monotonic clock.
+
+        Returns
+        -------
+        tuple of datetime and StepEnd, or None
+            None when it did not end in time, or the guest is gone.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self._closed or step in self._inbox.ends, timeout_s)
+            end = self._inbox.ends.pop(step, None)
+            return (self._inbox.starts.pop(step), end) if end else None
+
+    def started_at(self, step: str) -> datetime | None:
+        """Return the guest's clock when a step began.
+
+        Parameters
+        ----------
+        step : str
+            Its identifier.
+
+        Returns
+        -------
+        datetime or None
+            None when it has not begun.
+        """
+        with self._news:
+            return self._inbox.starts.get(step)
+
+    def close(self) -> None:
+        """Stop reading; calling it twice does no harm."""
+        with suppress(OSError):  # the other end may be gone already
+            self._port.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def _read(self) -> None:
+        pending = b""
+        with self._port:
+            while True:
+                try:
+                    data = self._port.recv(1 << 16)
+                except OSError:
+                    data = b""
+                if not data:
+                    break
+                *lines, pending = (pending + data).split(b"\n")
+                pending = pending[:_LONGEST_LINE]
+                with self._news:
+                    for line in lines:
+                        self._take(line.decode(errors="replace").split())
+                    self._news.notify_all()
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+    def _take(self, words: list[str]) -> None:
+        facts = self._inbox.facts
+        match words:
+            case ["kernel", release]:
+                facts.kernel_release = release
+            case ["cpus", count]:
+                facts.cpu_count = int(count)
+            case ["flags", *flags]:
+                facts.cpu_flags = frozenset(flags) - {":"}
+            case ["ready", clock]:
+                facts.clock_at = _instant(clock)
+            case ["start", step, clock]:
+                self._inbox.starts[step] = _instant(clock)
+            case ["end", step, clock, status, killed, free]:
+                self._inbox.ends[step] = StepEnd(
+                    clock_at=_instant(clock),
+                    status=int(status),
+                    oom_kills=int(killed),
+                    free_kib=int(free),
+                )
+
+
+def _instant(text: str) -> datetime:
+    seconds, _, fraction = text.partition(".")
+    microseconds = int(fraction[:6].ljust(6, "0") or 0)
+    return _EPOCH + timedelta(seconds=int(seconds), microseconds=microseconds)

@@ -1,0 +1,237 @@
+"""One run of QEMU, from its launch over the proof of its guest to its end."""
+
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buildvm_nb.errors import BootTimeout, BuildVMError, GuestLost, HostError, LaunchError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.machine import Environment, MachineSpec
+from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
+from buildvm_nb.vm.console import Console, Trouble
+from buildvm_nb.vm.emulator import Emulator
+from buildvm_nb.vm.events import Events, GuestFacts
+from buildvm_nb.vm.keys import ChannelKeys
+from buildvm_nb.vm.monitor import Monitor
+from buildvm_nb.vm.process import QemuProcess
+from buildvm_nb.vm.proof import prove
+from buildvm_nb.vm.settings import write_initramfs
+from buildvm_nb.vm.transfer import pack_inputs
+from buildvm_nb.vm.workdir import machine_directory
+
+if TYPE_CHECKING:
+    from buildvm_nb.vm.channel import GuestChannel
+
+__all__ = ["Instance", "Provision"]
+
+_BOOT_TIMEOUT_S = 180.0
+_DYING_S = 5.0
+"""How long QEMU may take to end after its guest has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provision:
+    """What a machine is given besides its description."""
+
+    inputs: Mapping[str, Path] | None = None
+    """Place below ``/build`` to a directory of the host; the guest gets copies."""
+    exports_mib: int = 1024
+    """Room for artifacts."""
+    processes: int = 2048
+    """Processes and threads that commands may have, all together."""
+
+
+class Instance:
+    """A QEMU with its guest; `start` brings it up, `close` ends it.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        CPU and accelerator must have been decided.
+    boot : BootFiles
+        What is booted.
+    emulator : Emulator
+        The QEMU to run.
+    provision : Provision
+        What the machine is given.
+    """
+
+    process: QemuProcess
+    events: Events
+    monitor: Monitor
+    channel: "GuestChannel"
+    exports: Path
+
+    def __init__(
+        self, spec: MachineSpec, boot: BootFiles, emulator: Emulator, provision: Provision
+    ) -> None:
+        self.spec = spec
+        self.boot = boot
+        self.emulator = emulator
+        self.provision = provision
+        self.console = Console()
+        self._steps = itertools.count(1)
+        self._stack = ExitStack()
+
+    def start(self, cache: Cache) -> Environment:
+        """Launch QEMU, wait for its guest and prove it.
+
+        Parameters
+        ----------
+        cache : Cache
+            Where the machine's own files are while it lives.
+
+        Returns
+        -------
+        Environment
+            What was proven.
+
+        Raises
+        ------
+        HostError
+            If this host lacks something.
+        MachineError
+            Of the fitting class, if QEMU or the guest does not do its part.
+        """
+        started = time.monotonic()
+        keys = ChannelKeys.generate()
+        channel, monitor = self._launch(cache, keys)
+        with self.watched():
+            self.monitor = Monitor(monitor)
+            self._stack.callback(self.monitor.close)
+            features = self.monitor.cpu_features(self.spec.cpu, self.emulator.features)
+            from buildvm_nb.vm.channel import GuestChannel  # noqa: PLC0415 - while the guest boots
+
+            facts = self._wait_ready()
+            prove(
+                facts,
+                date=self.spec.date,
+                elapsed_s=time.monotonic() - started,
+                features=features,
+                cpu_count=self.spec.cpu_count,
+                kernel_release=self.boot.kernel_release,
+            )
+            self.channel = GuestChannel(channel, keys, timeout_s=_BOOT_TIMEOUT_S)
+            self._stack.callback(self.channel.close)
+        return Environment(
+            cpu=self.spec.cpu,
+            cpu_features=features,
+            cpu_flags=tuple(sorted(facts.cpu_flags)),
+            cpu_count=facts.cpu_count,
+            kernel_release=facts.kernel_release,
+            accelerator=self.spec.accelerator,
+            engine=f"qemu {self.emulator.version}",
+        )
+
+    def next_step(self) -> str:
+        """Return an identifier for the next command.
+
+        Returns
+        -------
+        str
+            Unique in this guest.
+        """
+        return f"s{next(self._steps)}"
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turn a lost guest into a clear account of what happened to it.
+
+        Yields
+        ------
+        None
+            While something is asked of the guest.
+
+        Raises
+        ------
+        GuestLost
+            With the kind of trouble and the evidence.
+        LaunchError
+            If QEMU refused its command line.
+        """
+        try:
+            yield
+        except (GuestLost, OSError, EOFError) as error:
+            raise self._account_for(error) from error
+
+    def close(self) -> None:
+        """End guest and QEMU; calling it twice does no harm."""
+        self._stack.close()
+
+    def _launch(self, cache: Cache, keys: ChannelKeys) -> tuple[socket.socket, socket.socket]:
+        place = self._stack.enter_context(machine_directory(cache.root / "machines"))
+        files = self._write_files(place, keys)
+        pairs = {name: socket.socketpair() for name in ("monitor", "channel", "events")}
+        theirs = {name: pair[1] for name, pair in pairs.items()}
+        ours = {name: self._stack.enter_context(pair[0]) for name, pair in pairs.items()}
+        sockets = Sockets(**{name: end.fileno() for name, end in theirs.items()})
+        argv = qemu_argv(self.emulator.path, self.spec, self.boot, files, sockets)
+        try:
+            inherit = [end.fileno() for end in theirs.values()]
+            self.process = QemuProcess(argv, inherit=inherit, console=self.console)
+        finally:
+            for end in theirs.values():
+                end.close()
+        self._stack.callback(self.process.close)
+        self.events = Events(ours["events"])
+        self._stack.callback(self.events.close)
+        return ours["channel"], ours["monitor"]
+
+    def _write_files(self, place: Path, keys: ChannelKeys) -> MachineFiles:
+        inputs = place / "inputs.squashfs" if self.provision.inputs else None
+        self.exports = place / "exports.tar"
+        try:
+            if inputs and self.provision.inputs:
+                pack_inputs(self.provision.inputs, inputs, newest=self.spec.date)
+            with self.exports.open("wb") as stream:
+                os.truncate(stream.fileno(), self.provision.exports_mib * 2**20)
+            write_initramfs(
+                place / "initramfs.cpio",
+                self.boot.initramfs,
+                self.spec,
+                keys,
+                has_inputs=inputs is not None,
+                processes=self.provision.processes,
+            )
+        except OSError as error:
+            raise HostError(
+                f"cannot write the machine's files: {error.strerror}: {error.filename or place}",
+                hint="make room, or choose another --cache",
+            ) from error
+        return MachineFiles(initramfs=place / "initramfs.cpio", inputs=inputs, exports=self.exports)
+
+    def _wait_ready(self) -> GuestFacts:
+        if facts := self.events.wait_ready(_BOOT_TIMEOUT_S):
+            return facts
+        if self.process.wait(_DYING_S):
+            raise GuestLost("the guest ended while it booted")
+        raise BootTimeout(
+            f"the guest did not come up in {_BOOT_TIMEOUT_S:.0f} s",
+            evidence=self.console.text[-4000:],
+            hint="the host may be overloaded; try again, or with another --kernel",
+        )
+
+    def _account_for(self, error: Exception) -> BuildVMError:
+        ended = self.process.wait(_DYING_S)
+        trouble = self.console.trouble()
+        if trouble:
+            kind, evidence = trouble
+            hint = {
+                Trouble.OUT_OF_MEMORY: "give the machine more memory with --memory",
+                Trouble.OOPS: "another --kernel, or a newer QEMU, may do; 6.12 is known to oops "
+                "under the emulation of QEMU 7.2",
+            }.get(kind, "")
+            return GuestLost(f"the guest died: {kind}", evidence=evidence, hint=hint)
+        if not ended:
+            return error if isinstance(error, GuestLost) else GuestLost(str(error))
+        how = self.process.describe_end()
+        if not self.console.text and "was killed" not in how:
+            return LaunchError(f"QEMU did not start: {how}", evidence=how)
+        return GuestLost(f"the guest is gone: {how}", evidence=self.console.text[-4000:])

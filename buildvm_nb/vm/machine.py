@@ -1,0 +1,309 @@
+"""A running virtual build machine, proven to be what was asked for before anything runs in it."""
+
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+from buildvm_nb.errors import CommandFailed, GuestLost, MachineError, StateError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.machine import Environment, MachineSpec
+from buildvm_nb.vm.accelerator import choose_accelerator
+from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.console import Trouble
+from buildvm_nb.vm.emulator import check_cpu, find_emulator
+from buildvm_nb.vm.instance import Instance, Provision
+from buildvm_nb.vm.result import CommandResult
+from buildvm_nb.vm.session import GuestCommand, RunOptions, stream
+from buildvm_nb.vm.transfer import unpack_exports
+
+__all__ = ["BuildMachine"]
+
+_BOOT_ATTEMPTS = 3
+_END_TIMEOUT_S = 30.0
+_SIGNALS = range(129, 193)
+
+
+class BuildMachine:
+    """A virtual build machine; entering the context boots it, leaving it ends it.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        What is asked for.
+    boot : BootFiles
+        Kernel, initramfs and image to boot.
+    cache : Cache
+        Where the machine's own files are kept while it lives.
+    provision : Provision, optional
+        What else it is given.
+
+    Raises
+    ------
+    UsageError
+        If QEMU knows no such CPU.
+    HostError
+        If this host lacks QEMU, or KVM where it was asked for.
+    """
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        boot: BootFiles,
+        *,
+        cache: Cache,
+        provision: Provision | None = None,
+    ) -> None:
+        self.emulator = find_emulator(cache.root)
+        memo = cache.root / "kvm.json"
+        accelerator = choose_accelerator(spec.accelerator, self.emulator, boot, memo)
+        cpu = check_cpu(spec.cpu, self.emulator)
+        self.spec = spec.model_copy(update={"cpu": cpu, "accelerator": accelerator})
+        self.provision = provision or Provision()
+        self._boot_files = boot
+        self._cache = cache
+        self._instance: Instance | None = None
+        self._environment: Environment | None = None
+        self._last_console = ""
+
+    def __enter__(self) -> Self:
+        self.boot()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def environment(self) -> Environment:
+        """What was proven in the guest; only a machine that is up has it."""
+        if self._environment is None:
+            raise StateError("the machine is not up", hint="use it inside `with BuildMachine(…)`")
+        return self._environment
+
+    @property
+    def console_text(self) -> str:
+        """What the serial console of the guest, or of the last one, said."""
+        return self._instance.console.text if self._instance else self._last_console
+
+    @property
+    def pid(self) -> int:
+        """Process number of QEMU."""
+        return self._up().process.pid
+
+    def boot(self) -> None:
+        """Boot the machine and prove it; tried again where the kernel oopsed on the way.
+
+        Raises
+        ------
+        LaunchError
+            If QEMU does not start.
+        BootTimeout
+            If the guest does not come up in time.
+        GuestLost
+            If the guest dies on the way.
+        MachineError
+            If the guest is not what was asked for; `ClockError` where it is the clock.
+        StateError
+            If it is up already.
+        """
+        if self._instance:
+            raise StateError("the machine is up already")
+        for attempt in range(1, _BOOT_ATTEMPTS + 1):
+            self._instance = Instance(self.spec, self._boot_files, self.emulator, self.provision)
+            try:
+                self._environment = self._instance.start(self._cache)
+            except GuestLost:
+                trouble = self._instance.console.trouble()
+                self.close()
+                if attempt == _BOOT_ATTEMPTS or not trouble or trouble[0] is not Trouble.OOPS:
+                    raise
+            except BaseException:
+                self.close()
+                raise
+            else:
+                return
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        cwd: str = "",
+        check: bool = False,
+        **options: Unpack[RunOptions],
+    ) -> CommandResult:
+        """Run a command in the guest, as its unprivileged user.
+
+        Parameters
+        ----------
+        command : str or sequence of str
+            Text for ``/bin/sh -e``, or a program and its arguments.
+        cwd : str
+            Directory in the guest; a relative one is below ``/build``.
+        check : bool
+            Raise if it fails.
+        **options
+            Fields of `RunOptions`: ``env``, ``timeout_s``, ``clock``, ``stdout``, ``stderr``,
+            ``stdin``.
+
+        Returns
+        -------
+        CommandResult
+            How it ended.
+
+        Raises
+        ------
+        GuestLost
+            If the guest or QEMU dies, or the guest stops answering.
+        MachineError
+            If the guest ran out of memory.
+        CommandFailed
+            If `check` is set and it failed.
+        StateError
+            If the machine is not up.
+        """
+        argv = ("/bin/sh", "-e", "-c", command) if isinstance(command, str) else tuple(command)
+        result = self._run(GuestCommand(argv=argv, cwd=str(Path("/build") / cwd), **options))
+        if check and result.status:
+            raise CommandFailed(
+                f"{shlex.join(argv)} ended with {result.status}",
+                exit_status=result.exit_status,
+                signal=result.signal,
+            )
+        return result
+
+    def kernel_log(self) -> str:
+        """Return what the guest's kernel has logged; a process that crashed is named there.
+
+        Returns
+        -------
+        str
+            The end of ``dmesg``.
+
+        Raises
+        ------
+        GuestLost
+            If the guest is gone.
+        """
+        return self._ask(["dmesg"])[1].decode(errors="replace")
+
+    def export(self, patterns: Iterable[str], into: Path) -> tuple[Path, ...]:
+        """Take files out of the guest's build directory.
+
+        Parameters
+        ----------
+        patterns : iterable of str
+            Shell patterns relative to ``/build``; a directory stands for all that is in it.
+        into : Path
+            Directory of the host that they are put into.
+
+        Returns
+        -------
+        tuple of Path
+            The files, relative to `into`, sorted; links are left out.
+
+        Raises
+        ------
+        MachineError
+            If they do not fit the exports disk, or the archive is damaged.
+        HostError
+            If this host's disk is full.
+        """
+        status, _, said = self._ask(["export", *patterns])
+        if status != 0:
+            text = said.decode(errors="replace").strip()
+            raise MachineError(
+                f"the guest could not write its artifacts: {text or f'status {status}'}",
+                hint=f"the exports disk has {self.provision.exports_mib} MiB",
+            )
+        return unpack_exports(self._up().exports, into)
+
+    def shell(self) -> int:
+        """Give the terminal of this process to a shell in the guest until that ends.
+
+        Returns
+        -------
+        int
+            Its exit status.
+
+        Raises
+        ------
+        GuestLost
+            If the guest is gone.
+        UsageError
+            If standard input is no terminal.
+        """
+        from buildvm_nb.vm.terminal import interact  # noqa: PLC0415 - rarely needed
+
+        instance = self._up()
+        order = GuestCommand(argv=("/bin/sh", "-c", "exec $(command -v bash || echo sh)"))
+        with instance.watched():
+            return interact(instance.channel, order, instance.next_step())
+
+    def resident_bytes(self) -> int:
+        """Return how much of the host's memory QEMU occupies.
+
+        Returns
+        -------
+        int
+            Resident set size.
+        """
+        return self._up().process.resident_bytes()
+
+    def close(self) -> None:
+        """End the machine; calling it twice does no harm."""
+        instance, self._instance, self._environment = self._instance, None, None
+        if instance:
+            instance.close()
+            self._last_console = instance.console.text
+
+    def _up(self) -> Instance:
+        if self._instance is None or self._environment is None:
+            raise StateError("the machine is not up", hint="use it inside `with BuildMachine(…)`")
+        return self._instance
+
+    def _run(self, order: GuestCommand) -> CommandResult:
+        instance = self._up()
+        step = instance.next_step()
+        began = time.monotonic()
+        with instance.watched():
+            timed_out = stream(instance.channel, order, step)
+            duration_s = time.monotonic() - began
+            known = instance.events.wait_end(step, _END_TIMEOUT_S)
+            if known is None:
+                raise GuestLost("the guest does not say how a command ended")
+        started_at, end = known
+        if end.oom_kills:
+            raise MachineError(
+                f"the guest ran out of memory: {end.oom_kills} processes were killed; "
+                f"it has {self.spec.memory_mib} MiB",
+                evidence="\n".join(
+                    line for line in self.kernel_log().splitlines() if "Killed process" in line
+                ),
+                hint="give the machine more memory with --memory",
+            )
+        signal = end.status - 128 if end.status in _SIGNALS else None
+        return CommandResult(
+            exit_status=None if timed_out or signal else end.status,
+            signal=signal,
+            timed_out=timed_out,
+            clock_started_at=started_at,
+            clock_ended_at=end.clock_at,
+            duration_s=duration_s,
+            free_kib=end.free_kib,
+        )
+
+    def _ask(self, argv: list[str]) -> tuple[int, bytes, bytes]:
+        """Run one of our own programs in the guest's initramfs."""
+        instance = self._up()
+        with instance.watched(), instance.channel.open() as session:
+            session.exec_command(shlex.join(argv))
+            said = session.makefile().read()
+            complained = session.makefile_stderr().read()
+            return session.recv_exit_status(), said, complained

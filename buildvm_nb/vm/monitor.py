@@ -1,0 +1,117 @@
+"""QEMU's monitor: what it runs and what its CPU really has.
+
+References
+----------
+QEMU, docs/interop/qmp-spec.rst, qapi/machine-target.json (``query-cpu-model-expansion``);
+target/i386/cpu.c (property ``unavailable-features``).
+"""
+
+import asyncio
+import socket
+import threading
+from contextlib import suppress
+from typing import Any
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from buildvm_nb.errors import GuestLost
+
+__all__ = ["Monitor"]
+
+
+class Monitor:
+    """A QMP session, usable from any thread, also where an event loop is running already.
+
+    Parameters
+    ----------
+    connection : socket.socket
+        Connected to QEMU's monitor; owned by the session from now on.
+    timeout_s : float
+        For each command, by the host's monotonic clock.
+    """
+
+    def __init__(self, connection: socket.socket, *, timeout_s: float = 30.0) -> None:
+        self._timeout_s = timeout_s
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="QEMU monitor", daemon=True
+        )
+        self._thread.start()
+        self._client = QMPClient("buildvm")
+        try:
+            self._wait(self._client.connect(connection))
+        except GuestLost:
+            self.close()
+            raise
+
+    def execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - QMP's own JSON
+        """Run a monitor command.
+
+        Parameters
+        ----------
+        command : str
+            Its name.
+        **arguments
+            Its arguments; ``_`` in a name stands for ``-``.
+
+        Returns
+        -------
+        Any
+            Plain JSON.
+
+        Raises
+        ------
+        GuestLost
+            If QEMU is gone, refuses the command or does not answer in time.
+        """
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return self._wait(self._client.execute(command, named or None))
+
+    def cpu_features(self, cpu: str, known: frozenset[str]) -> tuple[str, ...]:
+        """Return the features that the guest's CPU really has.
+
+        Parameters
+        ----------
+        cpu : str
+            As given to QEMU: model, then ``+feature`` or ``-feature``.
+        known : frozenset of str
+            Names that are CPU features; a CPU has many other properties.
+
+        Returns
+        -------
+        tuple of str
+            QEMU's names, sorted.
+
+        Raises
+        ------
+        GuestLost
+            If QEMU does not answer.
+        """
+        model, *changes = cpu.split(",")
+        props = {change[1:]: change[0] == "+" for change in changes}
+        asked = self.execute(
+            "query-cpu-model-expansion", type="full", model={"name": model, "props": props}
+        )["model"]["props"]
+        path = self.execute("query-cpus-fast")[0]["qom-path"]
+        lacking = set(self.execute("qom-get", path=path, property="unavailable-features"))
+        wanted = {name for name, value in asked.items() if value is True and name in known}
+        return tuple(sorted(wanted - lacking))
+
+    def close(self) -> None:
+        """End the session; calling it twice does no harm."""
+        if self._loop.is_closed():
+            return
+        with suppress(GuestLost):  # QEMU may have gone first
+            self._wait(self._client.disconnect())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait(self, work: Any) -> Any:  # noqa: ANN401 - whatever the coroutine returns
+        future = asyncio.run_coroutine_threadsafe(
+            asyncio.wait_for(work, self._timeout_s), self._loop
+        )
+        try:
+            return future.result()
+        except (QMPError, ExecuteError, TimeoutError, OSError, EOFError) as error:
+            raise GuestLost(f"QEMU's monitor: {type(error).__name__}: {error}") from error

@@ -1,0 +1,151 @@
+"""QEMU's process: started so that it cannot outlive us, watched until it ends.
+
+The kernel kills it when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG), so it is
+started from a thread that lives as long as this process does.
+"""
+
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+from buildvm_nb.errors import LaunchError
+from buildvm_nb.host.tools import find_tool
+from buildvm_nb.vm.console import Console
+
+__all__ = ["QemuProcess"]
+
+_KILL_AFTER_S = 5.0
+
+
+@lru_cache
+def _starter(pid: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process needs its own
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="QEMU starter")
+
+
+class QemuProcess:
+    """A running QEMU.
+
+    Parameters
+    ----------
+    argv : list of str
+        Its command line.
+    inherit : iterable of int
+        File descriptors that it inherits.
+    console : Console
+        Gets what it writes to standard output: the guest's serial console.
+
+    Raises
+    ------
+    LaunchError
+        If it cannot be started at all.
+    """
+
+    def __init__(self, argv: list[str], *, inherit: Iterable[int], console: Console) -> None:
+        self._console = console
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        guarded = [find_tool("setpriv"), "--pdeathsig", "KILL", "--", *argv]
+        start = _starter(os.getpid()).submit(
+            subprocess.Popen,
+            guarded,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            pass_fds=tuple(inherit),
+            cwd="/",
+            start_new_session=True,
+        )
+        try:
+            self._process: subprocess.Popen[bytes] = start.result()
+        except OSError as error:
+            self._errors.close()
+            raise LaunchError(f"QEMU cannot be started: {argv[0]}: {error.strerror}") from error
+        self._reader = threading.Thread(target=self._read, name="guest console", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def resident_bytes(self) -> int:
+        """Return how much memory it occupies.
+
+        Returns
+        -------
+        int
+            Resident set size; 0 when it has ended.
+        """
+        try:
+            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
+        except OSError:
+            return 0
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end.
+
+        Parameters
+        ----------
+        timeout_s : float
+            Seconds of the host's monotonic clock.
+
+        Returns
+        -------
+        bool
+            Whether it has ended.
+        """
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        self._reader.join(timeout_s)
+        return True
+
+    def describe_end(self) -> str:
+        """Say how it ended.
+
+        Returns
+        -------
+        str
+            A sentence with exit status or signal, and QEMU's own words.
+        """
+        code = self._process.poll()
+        if code is None:
+            return "QEMU is running"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        said = "" if self._errors.closed else self._words()
+        return f"QEMU {how}" + (f"; it said: {said}" if said else "")
+
+    def close(self) -> None:
+        """End it: politely, then by force; calling it twice does no harm."""
+        if self.is_running:
+            self._process.terminate()
+            if not self.wait(_KILL_AFTER_S):
+                self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def _words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()
+        kept = [line for line in lines if "TCG doesn't support requested feature" not in line]
+        return "\n".join(kept)[-2000:]
+
+    def _read(self) -> None:
+        stream = self._process.stdout
+        while stream and (data := os.read(stream.fileno(), 1 << 16)):
+            self._console.feed(data)

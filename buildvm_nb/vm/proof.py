@@ -1,0 +1,95 @@
+"""Proof that a guest is what was asked for: its clock, CPU, cores and kernel, read in the guest.
+
+References
+----------
+QEMU, target/i386/cpu.c (feature names); Linux, arch/x86/include/asm/cpufeatures.h (flag names).
+"""
+
+from datetime import datetime, timedelta
+
+from buildvm_nb.errors import ClockError, MachineError
+from buildvm_nb.model.instants import format_instant
+from buildvm_nb.vm.events import GuestFacts
+
+__all__ = ["INSTRUCTION_SETS", "prove"]
+
+_LINUX_NAMES = {"sse3": "pni", "pni": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2"}
+
+INSTRUCTION_SETS = frozenset(
+    """
+    mmx sse sse2 pni ssse3 sse4.1 sse4.2 sse4a cx16 popcnt movbe aes pclmulqdq avx avx2 f16c fma
+    fma4 xop tbm bmi1 bmi2 abm lahf-lm 3dnow 3dnowext 3dnowprefetch misalignsse adx rdrand rdseed
+    sha-ni gfni vaes vpclmulqdq clflushopt clwb erms avx512f avx512bw avx512cd avx512dq avx512vl
+    avx512ifma avx512vbmi syscall nx lm
+    """.split()  # noqa: SIM905 - a list of 50 quoted words is harder to read
+)
+"""Features that programs see and that Linux shows as QEMU gives them.
+
+Left out is what a kernel may hide or invent for its own reasons: xsave and its kin, rtm, pku, umip.
+"""
+
+
+def prove(
+    facts: GuestFacts,
+    *,
+    date: datetime,
+    elapsed_s: float,
+    features: tuple[str, ...],
+    cpu_count: int,
+    kernel_release: str,
+) -> None:
+    """Compare what the guest says of itself with what it was meant to be.
+
+    Parameters
+    ----------
+    facts : GuestFacts
+        What the guest read.
+    date : datetime
+        What its clock was set to.
+    elapsed_s : float
+        Most seconds that can have passed in the guest since its clock was set.
+    features : tuple of str
+        What QEMU says the CPU has.
+    cpu_count : int
+        Cores asked for.
+    kernel_release : str
+        What ``uname -r`` must say.
+
+    Raises
+    ------
+    ClockError
+        If the clock is elsewhere.
+    MachineError
+        If CPU, cores or kernel differ.
+    """
+    clock = facts.clock_at
+    latest = date + timedelta(seconds=elapsed_s)
+    if clock is None or not date <= clock <= latest:
+        seen = format_instant(clock) if clock else "nothing"
+        raise ClockError(
+            f"the guest's clock says {seen}; allowed: from {format_instant(date)} "
+            f"to {format_instant(latest)}",
+            hint="this kernel or engine cannot hold the date; try another --kernel",
+        )
+    if facts.kernel_release != kernel_release:
+        raise MachineError(
+            f"the guest runs kernel {facts.kernel_release!r}; allowed: {kernel_release!r}"
+        )
+    if facts.cpu_count != cpu_count:
+        raise MachineError(f"the guest has {facts.cpu_count} cores; allowed: {cpu_count}")
+    _prove_cpu(facts.cpu_flags, features)
+
+
+def _prove_cpu(flags: frozenset[str], features: tuple[str, ...]) -> None:
+    expected = {_linux_name(name) for name in features if name in INSTRUCTION_SETS}
+    seen = flags & {_linux_name(name) for name in INSTRUCTION_SETS}
+    if expected != seen:
+        more = ", ".join(sorted(seen - expected)) or "none"
+        fewer = ", ".join(sorted(expected - seen)) or "none"
+        raise MachineError(
+            f"the guest's CPU is not the one asked for: it shows {more} beyond it and lacks {fewer}"
+        )
+
+
+def _linux_name(feature: str) -> str:
+    return _LINUX_NAMES.get(feature, feature.replace("-", "_").replace(".", "_"))

@@ -1,0 +1,33 @@
+"""How a command in a guest ended."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+__all__ = ["CommandResult"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandResult:
+    """One command, run once in a guest."""
+
+    exit_status: int | None
+    """None when it died of a signal or was stopped."""
+    signal: int | None
+    """The signal that it, or the last command of its shell, died of."""
+    timed_out: bool
+    """Whether we stopped it, as its time was over."""
+    clock_started_at: datetime
+    """The guest's clock just before it began."""
+    clock_ended_at: datetime
+    """The guest's clock just after it ended."""
+    duration_s: float
+    """By the host's monotonic clock."""
+    free_kib: int
+    """Room left for files in the guest when it ended."""
+
+    @property
+    def status(self) -> int:
+        """As a shell says it: 0 for success, 128 and the number of a signal."""
+        if self.timed_out:
+            return 124
+        return 128 + self.signal if self.signal else self.exit_status or 0

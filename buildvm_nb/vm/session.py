@@ -1,0 +1,191 @@
+"""One command in a guest: started, streamed, stopped when its time is over."""
+
+import select
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, BinaryIO, TypedDict
+
+from buildvm_nb.errors import GuestLost
+
+if TYPE_CHECKING:
+    import paramiko
+
+    from buildvm_nb.vm.channel import GuestChannel
+
+__all__ = ["BUILD_ENVIRONMENT", "GuestCommand", "RunOptions", "Sink", "stream"]
+
+BUILD_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
+    "HOME": "/home/build",
+    "USER": "build",
+    "LOGNAME": "build",
+    "SHELL": "/bin/sh",
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "BUILD": "/build",
+}
+"""The clean, fixed environment of every command."""
+
+Sink = Callable[[bytes], None]
+_PIECE = 1 << 16
+_TERM_GRACE_S = 5.0
+_KILL_GRACE_S = 20.0
+_LONGEST_COMMAND = 8000
+"""dropbear takes command lines of up to 9000 bytes (default_options.h: MAX_CMD_LEN)."""
+
+
+class RunOptions(TypedDict, total=False):
+    """How to run a command: the fields of `GuestCommand` that a caller may set."""
+
+    env: Mapping[str, str]
+    clock: datetime | None
+    timeout_s: float | None
+    stdout: Sink | None
+    stderr: Sink | None
+    stdin: BinaryIO | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestCommand:
+    """What to run in a guest, and how."""
+
+    argv: tuple[str, ...]
+    cwd: str = "/build"
+    env: Mapping[str, str] = field(default_factory=dict)
+    clock: datetime | None = None
+    """Set the guest's clock to this instant just before; None: leave it."""
+    timeout_s: float | None = None
+    stdout: Sink | None = None
+    stderr: Sink | None = None
+    stdin: BinaryIO | None = None
+
+    def line(self, step: str) -> str:
+        """Return the command line for the guest's ``step`` script.
+
+        Parameters
+        ----------
+        step : str
+            Identifier of this run.
+
+        Returns
+        -------
+        str
+            Quoted for the guest's shell.
+        """
+        clock = f"{self.clock.timestamp():.6f}" if self.clock else "-"
+        variables = [f"{name}={value}" for name, value in {**BUILD_ENVIRONMENT, **self.env}.items()]
+        enter = ["/usr/bin/unshare", "--root=.", f"--wd={self.cwd}", "--setuid=1000"]
+        words = ["step", step, clock, *variables, *enter, "--setgid=1000", "--", *self.argv]
+        return shlex.join(words)
+
+
+def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:
+    """Run a command to its end and pass on what it prints.
+
+    Parameters
+    ----------
+    channel : GuestChannel
+        Leads into the guest.
+    command : GuestCommand
+        What to run.
+    step : str
+        Identifier of this run.
+
+    Returns
+    -------
+    bool
+        Whether its time was over and it was stopped.
+
+    Raises
+    ------
+    GuestLost
+        If the guest is gone, or does not even stop a command.
+    """
+    line = command.line(step)
+    if len(line.encode()) > _LONGEST_COMMAND:
+        line = _uploaded(channel, line, step)
+    timed_out = False
+    with _opened(channel) as session:
+        session.exec_command(line)
+        _feed(session, command.stdin)
+        deadline = time.monotonic() + command.timeout_s if command.timeout_s else None
+        if not _drain(session, command, deadline):
+            timed_out = True
+            _stop(channel, session, command, step)
+    return timed_out
+
+
+@contextmanager
+def _opened(channel: "GuestChannel") -> "Iterator[paramiko.Channel]":
+    session = channel.open()
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def _uploaded(channel: "GuestChannel", line: str, step: str) -> str:
+    """Put a line that is too long for a command into a file of the guest's initramfs."""
+    with _opened(channel) as session:
+        session.exec_command(f"cat >/run/{step}.sh")
+        session.sendall(line.encode())
+        session.shutdown_write()
+        if session.recv_exit_status() != 0:
+            raise GuestLost("the guest does not take a command: its memory may be full")
+    return f". /run/{step}.sh"
+
+
+def _feed(session: "paramiko.Channel", source: BinaryIO | None) -> None:
+    if source is None:
+        session.shutdown_write()
+        return
+
+    def pump(origin: BinaryIO) -> None:
+        try:
+            while data := getattr(origin, "read1", origin.read)(_PIECE):
+                session.sendall(data)
+            session.shutdown_write()
+        except OSError:
+            pass  # the command did not want all of it
+
+    threading.Thread(target=pump, args=(source,), name="guest stdin", daemon=True).start()
+
+
+def _drain(session: "paramiko.Channel", command: GuestCommand, deadline: float | None) -> bool:
+    """Pass on output until its end; False when the deadline came first."""
+    while True:
+        ended = session.eof_received or session.closed
+        more = _pass_on(session.recv_ready, session.recv, command.stdout)
+        more |= _pass_on(session.recv_stderr_ready, session.recv_stderr, command.stderr)
+        if ended and not more:
+            return True
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return False
+        if not (more or ended):
+            select.select([session.fileno()], [], [], left)
+
+
+def _pass_on(ready: Callable[[], bool], receive: Callable[[int], bytes], sink: Sink | None) -> bool:
+    if not ready():
+        return False
+    data = receive(_PIECE)
+    if data and sink:
+        sink(data)
+    return bool(data)
+
+
+def _stop(
+    channel: "GuestChannel", session: "paramiko.Channel", command: GuestCommand, step: str
+) -> None:
+    for name, grace_s in (("TERM", _TERM_GRACE_S), ("KILL", _KILL_GRACE_S)):
+        with _opened(channel) as stopper:
+            stopper.exec_command(f"stop {step} {name}")
+        if _drain(session, command, time.monotonic() + grace_s):
+            return
+    raise GuestLost("the guest does not answer any more: it did not stop a command when told to")

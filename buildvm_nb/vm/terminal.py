@@ -1,0 +1,88 @@
+"""An interactive terminal in a guest, on the terminal of this process."""
+
+import os
+import select
+import shutil
+import signal
+import sys
+import termios
+import tty
+from typing import TYPE_CHECKING
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.vm.session import GuestCommand
+
+if TYPE_CHECKING:
+    import paramiko
+
+    from buildvm_nb.vm.channel import GuestChannel
+
+__all__ = ["interact"]
+
+_PIECE = 1 << 14
+
+
+def interact(channel: "GuestChannel", command: GuestCommand, step: str) -> int:
+    """Connect this process's terminal with a command in the guest until that ends.
+
+    Parameters
+    ----------
+    channel : GuestChannel
+        Leads into the guest.
+    command : GuestCommand
+        What to run.
+    step : str
+        Identifier of this run.
+
+    Returns
+    -------
+    int
+        Exit status of the command.
+
+    Raises
+    ------
+    UsageError
+        If standard input is no terminal.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "an interactive shell needs a terminal on standard input and output",
+            hint="run commands with `buildvm run -- COMMAND`",
+        )
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    session = channel.open()
+    size = shutil.get_terminal_size()
+    session.get_pty(os.environ.get("TERM", "linux"), size.columns, size.lines)
+    session.exec_command(command.line(step))
+
+    def resize(*_: object) -> None:
+        now = shutil.get_terminal_size()
+        session.resize_pty(now.columns, now.lines)
+
+    old = signal.signal(signal.SIGWINCH, resize)
+    try:
+        tty.setraw(keyboard)
+        _relay(session, keyboard)
+        return session.recv_exit_status()
+    finally:
+        signal.signal(signal.SIGWINCH, old)
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        session.close()
+
+
+def _relay(session: "paramiko.Channel", keyboard: int) -> None:
+    sources = [session.fileno(), keyboard]
+    while True:
+        readable, _, _ = select.select(sources, [], [])
+        if session.fileno() in readable:
+            data = session.recv(_PIECE)
+            if not data:
+                return
+            os.write(sys.stdout.fileno(), data)
+        if keyboard in readable:
+            typed = os.read(keyboard, _PIECE)
+            if typed:
+                session.sendall(typed)
+            else:
+                sources.remove(keyboard)
