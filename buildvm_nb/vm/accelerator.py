@@ -32,8 +32,8 @@ def prove_kvm(emulator: Emulator, boot: BootFiles, memo: Path | None = None) -> 
     ----------
     emulator : Emulator
         The QEMU to try it with.
-    boot : BootFiles
-        The kernel to try it with.
+    boot : BootFiles or None
+        The kernel to try it with; None where none is at hand and no KVM either.
     memo : Path, optional
         File in which the answer is remembered until the host boots again.
 
@@ -46,6 +46,8 @@ def prove_kvm(emulator: Emulator, boot: BootFiles, memo: Path | None = None) -> 
         return False, f"{_DEVICE} does not exist: the host's processor or kernel offers no KVM"
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
         return False, f"{_DEVICE} is there, but this user may not open it (group kvm)"
+    if boot is None:
+        return False, f"{_DEVICE} is there; it will be tried when the first machine boots"
     stamp = [_BOOT_ID.read_text().strip(), emulator.path, emulator.version, os.getuid()]
     if memo and (known := _remembered(memo, stamp)):
         return known

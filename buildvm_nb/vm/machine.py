@@ -62,7 +62,7 @@ class BuildMachine:
         cpu = check_cpu(spec.cpu, self.emulator)
         self.spec = spec.model_copy(update={"cpu": cpu, "accelerator": accelerator})
         self.provision = provision or Provision()
-        self._boot_files = boot
+        self.boot_files = boot
         self._cache = cache
         self._instance: Instance | None = None
         self._environment: Environment | None = None
@@ -116,7 +116,7 @@ class BuildMachine:
         if self._instance:
             raise StateError("the machine is up already")
         for attempt in range(1, _BOOT_ATTEMPTS + 1):
-            self._instance = Instance(self.spec, self._boot_files, self.emulator, self.provision)
+            self._instance = Instance(self.spec, self.boot_files, self.emulator, self.provision)
             try:
                 self._environment = self._instance.start(self._cache)
             except GuestLost:

@@ -1,0 +1,50 @@
+"""The commands of ``buildvm``, put together."""
+
+from collections.abc import Iterable
+
+import typer
+
+from buildvm_nb.cli.build import build
+from buildvm_nb.cli.cases import CASE_COMMANDS
+from buildvm_nb.cli.catalogs import CATALOG_COMMANDS
+from buildvm_nb.cli.cpus import cpus
+from buildvm_nb.cli.doctor import doctor
+from buildvm_nb.cli.images import IMAGE_COMMANDS, kernels
+from buildvm_nb.cli.machines import run, shell
+from buildvm_nb.cli.options import Command, new_group, take_global_options
+
+__all__ = ["COMMANDS", "app"]
+
+_PURPOSE = """\
+When, on which CPU and on which kernel does this software stop building?
+
+Runs commands and builds cases in virtual machines whose date, CPU and kernel you choose.
+"""
+
+COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
+    "": (_PURPOSE, (doctor, run, shell, build, cpus, kernels)),
+    "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
+    "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
+    "catalog": ("Outcomes: what was built, and what came of it.", CATALOG_COMMANDS),
+}
+"""Each group's name, help text and commands; the nameless one is ``buildvm`` itself."""
+
+
+def _filled(group: typer.Typer, commands: Iterable[Command]) -> typer.Typer:
+    for command in commands:
+        command.add_to(group)
+    return group
+
+
+def _make_app() -> typer.Typer:
+    help_text, commands = COMMANDS[""]
+    whole = _filled(new_group(help_text, topmost=True), commands)
+    whole.callback(help=help_text)(take_global_options())
+    for name, (text, members) in COMMANDS.items():
+        if name:
+            whole.add_typer(_filled(new_group(text), members), name=name)
+    return whole
+
+
+app = _make_app()
+"""The whole program."""

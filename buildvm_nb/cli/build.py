@@ -1,0 +1,168 @@
+"""``buildvm build``: one case, one machine, one recorded outcome."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from buildvm_nb.cli.case_options import SourceOptions, make_case
+from buildvm_nb.cli.completion import complete_case
+from buildvm_nb.cli.exits import ExitStatus
+from buildvm_nb.cli.machine_options import MachineOptions
+from buildvm_nb.cli.machines import show_command_line
+from buildvm_nb.cli.options import command
+from buildvm_nb.cli.output import write_fields, write_json
+from buildvm_nb.cli.session import Session
+from buildvm_nb.cli.summary import outcome_fields
+from buildvm_nb.errors import UsageError
+
+if TYPE_CHECKING:
+    from buildvm_nb.model.case import Case
+    from buildvm_nb.model.outcome import Outcome
+
+__all__ = ["build"]
+
+_STATUS = {
+    "passed": ExitStatus.DONE,
+    "failed": ExitStatus.NOT_PASSED,
+    "crashed": ExitStatus.NOT_PASSED,
+    "timeout": ExitStatus.NOT_PASSED,
+    "unavailable": ExitStatus.UNAVAILABLE,
+    "error": ExitStatus.MACHINE,
+}
+
+
+@command(
+    "build",
+    examples=(
+        "buildvm build dulwich-0.20.23",
+        "buildvm build case.toml --date 2031-01-01 --cpu Westmere",
+        "buildvm build --pypi six==1.16.0 --package python3 -- python3 -c 'import six'",
+        "buildvm build --git . --commit HEAD --package gcc --package make -- make check",
+        "buildvm build --git . --before 2020-01-01 --package make -- 'make && make check'",
+        "buildvm build --local . --package python3 -- python3 -m unittest",
+    ),
+)
+def build(
+    session: Session,
+    source: SourceOptions,
+    machine: MachineOptions,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CASE|COMMAND",
+            autocompletion=complete_case,
+            help="A case file or the id of a curated case; with a source option instead of it, "
+            "the command to run in the source's directory: one word is shell text, several are "
+            "a program and its arguments.",
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Pass the steps' output on to standard error.")
+    ] = False,
+) -> None:
+    """Build a case in a machine and record the outcome.
+
+    The verdict is the result: 0 says passed; 3 that the case failed, crashed or ran out of
+    time; 4 that its source cannot be had; 125 that the machine or this host broke, which says
+    nothing about the case; 1 and 2 are trouble with the tool or the request.
+    """
+    session.trouble = ExitStatus.MACHINE
+    case, base = _choose(source, machine, words or [])
+    case, overrides = _limited(case, machine.timeout_s()), machine.overrides(case.image)
+    if machine.dry_run:
+        _show_command_line(session, case, overrides)
+        return
+    from buildvm_nb.study import run_case
+
+    session.trouble = ExitStatus.TROUBLE
+    with session.catalog() as catalog:
+        session.trouble = ExitStatus.MACHINE
+        trial = run_case(
+            case,
+            overrides,
+            cache=session.cache(),
+            base=base,
+            progress=session.progress(),
+            output=_pass_on if follow else None,
+        )
+        outcome = trial.outcome
+        session.trouble = ExitStatus.TROUBLE
+        try:
+            outcome = catalog.record(outcome, trial.log)
+        finally:  # the evidence first, also when it cannot be recorded
+            _show(session, outcome, _again(session, machine, outcome))
+    raise typer.Exit(_STATUS[outcome.verdict.value])
+
+
+def _choose(
+    source: SourceOptions, machine: MachineOptions, words: list[str]
+) -> tuple["Case", Path]:
+    """Return the case that is meant and the directory that its paths start from."""
+    if source.given() is not None or not words:
+        image = machine.overrides().get("image")
+        if image is None:
+            from buildvm_nb.model.machine import ImageSpec
+
+            image = ImageSpec()
+        return make_case(source, words, image), Path.cwd()
+    if len(words) > 1:
+        raise UsageError(
+            f"a case says itself what to run; got a command as well: {shlex.join(words[1:])}",
+            hint="leave the command out, or name the source with --git, --pypi or --local",
+        )
+    from buildvm_nb.catalog import find_case_file, load_case
+
+    path = find_case_file(words[0])
+    return load_case(path), path.absolute().parent
+
+
+def _limited(case: "Case", timeout_s: int | None) -> "Case":
+    """Give every step the time that the user allows."""
+    if timeout_s is None:
+        return case
+    limits = case.limits.model_copy(update={"step_timeout_s": timeout_s})
+    steps = tuple(step.model_copy(update={"timeout_s": None}) for step in case.steps)
+    return case.model_copy(update={"limits": limits, "steps": steps})
+
+
+def _show_command_line(session: Session, case: "Case", overrides: dict[str, Any]) -> None:
+    from buildvm_nb.model.machine import MachineSpec
+
+    defaults = {
+        "image": case.image,
+        "memory_mib": case.limits.memory_mib,
+        "cpu_count": case.limits.cpu_count,
+    }
+    if "date" not in overrides:
+        session.note("the date shown is the present one; the case's follows from its source")
+    show_command_line(session, MachineSpec.parse({**defaults, **overrides}), None)
+
+
+def _pass_on(_step: str, data: bytes) -> None:
+    sys.stderr.buffer.write(data)
+    sys.stderr.flush()
+
+
+def _show(session: Session, outcome: "Outcome", again: str) -> None:
+    if session.as_json:
+        write_json(outcome.model_dump(mode="json"))
+    else:
+        write_fields([*outcome_fields(outcome, session.catalog_place), ("again", again)])
+
+
+def _again(session: Session, machine: MachineOptions, outcome: "Outcome") -> str:
+    """Write the command that asks for the same again, with what followed by itself spelled out."""
+    spec, argv = outcome.machine, list(session.argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    from buildvm_nb.model.instants import format_instant
+
+    pins = {
+        "--date": (machine.date in {None, "now", "today"}, format_instant(spec.date)),
+        "--cpu": (machine.cpu is None, spec.cpu),
+        "--kernel": (machine.kernel is None, spec.kernel),
+    }
+    pinned = [word for name, (free, value) in pins.items() if free for word in (name, value)]
+    return shlex.join(["buildvm", *argv[:end], *pinned, *argv[end:]])

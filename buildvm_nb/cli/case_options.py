@@ -1,0 +1,207 @@
+"""Cases made from options: what ``buildvm build --git …`` builds without a case file."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from buildvm_nb.errors import UsageError
+
+if TYPE_CHECKING:
+    from buildvm_nb.model.case import Case, Source
+    from buildvm_nb.model.machine import ImageSpec
+
+__all__ = ["SourceOptions", "make_case"]
+
+_KINDS = ("git", "pypi", "debian", "debian_binary", "local")
+_LONGEST_ID = 100
+_SHORT_COMMIT = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What to build where there is no case file."""
+
+    git: Annotated[
+        str | None, typer.Option(metavar="URL", help="Build a git repository; a path will do.")
+    ] = None
+    commit: Annotated[
+        str | None, typer.Option(metavar="C", help="With --git: this commit, tag or branch.")
+    ] = None
+    before: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="With --git: the newest commit before that date."),
+    ] = None
+    branch: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --before: on this branch.")
+    ] = None
+    pypi: Annotated[
+        str | None,
+        typer.Option(metavar="NAME==VERSION", help="Build a source distribution from PyPI."),
+    ] = None
+    debian: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[=VERSION]", help="Build a source package of the image's suite."),
+    ] = None
+    debian_binary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[=VERSION]", help="Test with the files of a package of the image's suite."
+        ),
+    ] = None
+    local: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Build a copy of this directory.")
+    ] = None
+
+    def given(self) -> str | None:
+        """Return the option that names the source.
+
+        Returns
+        -------
+        str or None
+            Its field; None: no source was given.
+
+        Raises
+        ------
+        UsageError
+            If more than one was given, or one that needs another without it.
+        """
+        kinds = [kind for kind in _KINDS if getattr(self, kind) is not None]
+        if len(kinds) > 1:
+            names = " and ".join(map(_option, kinds))
+            raise UsageError(f"more than one source: {names}; allowed: one")
+        for extra in ("commit", "before", "branch"):
+            if getattr(self, extra) is not None and kinds != ["git"]:
+                raise UsageError(f"{_option(extra)} says nothing without --git")
+        return kinds[0] if kinds else None
+
+    def source(self, image: "ImageSpec") -> "Source":
+        """Return the source that was given.
+
+        Parameters
+        ----------
+        image : ImageSpec
+            What it is built in: a Debian package comes from the same suite.
+
+        Returns
+        -------
+        Source
+            With absolute paths.
+
+        Raises
+        ------
+        UsageError
+            If a value is none, or no source was given.
+        """
+        from buildvm_nb.model import case
+
+        kind = self.given()
+        match kind:
+            case "git":
+                return case.GitSource.parse(self._git_fields())
+            case "pypi":
+                return case.PyPISource.parse(_pinned(kind, self.pypi or "", "=="))
+            case "debian":
+                fields = _package(kind, self.debian or "", image)
+                return case.DebianSource.parse(fields)
+            case "debian_binary":
+                fields = _package(kind, self.debian_binary or "", image)
+                return case.DebianBinarySource.parse(fields)
+            case "local" if self.local is not None:
+                return case.LocalSource.parse({"path": str(self.local.resolve())})
+        raise UsageError(
+            "nothing to build: no case and no source",
+            hint="name a case file, a curated case (`buildvm case list`), or one of "
+            + ", ".join(map(_option, _KINDS)),
+        )
+
+    def _git_fields(self) -> dict[str, Any]:
+        if (self.commit is None) == (self.before is None):
+            raise UsageError(
+                "--git needs one of --commit and --before",
+                hint="--commit C takes a commit, tag or branch; --before DATE the newest commit "
+                "before that date",
+            )
+        url = self.git or ""
+        if "://" not in url and Path(url).exists():
+            url = str(Path(url).resolve())
+        fields = {"commit": self.commit, "before": self.before, "branch": self.branch}
+        return {"url": url, **{k: v for k, v in fields.items() if v is not None}}
+
+
+def make_case(options: SourceOptions, words: Sequence[str], image: "ImageSpec") -> "Case":
+    """Make a case of one step from options and a command.
+
+    Parameters
+    ----------
+    options : SourceOptions
+        What to build.
+    words : sequence of str
+        The command. A single word is shell text; several are a program and its arguments.
+    image : ImageSpec
+        What to build it in.
+
+    Returns
+    -------
+    Case
+        Its id follows from the source.
+
+    Raises
+    ------
+    UsageError
+        If there is no source or no command, or a value is none.
+    """
+    from buildvm_nb.model.case import Case
+
+    source = options.source(image)
+    if not words:
+        raise UsageError(
+            "no command: what is to be run in the source's directory?",
+            hint="put it at the end: buildvm build … -- make check",
+        )
+    run = words[0] if len(words) == 1 else shlex.join(words)
+    step = {"name": "test", "run": run}
+    return Case.parse({"id": _case_id(source), "source": source, "image": image, "steps": [step]})
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def _pinned(field: str, text: str, separator: str) -> dict[str, str]:
+    name, found, version = text.partition(separator)
+    if not (name and found and version):
+        raise UsageError(
+            f"{_option(field)}: not pinned: {text!r}; allowed: NAME{separator}VERSION",
+            hint=f"for example {_option(field)} requests==2.31.0",
+        )
+    return {"name": name.strip(), "version": version.strip()}
+
+
+def _package(field: str, text: str, image: "ImageSpec") -> dict[str, str]:
+    scheme, _, suite = image.base.partition(":")
+    if scheme != "debian":
+        raise UsageError(
+            f"{_option(field)} needs an image of a Debian suite; the image is {image.base}"
+        )
+    fields = _pinned(field, text, "=") if "=" in text else {"name": text}
+    return {**fields, "suite": suite}
+
+
+def _case_id(source: "Source") -> str:
+    """Derive an id that people recognise from a source."""
+    plain = source.model_dump(mode="json")
+    name = str(plain.get("name") or plain.get("url") or plain.get("path"))
+    name = name.rstrip("/").removesuffix(".git").removesuffix("/").rpartition("/")[2]
+    version = plain.get("version") or plain.get("commit") or ""
+    if re.fullmatch(r"[0-9a-f]{40}", version):
+        version = version[:_SHORT_COMMIT]
+    if plain.get("before"):
+        version = f"before-{plain['before'][:10]}"
+    text = "-".join(part for part in (name, version) if part).lower()
+    slug = re.sub(r"[^a-z0-9._+-]+", "-", text).strip("-._+")
+    return slug[:_LONGEST_ID] or plain["kind"]

@@ -1,0 +1,35 @@
+"""Exit statuses, in one place."""
+
+from enum import IntEnum
+
+__all__ = ["SIGNAL_BASE", "ExitStatus"]
+
+SIGNAL_BASE = 128
+"""Added to a signal's number, as shells do."""
+
+
+class ExitStatus(IntEnum):
+    """What ``buildvm`` tells its caller.
+
+    ``buildvm run`` passes the guest command's own status through, so that `TIMED_OUT` and
+    `MACHINE` follow what timeout(1) and container tools do.
+    """
+
+    DONE = 0
+    """Done; for ``build``: the case passed."""
+    TROUBLE = 1
+    """The tool failed."""
+    USAGE = 2
+    """The request itself is wrong."""
+    NOT_PASSED = 3
+    """``build``: the case failed, crashed or ran out of time."""
+    UNAVAILABLE = 4
+    """``build``: the source or an input cannot be had."""
+    TIMED_OUT = 124
+    """``run``: the command was ended at ``--timeout``."""
+    MACHINE = 125
+    """``run``, ``shell``, ``build``: the machine or the host broke."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+    PIPE_CLOSED = 141
+    """Whoever read standard output has gone."""

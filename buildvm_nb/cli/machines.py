@@ -1,0 +1,210 @@
+"""``buildvm run`` and ``buildvm shell``: a machine for one command, or for a person."""
+
+import json
+import shlex
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from buildvm_nb.cli.exits import ExitStatus
+from buildvm_nb.cli.machine_options import MachineOptions
+from buildvm_nb.cli.options import command
+from buildvm_nb.cli.output import write_error, write_json, write_line
+from buildvm_nb.cli.session import Session
+from buildvm_nb.errors import UsageError
+
+if TYPE_CHECKING:
+    from buildvm_nb.model.machine import MachineSpec
+    from buildvm_nb.study import BuildMachine
+
+__all__ = ["run", "shell", "show_command_line"]
+
+_STDIN = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareOptions:
+    """Which directory of the host the guest gets a copy of."""
+
+    share: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Copy this directory into the guest, to /build, and start there. Left out: the "
+            "current directory. What the guest changes does not come back.",
+        ),
+    ] = None
+    no_share: Annotated[
+        bool, typer.Option("--no-share", help="Copy nothing; start in an empty directory.")
+    ] = False
+
+    def directory(self) -> Path | None:
+        """Return the directory to share.
+
+        Returns
+        -------
+        Path or None
+            Absolute; None: nothing is shared.
+
+        Raises
+        ------
+        UsageError
+            If it is no directory, or all of the host.
+        """
+        if self.no_share:
+            if self.share:
+                raise UsageError("--share and --no-share contradict each other")
+            return None
+        path = (self.share or Path()).resolve()
+        if not path.is_dir():
+            raise UsageError(f"--share: not a directory: {path}")
+        if path == Path(path.anchor):
+            raise UsageError(
+                "the whole file system of this host would be copied into the guest",
+                hint="change to another directory, or say --share DIR or --no-share",
+            )
+        return path
+
+
+@command(
+    "run",
+    takes_words=True,
+    examples=(
+        "buildvm run -- make check",
+        "buildvm run --date 2019-05-01 --cpu Westmere -- make check",
+        "buildvm run --no-share --kernel debian:bullseye -- uname -r",
+        "buildvm run --package gcc --package make --timeout 10m -- sh -c 'make && ./test'",
+        "buildvm run --date 2038-01-19T03:14:08Z --dry-run -- date",
+    ),
+)
+def run(
+    session: Session,
+    machine: MachineOptions,
+    sharing: ShareOptions,
+    words: Annotated[list[str], typer.Argument(metavar="COMMAND", help="Program and arguments.")],
+) -> None:
+    """Run a command in a virtual build machine.
+
+    It is what env(1) is, for date, CPU and kernel. The current directory is copied into the
+    guest and the command runs there; what it changes does not come back. Its output is passed
+    on as it comes, and so is its exit status: 128+N when it died of signal N, 124 when
+    --timeout ended it. 125 says that the machine itself failed, 2 that the request was wrong.
+    """
+    session.trouble = ExitStatus.MACHINE
+    spec, share, timeout_s = machine.spec(), sharing.directory(), machine.timeout_s()
+    if machine.dry_run:
+        show_command_line(session, spec, share)
+        return
+    from buildvm_nb.study import open_machine
+
+    cache, progress = session.cache(), session.progress()
+    with open_machine(spec, cache=cache, progress=progress, share=share) as guest:
+        _tell_machine(session, guest, spec)
+        result = guest.run(
+            words,
+            cwd=f"/build/{share.name}" if share else None,
+            timeout_s=timeout_s,
+            stdout=_passing_on(sys.stdout.buffer),
+            stderr=_passing_on(sys.stderr.buffer),
+            stdin=_standard_input(),
+        )
+    raise typer.Exit(result.status)
+
+
+@command(
+    "shell",
+    examples=(
+        "buildvm shell",
+        "buildvm shell --date 2030-01-01 --cpu core2duo",
+        "buildvm shell --no-share --image debian:trixie,gcc,make --memory 2G",
+    ),
+)
+def shell(session: Session, machine: MachineOptions, sharing: ShareOptions) -> None:
+    """Open a shell in a virtual build machine.
+
+    The current directory is copied into the guest; what is changed there does not come back.
+    The machine is gone when the shell ends, and its exit status is passed on.
+    """
+    session.trouble = ExitStatus.MACHINE
+    spec, share = machine.spec(), sharing.directory()
+    if machine.timeout is not None:
+        raise UsageError("--timeout says nothing for a shell")
+    if machine.dry_run:
+        show_command_line(session, spec, share)
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "a shell needs a terminal; standard input is none",
+            hint="for commands from a pipe or file: buildvm run -- sh",
+        )
+    from buildvm_nb.study import open_machine
+
+    cache, progress = session.cache(), session.progress()
+    with open_machine(spec, cache=cache, progress=progress, share=share) as guest:
+        _tell_machine(session, guest, spec)
+        status = guest.shell()
+    raise typer.Exit(status)
+
+
+def show_command_line(session: Session, spec: "MachineSpec", share: Path | None) -> None:
+    """Print the QEMU command of a machine; nothing is started.
+
+    Parameters
+    ----------
+    session : Session
+        Says how to print.
+    spec : MachineSpec
+        The machine.
+    share : Path, optional
+        Directory that would be copied into it.
+    """
+    from buildvm_nb.study import dry_run
+
+    argv = dry_run(spec, cache=session.cache(), share=share)
+    if session.as_json:
+        write_json(argv)
+    else:
+        write_line(shlex.join(argv))
+
+
+def _tell_machine(session: Session, guest: "BuildMachine", spec: "MachineSpec") -> None:
+    """Say on standard error what the command is about to run on."""
+    found = guest.environment
+    if session.as_json and not session.quiet:
+        told = {"machine": spec.model_dump(mode="json")}
+        write_error(json.dumps({**told, "environment": found.model_dump(mode="json")}))
+        return
+    from buildvm_nb.model.instants import format_instant
+
+    session.note(
+        f"{format_instant(spec.date)}, {found.cpu}, Linux {found.kernel_release}, "
+        f"{found.accelerator} ({found.engine})"
+    )
+
+
+def _passing_on(stream: IO[bytes]) -> Callable[[bytes], None]:
+    def pass_on(data: bytes) -> None:
+        stream.write(data)
+        stream.flush()
+
+    return pass_on
+
+
+def _standard_input() -> IO[bytes] | None:
+    """Return standard input where it is a pipe or a file.
+
+    It is opened without a buffer of its own: a thread that waits in a buffered read when the
+    process ends holds a lock that Python's shutdown wants.
+    """
+    try:
+        mode = Path(f"/dev/fd/{_STDIN}").stat().st_mode
+    except OSError:
+        return None
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
+        return None
+    return open(_STDIN, "rb", buffering=0, closefd=False)

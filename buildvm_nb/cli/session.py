@@ -1,0 +1,100 @@
+"""One call of ``buildvm``: its global options, and the doors to cache, catalog and progress."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buildvm_nb.cli.exits import ExitStatus
+from buildvm_nb.cli.output import printable, write_error
+from buildvm_nb.errors import UsageError
+
+if TYPE_CHECKING:
+    from buildvm_nb.catalog import Catalog
+    from buildvm_nb.host.cache import Cache
+    from buildvm_nb.host.progress import Progress
+
+__all__ = ["Session"]
+
+
+@dataclass(kw_only=True)
+class Session:
+    """What holds for the whole call; commands get it, `buildvm_nb.cli.entry.main` reads it last."""
+
+    argv: tuple[str, ...] = ()
+    """The arguments, as the user wrote them."""
+    cache_root: Path | None = None
+    catalog_place: str | None = None
+    as_json: bool = False
+    quiet: bool = False
+    trouble: ExitStatus = ExitStatus.TROUBLE
+    """What to exit with when our machinery fails; commands that pass a status through differ."""
+
+    def cache(self) -> "Cache":
+        """Open the cache.
+
+        Returns
+        -------
+        Cache
+            That of ``--cache``, ``$BUILDVM_CACHE`` or the user.
+        """
+        from buildvm_nb.host.cache import Cache
+
+        return Cache(self.cache_root)
+
+    def catalog(self, *, existing: bool = False) -> "Catalog":
+        """Open the catalog.
+
+        Parameters
+        ----------
+        existing : bool
+            Whether a file that ``--catalog`` names must be there: a reader that makes an empty
+            one would hide a mistyped name.
+
+        Returns
+        -------
+        Catalog
+            That of ``--catalog``, ``$BUILDVM_CATALOG`` or the user; the caller closes it.
+
+        Raises
+        ------
+        UsageError
+            If it has to be there and is not.
+        """
+        place = self.catalog_place
+        if existing and place and "://" not in place and not Path(place).exists():
+            raise UsageError(
+                f"no such catalog: {place}", hint="`buildvm build --catalog FILE …` makes one"
+            )
+        from buildvm_nb.catalog import Catalog
+
+        return Catalog(place)
+
+    def progress(self) -> "Progress":
+        """Return what shows progress on standard error.
+
+        Returns
+        -------
+        Progress
+            Bars on a terminal, lines elsewhere, nothing with ``--quiet``.
+        """
+        from buildvm_nb.host.progress import SILENT
+
+        if self.quiet:
+            return SILENT
+        from buildvm_nb.cli.progress import LineProgress, TerminalProgress
+
+        on_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        return TerminalProgress() if on_terminal else LineProgress()
+
+    def note(self, text: str) -> None:
+        """Tell something in one line on standard error, unless ``--quiet``.
+
+        Parameters
+        ----------
+        text : str
+            What to tell; control characters are shown, not sent.
+        """
+        if not self.quiet:
+            write_error(f"buildvm: {printable(text)}")

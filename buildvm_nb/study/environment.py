@@ -1,0 +1,188 @@
+"""From a machine's description to a machine: its image, kernel and initramfs had ready."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.progress import SILENT, Progress
+from buildvm_nb.image import build_image, fetch_kernel, list_kernels
+from buildvm_nb.image.initramfs import build_initramfs
+from buildvm_nb.model.machine import Accelerator, ImageSpec, MachineSpec
+from buildvm_nb.vm import (
+    BootFiles,
+    BuildMachine,
+    MachineFiles,
+    Provision,
+    Sockets,
+    check_cpu,
+    find_emulator,
+    prove_kvm,
+    qemu_argv,
+)
+
+__all__ = ["choose_faithful", "dry_run", "kvm_status", "open_machine", "prepare"]
+
+
+def prepare(spec: MachineSpec, *, cache: Cache, progress: Progress = SILENT) -> BootFiles:
+    """Have ready what a machine boots from.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        Whose image and kernel are wanted.
+    cache : Cache
+        Keeps them.
+    progress : Progress
+        Shows what is being made.
+
+    Returns
+    -------
+    BootFiles
+        All in the cache.
+
+    Raises
+    ------
+    UsageError
+        If the image, the suite or the kernel is unknown; also if QEMU knows no such CPU, as that
+        is found out before anything long begins.
+    SourceError
+        If a package cannot be had.
+    HostError
+        If this host lacks a program, a mirror or space.
+    """
+    check_cpu(spec.cpu, find_emulator(cache.root))
+    return _boot_files(spec.kernel, spec.image, cache, progress)
+
+
+def open_machine(
+    spec: MachineSpec,
+    *,
+    cache: Cache,
+    progress: Progress = SILENT,
+    share: Path | None = None,
+    provision: Provision | None = None,
+) -> BuildMachine:
+    """Return a machine to be entered as a context.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        What is asked for.
+    cache : Cache
+        Keeps image, kernel and initramfs.
+    progress : Progress
+        Shows what is being made.
+    share : Path, optional
+        A directory of the host, of which the guest gets a copy as ``/build/NAME``.
+    provision : Provision, optional
+        What else the machine is given; not together with `share`.
+
+    Returns
+    -------
+    BuildMachine
+        Not booted yet.
+
+    Raises
+    ------
+    UsageError, SourceError, HostError
+        As `prepare` does.
+    """
+    boot = prepare(spec, cache=cache, progress=progress)
+    provision = provision or Provision(inputs=_shared(share))
+    return BuildMachine(spec, boot, cache=cache, provision=provision)
+
+
+def dry_run(spec: MachineSpec, *, cache: Cache, share: Path | None = None) -> list[str]:
+    """Return the QEMU command line of a machine; image and kernel are had ready for it.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        What is asked for.
+    cache : Cache
+        Keeps image and kernel.
+    share : Path, optional
+        As for `open_machine`.
+
+    Returns
+    -------
+    list of str
+        Program and arguments. Sockets that QEMU would inherit are shown as descriptors 3 to 5,
+        files that a machine has of its own by their names.
+
+    Raises
+    ------
+    UsageError, SourceError, HostError
+        As `prepare` does.
+    """
+    machine = open_machine(spec, cache=cache, share=share)
+    files = MachineFiles(
+        initramfs=Path("initramfs.cpio"),
+        inputs=Path("inputs.squashfs") if share else None,
+        exports=Path("exports.tar"),
+    )
+    sockets = Sockets(monitor=3, channel=4, events=5)
+    return qemu_argv(machine.emulator.path, machine.spec, machine.boot_files, files, sockets)
+
+
+def kvm_status(cache: Cache) -> tuple[bool, str]:
+    """Tell whether KVM runs a guest on this host.
+
+    Parameters
+    ----------
+    cache : Cache
+        Holds a kernel to try it with, and remembers the answer until the host boots again.
+
+    Returns
+    -------
+    tuple of bool and str
+        Whether it works, and a sentence that says what was seen.
+
+    Raises
+    ------
+    HostError
+        If QEMU is missing.
+    """
+    emulator = find_emulator(cache.root)
+    name = next((kernel.name for kernel in list_kernels(cache) if kernel.cached), None)
+    boot = _boot_files(name, None, cache, SILENT) if name else None
+    return prove_kvm(emulator, boot, cache.root / "kvm.json")
+
+
+def choose_faithful(spec: MachineSpec, *, cpu_matters: bool) -> MachineSpec:
+    """Choose emulation where the CPU is under study: KVM only hides features from software.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        Whose accelerator may be `Accelerator.AUTO`.
+    cpu_matters : bool
+        Whether somebody asked for this very CPU.
+
+    Returns
+    -------
+    MachineSpec
+        With `Accelerator.TCG` where it was left open and the CPU matters.
+    """
+    if cpu_matters and spec.accelerator is Accelerator.AUTO:
+        return spec.model_copy(update={"accelerator": Accelerator.TCG})
+    return spec
+
+
+def _boot_files(
+    kernel_name: str, image: ImageSpec | None, cache: Cache, progress: Progress
+) -> BootFiles:
+    kernel = fetch_kernel(kernel_name, cache, progress)
+    built = build_image(image, cache, progress) if image else None
+    return BootFiles(
+        kernel=kernel.vmlinux,
+        kernel_release=kernel.release,
+        initramfs=build_initramfs(kernel, cache, progress),
+        root=built.path if built else Path(),
+        image_digest=built.digest if built else "",
+        kernel_digest=kernel.path.name,
+    )
+
+
+def _shared(directory: Path | None) -> Mapping[str, Path] | None:
+    return {directory.resolve().name or "root": directory.resolve()} if directory else None

@@ -1,0 +1,180 @@
+"""The steps of a case, run in a machine, and the verdict on each."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from buildvm_nb.model.case import Case, Step
+from buildvm_nb.model.outcome import StepRecord, Verdict
+from buildvm_nb.study.evidence import failing_lines, name_signal
+from buildvm_nb.study.testcount import count_tests
+from buildvm_nb.vm import BuildMachine, CommandResult
+
+__all__ = ["Judgement", "Log", "run_steps"]
+
+Output = Callable[[str, bytes], None]
+_FULL_KIB = 1024
+_NO_SPACE = "No space left on device"
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass
+class Log:
+    """Everything that the steps print, up to a limit for each."""
+
+    limit: int
+    """Bytes kept of each step."""
+    output: Output | None = None
+    """Gets everything, as it comes."""
+    data: bytearray = field(default_factory=bytearray)
+    _step: str = ""
+    _start: int = 0
+    seen: int = 0
+    """Bytes that the present step has printed."""
+
+    def begin(self, step: Step) -> None:
+        """Start a step's part.
+
+        Parameters
+        ----------
+        step : Step
+            Whose output follows.
+        """
+        self.data += f"==> {step.name}: {step.run.strip()}\n".encode()
+        self._step, self._start, self.seen = step.name, len(self.data), 0
+
+    def write(self, piece: bytes) -> None:
+        """Take in what was printed.
+
+        Parameters
+        ----------
+        piece : bytes
+            As it came.
+        """
+        room = max(self.limit - self.seen, 0)
+        self.data += piece[:room]
+        self.seen += len(piece)
+        if self.output:
+            self.output(self._step, piece)
+
+    def end(self) -> str:
+        """Finish the step's part.
+
+        Returns
+        -------
+        str
+            What was kept of it, as plain text: without colours, with ``\\n`` line ends.
+        """
+        text = self.data[self._start :].decode(errors="replace")
+        if self.seen > self.limit:
+            note = f"\n==> {self.seen - self.limit} more bytes were printed and dropped\n"
+            self.data += note.encode()
+        elif self.data and not self.data.endswith(b"\n"):
+            self.data += b"\n"
+        return _ESCAPES.sub("", text).replace("\r\n", "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What came of running the steps."""
+
+    verdict: Verdict
+    reason: str = ""
+    evidence: str = ""
+    steps: tuple[StepRecord, ...] = ()
+
+
+def run_steps(machine: BuildMachine, case: Case, top: str, log: Log) -> Judgement:
+    """Run a case's steps until one does not pass.
+
+    Parameters
+    ----------
+    machine : BuildMachine
+        Up, with the case's inputs.
+    case : Case
+        Whose steps.
+    top : str
+        The source's top directory, relative to the build directory; steps start there.
+    log : Log
+        Gets their output.
+
+    Returns
+    -------
+    Judgement
+        Of the whole.
+
+    Raises
+    ------
+    MachineError
+        If the machine fails.
+    """
+    records: list[StepRecord] = []
+    for number, step in enumerate(case.steps):
+        log.begin(step)
+        result = machine.run(
+            step.run,
+            cwd=top if step.cwd is None else step.cwd,
+            env=step.env,
+            timeout_s=step.timeout_s or case.limits.step_timeout_s,
+            clock=machine.spec.date if number == 0 else None,
+            stdout=log.write,
+            stderr=log.write,
+        )
+        text = log.end()
+        verdict, reason = _judge(step, result, text, case)
+        records.append(_record(step, result, verdict, reason, text, log.seen))
+        if verdict is not Verdict.PASSED:
+            crashed = verdict is Verdict.CRASHED
+            kernel_log = machine.kernel_log() if crashed else ""
+            return Judgement(
+                verdict=verdict,
+                reason=f"{step.name}: {reason}",
+                evidence=failing_lines(text, kernel_log),
+                steps=tuple(records),
+            )
+    return Judgement(verdict=Verdict.PASSED, steps=tuple(records))
+
+
+def _judge(step: Step, result: CommandResult, text: str, case: Case) -> tuple[Verdict, str]:
+    limit = step.timeout_s or case.limits.step_timeout_s
+    if result.status and (result.free_kib < _FULL_KIB or _NO_SPACE in text):
+        return Verdict.ERROR, (
+            f"the guest's disk was full ({result.free_kib} KiB left), so its failure says nothing; "
+            "raise memory_mib"
+        )
+    if result.timed_out:
+        return Verdict.TIMEOUT, f"did not end in {limit} s"
+    if result.signal:
+        return Verdict.CRASHED, f"died of {name_signal(result.signal)}"
+    if result.exit_status:
+        return Verdict.FAILED, f"exited with {result.exit_status}"
+    return _judge_output(step, text)
+
+
+def _judge_output(step: Step, text: str) -> tuple[Verdict, str]:
+    if step.expect is not None and not re.search(step.expect, text, re.MULTILINE):
+        return Verdict.FAILED, f"exited with 0, but its output lacks {step.expect!r}"
+    if step.min_tests is not None:
+        count = count_tests(text)
+        if count is None or count < step.min_tests:
+            ran = "an unknown number of" if count is None else str(count)
+            reason = f"exited with 0, but ran {ran} tests; at least {step.min_tests} must run"
+            return Verdict.FAILED, reason
+    return Verdict.PASSED, ""
+
+
+def _record(
+    step: Step, result: CommandResult, verdict: Verdict, reason: str, text: str, size: int
+) -> StepRecord:
+    return StepRecord(
+        name=step.name,
+        verdict=verdict,
+        reason=reason,
+        exit_status=result.exit_status,
+        signal=result.signal,
+        clock_started_at=result.clock_started_at,
+        clock_ended_at=result.clock_ended_at,
+        duration_s=round(result.duration_s, 3),
+        tests_run=count_tests(text),
+        output_bytes=size,
+    )

@@ -1,0 +1,57 @@
+"""How many tests a test runner says that it really ran: a skipped test is not a pass.
+
+References
+----------
+The closing lines of pytest, unittest, Python's own regrtest, CTest, Automake, Meson, prove (TAP),
+cargo and Go.
+"""
+
+import re
+
+__all__ = ["count_tests"]
+
+_UNITTEST = re.compile(
+    r"^Ran (\d+) tests? in [^\n]*\n+(?:OK|FAILED|NO TESTS RAN)(?: \(([^)]*)\))?", re.MULTILINE
+)
+_SKIPPED = re.compile(r"skipped=(\d+)")
+_PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s\b", re.MULTILINE)
+_PYTEST_RAN = re.compile(r"(\d+) (?:passed|failed|errors?|xfailed|xpassed)\b")
+_REGRTEST = re.compile(r"^Total tests: run=([\d,]+)(?: [^\n]*?skipped=([\d,]+))?", re.MULTILINE)
+_SUMS = (
+    re.compile(r"tests passed, \d+ tests? failed out of (\d+)"),
+    re.compile(r"^# (?:PASS|FAIL|XPASS|XFAIL|ERROR): +(\d+)$", re.MULTILINE),
+    re.compile(r"^(?:Ok|Fail|Expected Fail|Unexpected Pass|Timeout): +(\d+)\s*$", re.MULTILINE),
+    re.compile(r"^Files=\d+, Tests=(\d+),", re.MULTILINE),
+    re.compile(r"^test result: \w+\. (\d+) passed", re.MULTILINE),
+    re.compile(r"^test result: \w+\. \d+ passed; (\d+) failed", re.MULTILINE),
+)
+_GO = re.compile(r"^--- (?:PASS|FAIL): ", re.MULTILINE)
+
+
+def count_tests(output: str) -> int | None:
+    """Count the tests that ran, skipped ones not among them.
+
+    Parameters
+    ----------
+    output : str
+        What the step printed.
+
+    Returns
+    -------
+    int or None
+        None when no runner that we know says how many.
+    """
+    counts = [
+        int(ran) - sum(map(int, _SKIPPED.findall(rest or "")))
+        for ran, rest in _UNITTEST.findall(output)
+    ]
+    counts += [sum(map(int, _PYTEST_RAN.findall(summary))) for summary in _PYTEST.findall(output)]
+    counts += [
+        int(ran.replace(",", "")) - int(skipped.replace(",", "") or 0)
+        for ran, skipped in _REGRTEST.findall(output)
+    ]
+    for pattern in _SUMS:
+        counts += map(int, pattern.findall(output))
+    if go := len(_GO.findall(output)):
+        counts.append(go)
+    return sum(counts) if counts else None
