@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from buildvm_nb.cli.exits import SIGNAL_BASE, ExitStatus
-from buildvm_nb.cli.output import printable_lines, write_error
+from buildvm_nb.cli.output import printable_lines, settle_output, write_error
 from buildvm_nb.cli.session import Session
-from buildvm_nb.errors import BuildVMError, MachineError, SourceError, UsageError
+from buildvm_nb.errors import BuildVMError, HostError, MachineError, SourceError, UsageError
 
 __all__ = ["main"]
 
@@ -47,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BuildVMError as error:
             _report(error, session)
             return ExitStatus.USAGE if isinstance(error, UsageError) else session.trouble
+        except OSError as error:  # the host's: a full disk, a forbidden file
+            told = HostError(str(error), hint="BUILDVM_DEBUG=1 shows where it happened")
+            told.__cause__ = error
+            _report(told, session)
+            settle_output()
+            return session.trouble
         except Exception as error:  # noqa: BLE001 - a bug must not look like a guest's status 1
             write_error("".join(traceback.format_exception(error)).rstrip())
             write_error("buildvm: this is a bug in buildvm-nb; please report it with the above")

@@ -13,6 +13,7 @@ __all__ = [
     "discard_output",
     "printable",
     "printable_lines",
+    "settle_output",
     "write_error",
     "write_fields",
     "write_json",
@@ -138,6 +139,14 @@ def discard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+def settle_output() -> None:
+    """Flush standard output, or give it up, so that the end of the process does not try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_output()
 
 
 def _draw_table(columns: Sequence[str], cells: list[list[str]]) -> None:

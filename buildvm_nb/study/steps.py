@@ -63,7 +63,7 @@ class Log:
         Returns
         -------
         str
-            What was kept of it, as plain text: without colours, with ``\\n`` line ends.
+            What was kept of it, as plain text: without colours, with plain line ends.
         """
         text = self.data[self._start :].decode(errors="replace")
         if self.seen > self.limit:

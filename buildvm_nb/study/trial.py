@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -179,9 +180,9 @@ def _attempt(setting: _Setting, spec: MachineSpec, fetched: list[Fetched]) -> Tr
             machine = open_machine(
                 spec, cache=setting.cache, progress=setting.progress, provision=provision
             )
-            with setting.progress.task(f"boot {spec.cpu} at {spec.date:%Y-%m-%d}"):
-                machine.boot()
-            with machine:
+            with closing(machine):
+                with setting.progress.task(f"boot {spec.cpu} at {spec.date:%Y-%m-%d}"):
+                    machine.boot()
                 return _study(setting, machine, top, log)
         except UsageError:
             raise

@@ -25,7 +25,9 @@ _UP = b"buildvm: a guest without settings has come up"
 """What our init says when it is booted with the common initramfs alone."""
 
 
-def prove_kvm(emulator: Emulator, boot: BootFiles, memo: Path | None = None) -> tuple[bool, str]:
+def prove_kvm(
+    emulator: Emulator, boot: BootFiles | None, memo: Path | None = None
+) -> tuple[bool, str]:
     """Tell whether KVM runs a guest on this host, and what was seen.
 
     Parameters
