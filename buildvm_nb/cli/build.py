@@ -73,7 +73,7 @@ def build(
     case, base = _choose(source, machine, words or [])
     case, overrides = _limited(case, machine.timeout_s()), machine.overrides(case.image)
     if machine.dry_run:
-        _show_command_line(session, case, overrides)
+        _show_command_line(session, case, overrides, base)
         return
     from buildvm_nb.study import run_case
 
@@ -128,17 +128,18 @@ def _limited(case: "Case", timeout_s: int | None) -> "Case":
     return case.model_copy(update={"limits": limits, "steps": steps})
 
 
-def _show_command_line(session: Session, case: "Case", overrides: dict[str, Any]) -> None:
-    from buildvm_nb.model.machine import MachineSpec
+def _show_command_line(
+    session: Session, case: "Case", overrides: dict[str, Any], base: Path
+) -> None:
+    """Print the QEMU command; the source is fetched, as its date is that of the machine."""
+    from buildvm_nb.source import fetch
+    from buildvm_nb.study import machine_for
 
-    defaults = {
-        "image": case.image,
-        "memory_mib": case.limits.memory_mib,
-        "cpu_count": case.limits.cpu_count,
-    }
-    if "date" not in overrides:
-        session.note("the date shown is the present one; the case's follows from its source")
-    show_command_line(session, MachineSpec.parse({**defaults, **overrides}), None)
+    fetched = None
+    if case.source is not None:
+        fetched = fetch(case.source, session.cache(), base=base, progress=session.progress())
+    spec = machine_for(case, overrides, fetched)
+    show_command_line(session, spec, fetched.tree if fetched else None)
 
 
 def _pass_on(_step: str, data: bytes) -> None:
@@ -163,6 +164,10 @@ def _again(session: Session, machine: MachineOptions, outcome: "Outcome") -> str
         "--date": (machine.date in {None, "now", "today"}, format_instant(spec.date)),
         "--cpu": (machine.cpu is None, spec.cpu),
         "--kernel": (machine.kernel is None, spec.kernel),
+        "--accelerator": (
+            machine.accelerator in {None, "auto"} and outcome.environment is not None,
+            spec.accelerator.value,
+        ),
     }
     pinned = [word for name, (free, value) in pins.items() if free for word in (name, value)]
     return shlex.join(["buildvm", *argv[:end], *pinned, *argv[end:]])

@@ -8,6 +8,7 @@ import typer
 from buildvm_nb.cli.case_options import SourceOptions
 from buildvm_nb.cli.completion import complete_case
 from buildvm_nb.cli.exits import ExitStatus
+from buildvm_nb.cli.machine_options import choose_image
 from buildvm_nb.cli.options import Command, command
 from buildvm_nb.cli.output import printable_lines, write_json, write_line, write_table
 from buildvm_nb.cli.session import Session
@@ -46,16 +47,15 @@ def new(
         typer.Option("--output", "-o", metavar="FILE", help="Write here, where nothing is yet."),
     ] = None,
 ) -> None:
-    """Write a commented case file to start from; without --output to standard output."""
+    """Write a commented case file to start from.
+
+    Without --output it goes to standard output.
+    """
     from buildvm_nb.catalog import new_case
     from buildvm_nb.model.machine import ImageSpec
 
-    named = ImageSpec.parse(image) if image else ImageSpec()
-    spec = None
-    if image or package:
-        packages = (*named.packages, *(package or ()))
-        spec = ImageSpec.parse({"base": named.base, "packages": packages})
-    built = source.source(named) if source.given() else None
+    spec = choose_image(image, package, None)
+    built = source.source(spec or ImageSpec()) if source.given() else None
     text = new_case(case_id, title=title, source=built, image=spec, run=run)
     if output is None:
         write_line(text.rstrip("\n"))
@@ -80,9 +80,9 @@ def check(
         ),
     ],
 ) -> None:
-    """Check case files; exits with 1 if one has errors.
+    """Check case files.
 
-    Each error names file, line and key.
+    Exits with 1 if one has errors. Each error names file, line and key.
     """
     from buildvm_nb.catalog import find_case_file, load_case
 

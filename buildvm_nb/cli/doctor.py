@@ -47,14 +47,16 @@ def doctor(session: Session) -> None:
 def _checks(session: Session) -> Iterator["Check"]:
     from buildvm_nb.cli.host_checks import Check, State, check_host, check_space
 
-    yield from check_host()
     try:
-        root = session.cache().root
+        cache = session.cache()
     except BuildVMError as error:
+        yield from check_host(None)
         yield Check(subject="cache", state=State.MISSING, found=error.message, hint=error.hint)
     else:
-        yield check_space(root)
-        yield Check(subject="cache", state=State.OK, found=f"{root}, {_size([root])} MiB")
+        yield from check_host(cache)
+        yield check_space(cache.root)
+        found = f"{cache.root}, {_size([cache.root])} MiB"
+        yield Check(subject="cache", state=State.OK, found=found)
     yield _check_catalog(session)
 
 

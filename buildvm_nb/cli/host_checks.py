@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from buildvm_nb.errors import BuildVMError, HostError
+from buildvm_nb.host.cache import Cache, free_bytes
 from buildvm_nb.host.tools import DEBIAN_PACKAGES, find_tool, run_tool
 from buildvm_nb.model.cpu import OLDEST_QEMU
 
@@ -43,8 +44,13 @@ class Check:
     """How to get it."""
 
 
-def check_host() -> Iterator[Check]:
+def check_host(cache: Cache | None) -> Iterator[Check]:
     """Look at programs, processor, memory and package mirror.
+
+    Parameters
+    ----------
+    cache : Cache or None
+        Holds the kernel that KVM is tried with; None: there is no usable one.
 
     Yields
     ------
@@ -53,7 +59,7 @@ def check_host() -> Iterator[Check]:
     """
     yield _check_processor()
     yield _check_qemu()
-    yield _check_kvm()
+    yield _check_kvm(cache)
     needed = ["mmdebstrap", "sqfstar", "apt-get", "dpkg-deb"]
     needed += ["fakechroot", "fakeroot"] if os.geteuid() != 0 else []
     for tool in needed:
@@ -78,8 +84,6 @@ def check_space(cache: Path) -> Check:
     Check
         Missing where an image would not fit.
     """
-    from buildvm_nb.host.cache import free_bytes
-
     free = free_bytes(cache)
     enough = free >= _NEEDED_DISK
     return Check(
@@ -138,7 +142,7 @@ def _check_qemu() -> Check:
     return Check(subject="QEMU", state=State.OK, found=found)
 
 
-def _check_kvm() -> Check:
+def _check_kvm(cache: Cache | None) -> Check:
     emulated = "guests are emulated (TCG): slower, and CPU models are enforced"
     if not _KVM.exists():
         return Check(subject="KVM", state=State.LIMITED, found=f"no {_KVM}; {emulated}")
@@ -146,9 +150,14 @@ def _check_kvm() -> Check:
         hint = f"for KVM join the group that owns {_KVM}: sudo adduser $USER kvm"
         found = f"{_KVM} is forbidden to this user; {emulated}"
         return Check(subject="KVM", state=State.LIMITED, found=found, hint=hint)
+    if cache is None:
+        return Check(subject="KVM", state=State.LIMITED, found=f"{_KVM} is there, not tried")
     from buildvm_nb.study import kvm_status
 
-    works, why = kvm_status()
+    try:
+        works, why = kvm_status(cache)
+    except BuildVMError as error:
+        works, why = False, f"not tried: {error.message}"
     if works:
         return Check(subject="KVM", state=State.OK, found=why)
     return Check(subject="KVM", state=State.LIMITED, found=f"{why}; {emulated}")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from buildvm_nb.cli.completion import complete_kernel
+from buildvm_nb.cli.machine_options import choose_image
 from buildvm_nb.cli.options import Command, command
 from buildvm_nb.cli.output import write_fields, write_json, write_line, write_table
 from buildvm_nb.cli.session import Session
@@ -45,9 +46,7 @@ def build(
     from buildvm_nb.image import build_image
     from buildvm_nb.model.machine import ImageSpec
 
-    named = ImageSpec.parse(image)
-    packages = (*named.packages, *(package or ()))
-    spec = ImageSpec.parse({"base": named.base, "packages": packages, "mirror": mirror})
+    spec = choose_image(image, package, mirror) or ImageSpec()
     _show(session, build_image(spec, session.cache(), session.progress()))
 
 
@@ -75,7 +74,10 @@ def show(
         bool, typer.Option("--verify", help="Read the file and compare its digest.")
     ] = False,
 ) -> None:
-    """Show how a root file system was made: mirrors, dates, version of each package."""
+    """Show how a root file system was made.
+
+    From which mirrors, as of which dates, with which version of each package.
+    """
     from buildvm_nb.image import find_image, verify_image
 
     found = find_image(image, session.cache())
@@ -94,7 +96,10 @@ def rm(
         list[str], typer.Argument(metavar="IMAGE…", help="Names, or starts of their keys.")
     ],
 ) -> None:
-    """Remove root file systems from the cache; they can be made again."""
+    """Remove root file systems from the cache.
+
+    They can be made again.
+    """
     from buildvm_nb.image import remove_image
 
     cache = session.cache()

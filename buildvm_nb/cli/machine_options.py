@@ -1,6 +1,7 @@
 """The options that describe a machine: one group, for every command that boots one."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
     from buildvm_nb.model.machine import ImageSpec, MachineSpec
     from buildvm_nb.model.value import Value
 
-__all__ = ["MachineOptions"]
+__all__ = ["MachineOptions", "choose_image"]
 
 _Parsed = TypeVar("_Parsed", bound="Value")
-_OPTION_OF = {"memory_mib": "--memory", "port_forwardings": "--forward"}
+_OPTION_OF = {
+    "base": "--image",
+    "memory_mib": "--memory",
+    "packages": "--package",
+    "port_forwardings": "--forward",
+}
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600}
 _LONGEST_S = 7 * 86400
 
@@ -132,7 +138,7 @@ class MachineOptions:
         """
         given = {
             "name": self.name,
-            "image": self._image(image),
+            "image": choose_image(self.image, self.package, self.mirror, image),
             "date": _read_date(self.date),
             "cpu": self.cpu,
             "cpu_count": self.cpu_count,
@@ -143,7 +149,9 @@ class MachineOptions:
             "network": self.network,
         }
         given = {field: value for field, value in given.items() if value is not None}
-        spec = _parse(given)
+        from buildvm_nb.model.machine import MachineSpec
+
+        spec = _parse(MachineSpec, given)
         return {field: getattr(spec, field) for field in given}
 
     def spec(self) -> "MachineSpec":
@@ -159,7 +167,9 @@ class MachineOptions:
         UsageError
             If a value is none; the message names the option.
         """
-        return _parse(self.overrides())
+        from buildvm_nb.model.machine import MachineSpec
+
+        return _parse(MachineSpec, self.overrides())
 
     def timeout_s(self) -> int | None:
         """Return the time limit.
@@ -185,29 +195,57 @@ class MachineOptions:
             )
         return seconds
 
-    def _image(self, base: "ImageSpec | None") -> "ImageSpec | None":
-        if self.image is None and not self.package and self.mirror is None:
-            return None
-        from buildvm_nb.model.machine import ImageSpec
 
-        chosen = base or ImageSpec()
-        if self.image is not None:
-            chosen = _named("--image", ImageSpec, self.image)
-        fields = {
-            "base": chosen.base,
-            "packages": (*chosen.packages, *(self.package or ())),
-            "mirror": self.mirror or chosen.mirror,
-        }
-        return _named("--image", ImageSpec, fields)
+def choose_image(
+    text: str | None,
+    packages: Sequence[str] | None,
+    mirror: str | None,
+    base: "ImageSpec | None" = None,
+) -> "ImageSpec | None":
+    """Return the image that options describe.
+
+    Parameters
+    ----------
+    text : str, optional
+        ``--image``: ``debian:SUITE[,PACKAGE…]``.
+    packages : sequence of str, optional
+        ``--package``: what is added.
+    mirror : str, optional
+        ``--mirror``.
+    base : ImageSpec, optional
+        What is added to where `text` is left out; default: that of a machine.
+
+    Returns
+    -------
+    ImageSpec or None
+        None: nothing was given.
+
+    Raises
+    ------
+    UsageError
+        If a value is none; the message names the option.
+    """
+    if text is None and not packages and mirror is None:
+        return None
+    from buildvm_nb.model.machine import ImageSpec
+
+    chosen = base or ImageSpec()
+    if text is not None:
+        if ":" not in text:
+            raise UsageError(
+                f"--image: not an image: {text!r}; allowed: debian:SUITE[,PACKAGE…]",
+                hint=f"did you mean debian:{text}?",
+            )
+        chosen = _parse(ImageSpec, text)
+    fields = {
+        "base": chosen.base,
+        "packages": (*chosen.packages, *(packages or ())),
+        "mirror": mirror or chosen.mirror,
+    }
+    return _parse(ImageSpec, fields)
 
 
-def _parse(fields: dict[str, Any]) -> "MachineSpec":
-    from buildvm_nb.model.machine import MachineSpec
-
-    return _named("", MachineSpec, fields)
-
-
-def _named(option: str, kind: type[_Parsed], data: object) -> _Parsed:
+def _parse(kind: type[_Parsed], data: object) -> _Parsed:
     """Parse a value; messages name the options instead of the fields."""
     try:
         return kind.parse(data)
@@ -215,9 +253,9 @@ def _named(option: str, kind: type[_Parsed], data: object) -> _Parsed:
 
         def rename(match: re.Match[str]) -> str:
             field = match[1]
-            return option or _OPTION_OF.get(field, f"--{field.replace('_', '-')}")
+            return _OPTION_OF.get(field, f"--{field.replace('_', '-')}")
 
-        message = re.sub(rf"(?m)^{kind.__name__}\.(\w+)", rename, error.message)
+        message = re.sub(rf"(?m)^{kind.__name__}\.(\w+)(\.\d+)?", rename, error.message)
         raise UsageError(message, hint=error.hint) from error
 
 

@@ -4,23 +4,24 @@ import json
 import shlex
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from buildvm_nb.cli.exits import ExitStatus
 from buildvm_nb.cli.machine_options import MachineOptions
 from buildvm_nb.cli.options import command
-from buildvm_nb.cli.output import write_error, write_json, write_line
+from buildvm_nb.cli.output import discard_output, write_error, write_json, write_line
 from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
     from buildvm_nb.model.machine import MachineSpec
-    from buildvm_nb.study import BuildMachine
+    from buildvm_nb.vm import BuildMachine
 
 __all__ = ["run", "shell", "show_command_line"]
 
@@ -35,13 +36,13 @@ class ShareOptions:
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Copy this directory into the guest, to /build, and start there. Left out: the "
-            "current directory. What the guest changes does not come back.",
+            help="Copy this directory into the guest, below /build. Left out: the current "
+            "directory. What the guest changes does not come back.",
         ),
     ] = None
-    no_share: Annotated[
-        bool, typer.Option("--no-share", help="Copy nothing; start in an empty directory.")
-    ] = False
+    no_share: Annotated[bool, typer.Option("--no-share", help="Copy nothing; /build is empty.")] = (
+        False
+    )
 
     def directory(self) -> Path | None:
         """Return the directory to share.
@@ -96,18 +97,15 @@ def run(
     --timeout ended it. 125 says that the machine itself failed, 2 that the request was wrong.
     """
     session.trouble = ExitStatus.MACHINE
-    spec, share, timeout_s = machine.spec(), sharing.directory(), machine.timeout_s()
+    share, timeout_s = sharing.directory(), machine.timeout_s()
+    spec = _faithful(machine)
     if machine.dry_run:
         show_command_line(session, spec, share)
         return
-    from buildvm_nb.study import open_machine
-
-    cache, progress = session.cache(), session.progress()
-    with open_machine(spec, cache=cache, progress=progress, share=share) as guest:
-        _tell_machine(session, guest, spec)
+    with _booted(session, spec, share) as guest:
         result = guest.run(
             words,
-            cwd=f"/build/{share.name}" if share else None,
+            cwd=share.name if share else "",
             timeout_s=timeout_s,
             stdout=_passing_on(sys.stdout.buffer),
             stderr=_passing_on(sys.stderr.buffer),
@@ -131,22 +129,18 @@ def shell(session: Session, machine: MachineOptions, sharing: ShareOptions) -> N
     The machine is gone when the shell ends, and its exit status is passed on.
     """
     session.trouble = ExitStatus.MACHINE
-    spec, share = machine.spec(), sharing.directory()
     if machine.timeout is not None:
         raise UsageError("--timeout says nothing for a shell")
+    spec, share = _faithful(machine), sharing.directory()
     if machine.dry_run:
         show_command_line(session, spec, share)
         return
-    if not sys.stdin.isatty():
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):  # asked before a machine is booted
         raise UsageError(
-            "a shell needs a terminal; standard input is none",
+            "a shell needs a terminal on standard input and output",
             hint="for commands from a pipe or file: buildvm run -- sh",
         )
-    from buildvm_nb.study import open_machine
-
-    cache, progress = session.cache(), session.progress()
-    with open_machine(spec, cache=cache, progress=progress, share=share) as guest:
-        _tell_machine(session, guest, spec)
+    with _booted(session, spec, share) as guest:
         status = guest.shell()
     raise typer.Exit(status)
 
@@ -172,30 +166,55 @@ def show_command_line(session: Session, spec: "MachineSpec", share: Path | None)
         write_line(shlex.join(argv))
 
 
-def _tell_machine(session: Session, guest: "BuildMachine", spec: "MachineSpec") -> None:
-    """Say on standard error what the command is about to run on."""
-    found = guest.environment
-    if session.as_json and not session.quiet:
-        told = {"machine": spec.model_dump(mode="json")}
-        write_error(json.dumps({**told, "environment": found.model_dump(mode="json")}))
-        return
+def _faithful(machine: MachineOptions) -> "MachineSpec":
+    """Return the machine asked for; a CPU that was asked for is enforced, not only shown."""
+    from buildvm_nb.study import choose_faithful
+
+    return choose_faithful(machine.spec(), cpu_matters=machine.cpu is not None)
+
+
+@contextmanager
+def _booted(session: Session, spec: "MachineSpec", share: Path | None) -> "Iterator[BuildMachine]":
+    """Boot a machine, say on standard error what it is, and end it."""
+    from buildvm_nb.model.instants import format_instant
+    from buildvm_nb.study import open_machine
+
+    progress = session.progress()
+    guest = open_machine(spec, cache=session.cache(), progress=progress, share=share)
+    with closing(guest):
+        with progress.task(f"boot {guest.spec.cpu} at {format_instant(spec.date)}"):
+            guest.boot()
+        _tell_machine(session, guest)
+        yield guest
+
+
+def _tell_machine(session: Session, guest: "BuildMachine") -> None:
     from buildvm_nb.model.instants import format_instant
 
-    session.note(
-        f"{format_instant(spec.date)}, {found.cpu}, Linux {found.kernel_release}, "
-        f"{found.accelerator} ({found.engine})"
-    )
+    found = guest.environment
+    if session.as_json and not session.quiet:
+        told = {"machine": guest.spec, "environment": found}
+        write_error(json.dumps({key: value.model_dump(mode="json") for key, value in told.items()}))
+    else:
+        session.note(
+            f"{format_instant(guest.spec.date)}, {found.cpu}, Linux {found.kernel_release}, "
+            f"{found.accelerator} ({found.engine})"
+        )
 
 
 def _passing_on(stream: IO[bytes]) -> Callable[[bytes], None]:
     def pass_on(data: bytes) -> None:
-        stream.write(data)
-        stream.flush()
+        try:
+            stream.write(data)
+            stream.flush()
+        except BrokenPipeError:  # nobody reads any more: no trouble of the machine
+            discard_output()
+            raise typer.Exit(ExitStatus.PIPE_CLOSED) from None
 
     return pass_on
 
 
-def _standard_input() -> IO[bytes] | None:
+def _standard_input() -> BinaryIO | None:
     """Return standard input where it is a pipe or a file.
 
     It is opened without a buffer of its own: a thread that waits in a buffered read when the

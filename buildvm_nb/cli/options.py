@@ -144,11 +144,7 @@ def take_global_options() -> Callable[..., None]:
 def _expand(function: Callable[..., None]) -> Callable[..., None]:
     """Write out a function's groups of options in a signature that typer understands."""
     own = inspect.signature(function).parameters.values()
-    groups: dict[str, type[Any]] = {
-        p.name: p.annotation
-        for p in own
-        if _is_group(p.annotation)
-    }
+    groups: dict[str, type[Any]] = {p.name: p.annotation for p in own if _is_group(p.annotation)}
     plain = [p for p in own if p.name not in groups and p.annotation is not Session]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in plain]
     for group in (*groups.values(), GlobalOptions):

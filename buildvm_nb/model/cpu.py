@@ -60,31 +60,31 @@ CPU_MODELS = tuple(
         map(
             _model,
             """\
-Opteron_G1         |AMD  |2003-04-22|7.2 |Opteron 240 (SledgeHammer)  |Opteron
-core2duo           |Intel|2006-07-27|7.2 |Core 2 Duo (Conroe, Merom)  |Intel_Core_2
-Opteron_G2         |AMD  |2006-08-15|7.2 |Opteron 2200 (Santa Rosa)   |Opteron
-Opteron_G3         |AMD  |2007-09-10|7.2 |Opteron 2300 (Barcelona)    |AMD_10h
-Penryn             |Intel|2007-11-11|7.2 |Core 2 Extreme QX9650       |Penryn_(microarchitecture)
-Nehalem            |Intel|2008-11-17|7.2 |Core i7-920 (Bloomfield) |Nehalem_(microarchitecture)
-Westmere           |Intel|2010-01-07|7.2 |Core i5-661 (Clarkdale)     |Westmere_(microarchitecture)
-SandyBridge        |Intel|2011-01-09|7.2 |Core i7-2600K               |Sandy_Bridge
-Opteron_G4         |AMD  |2011-11-14|7.2 |Opteron 6200 (Bulldozer) |Bulldozer_(microarchitecture)
-IvyBridge          |Intel|2012-04-29|7.2 |Core i7-3770K               |Ivy_Bridge_(microarchitecture)
-Opteron_G5         |AMD  |2012-11-05|7.2 |Opteron 6300 (Piledriver)   |Piledriver_(microarchitecture)
-Haswell            |Intel|2013-06-04|7.2 |Core i7-4770K               |Haswell_(microarchitecture)
-Broadwell          |Intel|2014-10-27|7.2 |Core M-5Y70                 |Broadwell_(microarchitecture)
-Skylake-Client     |Intel|2015-08-05|7.2 |Core i7-6700K               |Skylake_(microarchitecture)
-EPYC               |AMD  |2017-06-20|7.2 |EPYC 7601 (Naples)          |Epyc
-Skylake-Server     |Intel|2017-07-11|7.2 |Xeon Platinum 8180          |Skylake_(microarchitecture)
-Cascadelake-Server |Intel|2019-04-02|7.2 |Xeon Platinum 8280          |Cascade_Lake
-EPYC-Rome          |AMD  |2019-08-07|7.2 |EPYC 7742 (Rome)            |Epyc
-EPYC-Milan         |AMD  |2021-03-15|7.2 |EPYC 7763 (Milan)           |Epyc
-Icelake-Server     |Intel|2021-04-06|7.2 |Xeon Platinum 8380          |Ice_Lake_(microprocessor)
-EPYC-Genoa         |AMD  |2022-11-10|8.1 |EPYC 9654 (Genoa)           |Epyc
-SapphireRapids     |Intel|2023-01-10|8.0 |Xeon Platinum 8490H         |Sapphire_Rapids
-SierraForest       |Intel|2024-06-04|9.1 |Xeon 6780E                  |Sierra_Forest
-GraniteRapids      |Intel|2024-09-24|8.2 |Xeon 6980P                  |Granite_Rapids
-EPYC-Turin         |AMD  |2024-10-10|10.1|EPYC 9755 (Turin)           |Epyc\
+Opteron_G1         |AMD  |2003-04-22|7.2 |Opteron 240 (SledgeHammer)|Opteron
+core2duo           |Intel|2006-07-27|7.2 |Core 2 Duo (Conroe, Merom)|Intel_Core_2
+Opteron_G2         |AMD  |2006-08-15|7.2 |Opteron 2200 (Santa Rosa)|Opteron
+Opteron_G3         |AMD  |2007-09-10|7.2 |Opteron 2300 (Barcelona)|AMD_10h
+Penryn             |Intel|2007-11-11|7.2 |Core 2 Extreme QX9650|Penryn_(microarchitecture)
+Nehalem            |Intel|2008-11-17|7.2 |Core i7-920 (Bloomfield)|Nehalem_(microarchitecture)
+Westmere           |Intel|2010-01-07|7.2 |Core i5-661 (Clarkdale)|Westmere_(microarchitecture)
+SandyBridge        |Intel|2011-01-09|7.2 |Core i7-2600K|Sandy_Bridge
+Opteron_G4         |AMD  |2011-11-14|7.2 |Opteron 6200 (Bulldozer)|Bulldozer_(microarchitecture)
+IvyBridge          |Intel|2012-04-29|7.2 |Core i7-3770K|Ivy_Bridge_(microarchitecture)
+Opteron_G5         |AMD  |2012-11-05|7.2 |Opteron 6300 (Piledriver)|Piledriver_(microarchitecture)
+Haswell            |Intel|2013-06-04|7.2 |Core i7-4770K|Haswell_(microarchitecture)
+Broadwell          |Intel|2014-10-27|7.2 |Core M-5Y70|Broadwell_(microarchitecture)
+Skylake-Client     |Intel|2015-08-05|7.2 |Core i7-6700K|Skylake_(microarchitecture)
+EPYC               |AMD  |2017-06-20|7.2 |EPYC 7601 (Naples)|Epyc
+Skylake-Server     |Intel|2017-07-11|7.2 |Xeon Platinum 8180|Skylake_(microarchitecture)
+Cascadelake-Server |Intel|2019-04-02|7.2 |Xeon Platinum 8280|Cascade_Lake
+EPYC-Rome          |AMD  |2019-08-07|7.2 |EPYC 7742 (Rome)|Epyc
+EPYC-Milan         |AMD  |2021-03-15|7.2 |EPYC 7763 (Milan)|Epyc
+Icelake-Server     |Intel|2021-04-06|7.2 |Xeon Platinum 8380|Ice_Lake_(microprocessor)
+EPYC-Genoa         |AMD  |2022-11-10|8.1 |EPYC 9654 (Genoa)|Epyc
+SapphireRapids     |Intel|2023-01-10|8.0 |Xeon Platinum 8490H|Sapphire_Rapids
+SierraForest       |Intel|2024-06-04|9.1 |Xeon 6780E|Sierra_Forest
+GraniteRapids      |Intel|2024-09-24|8.2 |Xeon 6980P|Granite_Rapids
+EPYC-Turin         |AMD  |2024-10-10|10.1|EPYC 9755 (Turin)|Epyc\
 """.splitlines(),
         ),
         key=lambda model: model.since,

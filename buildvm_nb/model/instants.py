@@ -1,4 +1,4 @@
-"""Instants: aware UTC times from 1970-01-02 to the end of 2400, parsed strictly.
+"""Instants: aware UTC times from 1970-01-02 to the year 9999, parsed strictly.
 
 A guest's date is the experiment, so its text form must leave no room for guessing: a time of day
 needs a zone, and a date alone means midnight UTC.
@@ -11,13 +11,28 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from buildvm_nb.errors import UsageError
 
-__all__ = ["EARLIEST", "LATEST", "Instant", "format_instant", "now", "parse_instant"]
+__all__ = [
+    "EARLIEST",
+    "LATEST",
+    "LATEST_CLOCK",
+    "Instant",
+    "format_instant",
+    "now",
+    "parse_instant",
+]
 
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
 """First instant that a guest can be set to: Linux refuses a clock before its own uptime."""
 
-LATEST = datetime(2400, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""Last instant that a guest can be set to (design: Range 1970-01-02 … 2400)."""
+LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""Last instant that can be told, for example the end of a certificate that never ends."""
+
+LATEST_CLOCK = datetime(2232, 4, 18, 23, 47, 15, tzinfo=UTC)
+"""Last whole second that a guest can be set to.
+
+Linux counts nanoseconds in 63 bits, which ends in 2262, and keeps 30 years of that for its uptime
+(include/linux/time64.h, ``TIME_SETTOD_SEC_MAX``; since 5.1).
+"""
 
 _FORMS = "2019-05-01, 2019-05-01T12:30:00Z, 2019-05-01T14:30+02:00, today or now"
 
@@ -34,7 +49,7 @@ def now() -> datetime:
 
 
 def parse_instant(value: object) -> datetime:
-    """Turn text, a date or an aware datetime into an instant a guest can be set to.
+    """Turn text, a date or an aware datetime into an instant.
 
     Parameters
     ----------

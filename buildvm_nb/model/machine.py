@@ -1,14 +1,21 @@
 """Values that describe a virtual build machine: what is asked for, and what was proven in it."""
 
 import re
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.cpu import cpu_at
-from buildvm_nb.model.instants import Instant, now, parse_instant
+from buildvm_nb.model.instants import (
+    LATEST_CLOCK,
+    Instant,
+    format_instant,
+    now,
+    parse_instant,
+)
 from buildvm_nb.model.value import Value
 
 __all__ = [
@@ -138,6 +145,17 @@ class MachineSpec(Value):
             except UsageError as error:
                 raise ValueError(error.message) from error
         return given
+
+    @field_validator("date")
+    @classmethod
+    def _can_be_set(cls, date: datetime) -> datetime:
+        if date > LATEST_CLOCK:
+            message = f"Linux can set no clock after {format_instant(LATEST_CLOCK)}"
+            raise ValueError(message)
+        if date.microsecond:
+            message = "a machine's date is a whole second"
+            raise ValueError(message)
+        return date
 
     @model_validator(mode="after")
     def _forwardings_need_a_card(self) -> Self:

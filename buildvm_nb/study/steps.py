@@ -15,6 +15,9 @@ __all__ = ["Judgement", "Log", "run_steps"]
 Output = Callable[[str, bytes], None]
 _FULL_KIB = 1024
 _NO_SPACE = "No space left on device"
+_NO_MEMORY = re.compile(
+    r"\bMemoryError\b|Cannot allocate memory|bad_alloc|memory exhausted", re.IGNORECASE
+)
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -141,6 +144,11 @@ def _judge(step: Step, result: CommandResult, text: str, case: Case) -> tuple[Ve
         return Verdict.ERROR, (
             f"the guest's disk was full ({result.free_kib} KiB left), so its failure says nothing; "
             "raise memory_mib"
+        )
+    if result.exit_status and _NO_MEMORY.search(failing_lines(text)):
+        return (
+            Verdict.ERROR,
+            "the guest refused memory, so its failure says nothing; raise memory_mib",
         )
     if result.timed_out:
         return Verdict.TIMEOUT, f"did not end in {limit} s"

@@ -81,7 +81,7 @@ def machine_for(case: Case, overrides: Mapping[str, Any], dated: Fetched | None)
     return choose_faithful(spec, cpu_matters="cpu" in given)
 
 
-def run_case(
+def run_case(  # noqa: PLR0913 - all but the case have defaults
     case: Case,
     overrides: Mapping[str, Any] | None = None,
     *,

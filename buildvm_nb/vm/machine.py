@@ -215,7 +215,7 @@ class BuildMachine:
         HostError
             If this host's disk is full.
         """
-        status, _, said = self._ask(["export", *patterns])
+        status, _, said = self._ask(["artifacts", *patterns])
         if status != 0:
             text = said.decode(errors="replace").strip()
             raise MachineError(

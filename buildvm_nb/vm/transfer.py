@@ -120,9 +120,9 @@ def unpack_exports(disk: Path, into: Path) -> tuple[Path, ...]:
 
 def _unpack(archive: tarfile.TarFile, into: Path) -> Iterator[Path]:
     for member in archive:
-        safe = tarfile.data_filter(member, str(into))
-        if not (safe.isreg() or safe.isdir()):
+        if not (member.isreg() or member.isdir()):
             continue  # a link could lead what is unpacked next, or a reader, elsewhere
+        safe = tarfile.data_filter(member, str(into))
         target = into / safe.name
         if safe.isdir():
             target.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ def test_an_outcome_comes_back_without_loss(catalog):
     outcome = an_outcome(
         evidence="a\0b\x1b[31m\r\n\ud7ff",
         host={"cores": 2, "load": [0.5, None]},
-        machine=MachineSpec(date="2400-12-31T23:59:59Z"),
+        machine=MachineSpec(date="2232-04-18T23:47:15Z"),
         recorded_at=datetime(2400, 12, 31, 23, 59, 58, 999999, tzinfo=UTC),
     )
     recorded = catalog.record(outcome)

@@ -109,11 +109,9 @@ def test_a_wrong_request_exits_with_2_and_says_so_on_standard_error(words, tmp_p
 def test_an_error_comes_with_its_hint_and_without_a_traceback(tmp_path):
     status, _, err = call("run", "--kernel", "bookworm", "--", "true")
     assert status == 2
-    assert err.splitlines() == [
-        "buildvm: --kernel: unknown kernel: 'bookworm'; allowed: debian:SUITE or a directory's "
-        "path",
-        "Hint: did you mean debian:bookworm? `buildvm kernels` lists them",
-    ]
+    what, hint = err.splitlines()
+    assert what.startswith("buildvm: --kernel: unknown kernel: 'bookworm'; allowed: debian:SUITE")
+    assert hint == "Hint: did you mean debian:bookworm? `buildvm kernels` lists them"
     _, _, err = call("run", "--kernel", "bookworm", "--", "true", env={"BUILDVM_DEBUG": "1"})
     assert err.startswith("Traceback")
 
@@ -175,9 +173,7 @@ def test_a_full_disk_behind_standard_output_is_told():
 @pytest.mark.parametrize(
     ("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_an_interruption_exits_with_the_signals_status_without_a_traceback(
-    number, expected, place
-):
+def test_an_interruption_exits_with_the_signals_status_without_a_traceback(number, expected, place):
     with start("catalog", "log", "01K", "--catalog", place) as process:
         assert process.stdout.read(5)  # now it is writing, more than a pipe holds
         process.send_signal(number)

@@ -1,0 +1,117 @@
+"""Commands in a guest: their output, their end, their time."""
+
+import io
+import threading
+
+import pytest
+
+from buildvm_nb.errors import CommandFailed, StateError
+
+from .conftest import output_of
+
+pytestmark = pytest.mark.vm
+
+
+def test_standard_output_and_error_come_apart(machine):
+    out, err = bytearray(), bytearray()
+    machine.run("echo out; echo err >&2", stdout=out.extend, stderr=err.extend)
+    assert (bytes(out), bytes(err)) == (b"out\n", b"err\n")
+
+
+def test_output_comes_while_the_command_runs(machine):
+    seen = threading.Event()
+
+    def watch(data):
+        if b"first" in data:
+            seen.set()
+
+    class Input(io.RawIOBase):
+        """Gives the command its input only after its first output was seen."""
+
+        def readable(self):
+            return True
+
+        def readinto(self, _):
+            assert seen.wait(60)
+            return 0
+
+    result = machine.run("echo first; cat; echo last", stdout=watch, stdin=Input())
+    assert result.exit_status == 0
+    assert seen.is_set()
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "signal"),
+    [
+        ("true", 0, None),
+        ("exit 3", 3, None),
+        ("kill -ILL $$", None, 4),
+        ("kill -SEGV $$", None, 11),
+        (["/bin/sh", "-c", "exit 7"], 7, None),
+        (["/no/such/program"], 127, None),
+    ],
+)
+def test_a_command_ends_as_it_does_in_a_shell(machine, command, status, signal):
+    result = machine.run(command)
+    assert (result.exit_status, result.signal) == (status, signal)
+
+
+def test_input_variables_and_directory_reach_the_command(machine):
+    _, text = output_of(
+        machine,
+        'cat; echo "$ODD"; pwd',
+        env={"ODD": 'it\'s "odd" $HOME `x`\nüber'},
+        cwd="/tmp",
+        stdin=io.BytesIO(b"from the host\n"),
+    )
+    assert text == 'from the host\nit\'s "odd" $HOME `x`\nüber\n/tmp\n'
+
+
+def test_a_script_longer_than_a_command_line_may_be_runs(machine):
+    script = f"x='{'y' * 50_000}'\necho ${{#x}}"
+    assert output_of(machine, script)[1] == "50000\n"
+
+
+def test_check_raises_where_a_command_fails(machine):
+    with pytest.raises(CommandFailed) as caught:
+        machine.run("exit 9", check=True)
+    assert caught.value.exit_status == 9
+
+
+def test_a_command_that_ignores_sigterm_is_stopped(machine):
+    result, text = output_of(
+        machine, "trap '' TERM; echo began; while :; do sleep 1; done", timeout_s=2
+    )
+    assert result.timed_out
+    assert result.exit_status is None
+    assert text.startswith("began\n")
+    assert machine.run("true").exit_status == 0
+
+
+def test_processes_left_behind_by_a_command_are_ended(machine):
+    machine.run("sleep 1000 & setsid sleep 1000 & true")
+    _, names, _ = machine._ask(["sh", "-c", "cat /proc/[0-9]*/comm"])
+    assert b"sleep" not in names.split()
+
+
+def test_binary_output_arrives_unchanged(machine):
+    out = bytearray()
+    machine.run("head -c 300000 /dev/urandom | tee sample; sha256sum <sample", stdout=out.extend)
+    import hashlib
+
+    digest, _, _ = bytes(out[300000:]).partition(b" ")
+    assert hashlib.sha256(out[:300000]).hexdigest().encode() == digest
+
+
+def test_a_terminal_needs_a_terminal(machine):
+    from buildvm_nb.errors import UsageError
+
+    with pytest.raises(UsageError, match="terminal"):
+        machine.shell()
+
+
+def test_a_machine_that_is_not_up_says_so(machine_at):
+    machine = machine_at()
+    with pytest.raises(StateError):
+        machine.run("true")
+    machine.close()

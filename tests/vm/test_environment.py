@@ -1,0 +1,154 @@
+"""A guest is what was asked for, to its own programs too."""
+
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.image import fetch_kernel
+from buildvm_nb.model.instants import parse_instant
+
+from .conftest import output_of
+
+pytestmark = pytest.mark.vm
+
+NEAR = timedelta(seconds=30)
+
+
+def test_date_cpu_cores_and_kernel_are_what_was_asked_for(machine):
+    result, text = output_of(
+        machine, "date -u +%F; grep -m1 'model name' /proc/cpuinfo; nproc; uname -r"
+    )
+    assert result.exit_status == 0
+    date, model, cores, release = text.splitlines()
+    assert date == "2019-05-01"
+    assert "Westmere" in model
+    assert cores == "1"
+    assert release == machine.environment.kernel_release
+    assert "sse4_2" in machine.environment.cpu_flags
+    assert "avx" not in machine.environment.cpu_flags
+    assert "sse4.2" in machine.environment.cpu_features
+
+
+@pytest.mark.parametrize("name", ["bullseye", "bookworm", "bookworm-backports", "sid"])
+def test_each_kernel_boots_at_a_past_date_on_a_past_cpu(machine_at, cache, name):
+    kernel = fetch_kernel(f"debian:{name}", cache)
+    with machine_at("2019-05-01", cpu="Westmere", kernel=f"debian:{name}") as machine:
+        _, text = output_of(machine, "uname -r; date -u +%F; grep -c Westmere /proc/cpuinfo")
+    assert text.split() == [kernel.release, "2019-05-01", "1"]
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "1970-01-02",
+        "2038-01-19T03:14:07Z",
+        "2038-01-19T03:14:08Z",
+        "2069-12-31T23:59:59Z",
+        "2070-01-01",
+        "2100-01-01",
+        "2232-04-18T23:00:00Z",
+    ],
+)
+def test_dates_at_the_edges_are_exact_in_the_guest(machine_at, date):
+    wanted = parse_instant(date)
+    with machine_at(date) as machine:
+        result, text = output_of(machine, "date -u +%s", clock=wanted)
+    assert timedelta(0) <= result.clock_started_at - wanted < NEAR
+    assert 0 <= int(text) - int(wanted.timestamp()) < NEAR.total_seconds()
+
+
+def test_a_clock_set_for_a_command_is_set_just_before_it(machine):
+    wanted = parse_instant("2021-11-27T15:28:57Z")
+    result, text = output_of(machine, "date -u +%s", clock=wanted)
+    assert timedelta(0) <= result.clock_started_at - wanted < NEAR
+    assert int(text) >= int(wanted.timestamp())
+    assert result.clock_ended_at > result.clock_started_at
+
+
+def test_several_cores_are_there(machine_at):
+    with machine_at(cpu_count=2) as machine:
+        assert output_of(machine, "nproc")[1].strip() == "2"
+
+
+def test_a_feature_taken_away_is_gone_in_the_guest(machine_at):
+    with machine_at(cpu="Haswell,-avx2") as machine:
+        assert "avx2" not in machine.environment.cpu_flags
+        assert "avx" in machine.environment.cpu_flags
+
+
+def test_what_emulation_lacks_is_not_among_the_effective_features(machine_at):
+    with machine_at(cpu="Skylake-Server") as machine:
+        assert "avx512f" not in machine.environment.cpu_features
+        assert "avx2" in machine.environment.cpu_features
+
+
+def test_commands_run_as_an_ordinary_user_in_a_clean_environment(machine):
+    _, text = output_of(
+        machine, "id -u; pwd; env | cut -d= -f1 | sort | tr '\\n' ' '; echo; cat /proc/1/comm"
+    )
+    user, place, names, first = text.splitlines()
+    assert user == "1000"
+    assert place == "/build"
+    assert set(names.split()) == {
+        "BUILD", "HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "TZ", "USER",
+    }  # fmt: skip
+    assert first == "inside"
+
+
+def test_a_build_sees_neither_our_server_nor_a_network(machine):
+    _, text = output_of(
+        machine,
+        "ls /sys/class/net; cat /proc/net/tcp | wc -l; ls /proc | grep -c '^[0-9]'; "
+        "cat /dev/vport*p1 2>&1 | head -1",
+    )
+    lines = text.splitlines()
+    assert lines[0] == "lo"
+    assert lines[1] == "1"
+    assert int(lines[2]) < 8
+    assert "Permission denied" in lines[3]
+
+
+def test_nothing_of_ours_listens_on_the_host(machine):
+    listening = subprocess.run(
+        ["ss", "--listening", "--tcp", "--udp", "--processes", "--numeric"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"pid={machine.pid}," not in listening
+    links = [str(Path(link).readlink()) for link in Path(f"/proc/{machine.pid}/fd").iterdir()]
+    paths = Path("/proc/net/unix").read_text()
+    ours = {link.removeprefix("socket:[").removesuffix("]") for link in links if "socket" in link}
+    for line in paths.splitlines()[1:]:
+        fields = line.split()
+        if fields[6] in ours:
+            assert len(fields) == 7, f"a socket with a name: {line}"
+
+
+def test_forwarded_ports_listen_on_the_loopback_interface_only(machine_at, free_port):
+    forwarding = [{"host": free_port, "guest": 8000}]
+    with machine_at(port_forwardings=forwarding) as machine:
+        text = subprocess.run(
+            ["ss", "-ltnH", "sport", "=", f":{free_port}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert f"127.0.0.1:{free_port}" in text
+        assert f"0.0.0.0:{free_port}" not in text
+        assert "eth0" in output_of(machine, "ls /sys/class/net")[1]
+
+
+def test_an_unknown_cpu_is_refused_with_near_names(machine_at):
+    with pytest.raises(UsageError, match="Hasswell") as caught:
+        machine_at(cpu="Hasswell")
+    assert "Haswell" in caught.value.hint
+
+
+def test_an_unknown_feature_is_refused_with_near_names(machine_at):
+    with pytest.raises(UsageError, match="avx22") as caught:
+        machine_at(cpu="Haswell,-avx22")
+    assert "avx2" in caught.value.hint

@@ -1,0 +1,161 @@
+"""Trouble of the machine: noticed at once, told apart, and nothing left behind."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from buildvm_nb.errors import GuestLost, HostError, LaunchError, MachineError
+from buildvm_nb.vm import Provision
+
+from .conftest import output_of
+
+pytestmark = pytest.mark.vm
+
+
+def is_running(pid):
+    return (
+        Path(f"/proc/{pid}").exists()
+        and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    )
+
+
+def test_a_qemu_killed_in_the_middle_of_a_command_is_told(machine_at):
+    with machine_at() as machine:
+        pid = machine.pid
+        timer = threading.Timer(1.0, os.kill, (pid, signal.SIGKILL))
+        timer.start()
+        with pytest.raises(GuestLost, match="SIGKILL"):
+            machine.run("sleep 1000", timeout_s=100)
+        timer.join()
+    assert not is_running(pid)
+
+
+def test_a_kernel_panic_is_told(machine_at):
+    with machine_at() as machine:
+        channel = machine._up().channel.open()
+        channel.exec_command("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger")
+        with pytest.raises(GuestLost, match=r"kernel (panic|oops)") as caught:
+            machine.run("sleep 1000", timeout_s=100)
+    assert "sysrq" in caught.value.evidence.lower()
+
+
+def test_a_command_that_takes_all_memory_is_the_machines_trouble(machine_at):
+    with machine_at() as machine:
+        with pytest.raises(MachineError, match="ran out of memory") as caught:
+            machine.run(["python3", "-c", HOG], timeout_s=120)
+        assert "--memory" in caught.value.hint
+        assert machine.run("true").exit_status == 0
+
+
+def test_a_fork_bomb_ends_and_the_machine_lives(machine_at):
+    with machine_at(provision=Provision(processes=100)) as machine:
+        result, text = output_of(machine, "f() { sleep 20 & f; }; f", timeout_s=60)
+        assert result.status != 0
+        assert "fork" in text.lower()
+        assert machine.run("true").exit_status == 0
+
+
+def test_a_full_disk_in_the_guest_is_seen(machine_at):
+    with machine_at() as machine:
+        result, text = output_of(machine, "head -c 2000000000 /dev/zero >/build/big")
+        assert result.status != 0
+        assert "No space left" in text or result.free_kib < 1024
+
+
+def test_a_qemu_that_does_not_start_says_why(machine_at):
+    machine = machine_at()
+    machine.boot_files = type(machine.boot_files)(
+        kernel=Path("/no/such/kernel"), kernel_release="", initramfs=machine.boot_files.initramfs,
+        root=machine.boot_files.root,
+    )  # fmt: skip
+    with pytest.raises(LaunchError, match="/no/such/kernel"):
+        machine.boot()
+
+
+def test_an_image_that_is_none_is_told(machine_at, tmp_path):
+    broken = tmp_path / "root.squashfs"
+    broken.write_bytes(b"\0" * 1_000_000)
+    machine = machine_at()
+    files = machine.boot_files
+    machine.boot_files = type(files)(
+        kernel=files.kernel, kernel_release=files.kernel_release, initramfs=files.initramfs,
+        root=broken,
+    )  # fmt: skip
+    with pytest.raises(GuestLost, match="init failed") as caught:
+        machine.boot()
+    assert "root file system" in caught.value.evidence
+
+
+def test_a_kernel_that_is_not_the_one_asked_for_is_refused(machine_at):
+    machine = machine_at()
+    files = machine.boot_files
+    machine.boot_files = type(files)(
+        kernel=files.kernel, kernel_release="9.9.9", initramfs=files.initramfs, root=files.root
+    )
+    with pytest.raises(MachineError, match=r"9\.9\.9"):
+        machine.boot()
+
+
+def test_leaving_a_machine_leaves_nothing(machine_at, cache):
+    with machine_at() as machine:
+        pid = machine.pid
+        directories = set((cache.root / "machines").glob("machine-*"))
+    assert not is_running(pid)
+    assert len(set((cache.root / "machines").glob("machine-*")) & directories) < len(directories)
+
+
+HOG = """
+taken = []
+while True:
+    taken.append(b"x" * 10_000_000)
+"""
+
+SCRIPT = """
+import sys
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.study import open_machine
+spec = MachineSpec.parse({"date": "2019-05-01", "image": "debian:bookworm,python3",
+                          "accelerator": "tcg", "memory_mib": 512})
+with open_machine(spec, cache=Cache()) as machine:
+    print(machine.pid, flush=True)
+    machine.run("sleep 1000")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_killed_tool_leaves_no_guest(machine_at, number):
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as tool:
+        pid = int(tool.stdout.readline())
+        argv = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        place = Path(argv[argv.index("-initrd") + 1]).parent
+        assert place.is_dir()
+        watch = os.pidfd_open(pid)
+        tool.send_signal(number)
+        tool.wait(30)
+        try:
+            assert select.select([watch], [], [], 30)[0], "QEMU outlived its tool"
+        finally:
+            os.close(watch)
+    with machine_at():  # the next start clears what was left
+        assert not place.exists()
+
+
+def test_kvm_that_does_not_work_is_never_chosen(machine_at, cache):
+    from buildvm_nb.study import kvm_status
+
+    works, seen = kvm_status(cache)
+    assert seen
+    chosen = machine_at(accelerator="auto").spec.accelerator
+    assert chosen == ("kvm" if works else "tcg")
+    if not works:
+        with pytest.raises(HostError, match="KVM does not work"):
+            machine_at(accelerator="kvm")
