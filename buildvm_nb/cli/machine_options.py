@@ -12,8 +12,6 @@ from buildvm_nb.cli.completion import complete_cpu, complete_kernel
 from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from buildvm_nb.model.machine import ImageSpec, MachineSpec
     from buildvm_nb.model.value import Value
 
@@ -139,7 +137,7 @@ class MachineOptions:
         given = {
             "name": self.name,
             "image": choose_image(self.image, self.package, self.mirror, image),
-            "date": _read_date(self.date),
+            "date": _check_date(self.date),
             "cpu": self.cpu,
             "cpu_count": self.cpu_count,
             "memory_mib": _read_memory(self.memory),
@@ -259,15 +257,15 @@ def _parse(kind: type[_Parsed], data: object) -> _Parsed:
         raise UsageError(message, hint=error.hint) from error
 
 
-def _read_date(text: str | None) -> "datetime | None":
-    if text is None:
-        return None
-    from buildvm_nb.model.instants import parse_instant
+def _check_date(text: str | None) -> str | None:
+    if text is not None:
+        from buildvm_nb.model.instants import parse_instant
 
-    try:
-        return parse_instant(text)
-    except UsageError as error:
-        raise UsageError(f"--date: {error.message}", hint=error.hint) from error
+        try:
+            parse_instant(text)
+        except UsageError as error:
+            raise UsageError(f"--date: {error.message}", hint=error.hint) from error
+    return text
 
 
 def _read_memory(text: str | None) -> str | None:

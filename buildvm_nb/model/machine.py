@@ -150,7 +150,10 @@ class MachineSpec(Value):
     @classmethod
     def _can_be_set(cls, date: datetime) -> datetime:
         if date > LATEST_CLOCK:
-            message = f"Linux can set no clock after {format_instant(LATEST_CLOCK)}"
+            message = (
+                f"date out of range: {format_instant(date)}; allowed: until "
+                f"{format_instant(LATEST_CLOCK)}, the last that Linux can set its clock to"
+            )
             raise ValueError(message)
         if date.microsecond:
             message = "a machine's date is a whole second"

@@ -4,13 +4,14 @@ What goes in becomes a squashfs that the guest mounts as its build directory, so
 there. What comes out is a tar archive on a sparse disk; it was written by an untrusted guest.
 """
 
+import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import IO, cast
 
 from buildvm_nb.errors import HostError, MachineError
 from buildvm_nb.host.tools import find_tool
@@ -40,50 +41,46 @@ def pack_inputs(trees: Mapping[str, Path], target: Path, *, newest: datetime) ->
         If a file cannot be read, or the disk is full.
     """
     argv = [find_tool("sqfstar"), "-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX"]
-    argv += ["-force-uid", str(_BUILD_USER), "-force-gid", str(_BUILD_USER), str(target)]
-    packer = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    with packer:
-        try:
-            with (
-                cast("IO[bytes]", packer.stdin) as pipe,
-                tarfile.open(
-                    fileobj=pipe, mode="w|", bufsize=_PIPE, format=tarfile.PAX_FORMAT
-                ) as archive,
-            ):
-                for place, tree in trees.items():
-                    _add(archive, place, tree, newest.timestamp())
-        except BrokenPipeError:
-            pass  # sqfstar says below what was wrong
-        except OSError as error:
-            packer.kill()
-            raise HostError(f"cannot read an input: {error.filename}: {error.strerror}") from error
-        except BaseException:
-            packer.kill()
-            raise
-        said = packer.stderr.read().decode(errors="replace") if packer.stderr else ""
+    with tempfile.TemporaryFile() as complaints:
+        packer = subprocess.Popen(
+            [*argv, str(target)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
+        )
+        with packer:
+            try:
+                result = subprocess.run(
+                    _tar(trees, newest),
+                    stdin=subprocess.DEVNULL,
+                    stdout=packer.stdin,
+                    stderr=subprocess.PIPE,
+                    check=False,
+                )
+            except BaseException:
+                packer.kill()
+                raise
+        complaints.seek(0)
+        said = complaints.read().decode(errors="replace").strip()[:2000]
     if packer.returncode != 0:
         raise HostError(f"cannot pack the inputs: sqfstar exited with {packer.returncode}: {said}")
+    if result.returncode not in {0, 1}:  # 1: a file changed while it was read, as logs do
+        said = result.stderr.decode(errors="replace").strip()[-2000:]
+        raise HostError(f"cannot read an input: tar exited with {result.returncode}: {said}")
 
 
-def _add(archive: tarfile.TarFile, place: str, tree: Path, newest: float) -> None:
-    def settle(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        member.mtime = min(member.mtime, newest)
-        if member.isdir() or member.isreg() or member.issym() or member.islnk():
-            return member
-        return None  # sockets and devices mean nothing elsewhere
-
-    if not place:
-        for child in sorted(tree.iterdir()):
-            archive.add(child, child.name, filter=settle)
-        return
-    parents = Path(place).parents
-    for parent in list(parents)[-2::-1]:
-        directory = tarfile.TarInfo(str(parent))
-        directory.type, directory.mode, directory.mtime = tarfile.DIRTYPE, 0o755, newest
-        archive.addfile(directory)
-    archive.add(tree, place, filter=settle)
+def _tar(trees: Mapping[str, Path], newest: datetime) -> list[str]:
+    """Return the command that writes the trees as one archive: GNU tar clamps times on the way."""
+    argv = [find_tool("tar"), "--create", "--format=pax", "--sort=name", "--numeric-owner"]
+    argv += ["--pax-option=delete=atime,delete=ctime"]
+    argv += ["--clamp-mtime", f"--mtime=@{int(newest.timestamp())}"]
+    argv += [f"--owner=:{_BUILD_USER}", f"--group=:{_BUILD_USER}", "--directory=/"]
+    for place, tree in trees.items():
+        name = str(tree.absolute()).lstrip("/")
+        here = re.sub(r"([\\.\[\]*^$,])", r"\\\1", name)
+        there = re.sub(r"([\\&,])", r"\\\1", place or ".")
+        argv += [f"--transform=s,^{here},{there},S", name]
+    return argv
 
 
 def unpack_exports(disk: Path, into: Path) -> tuple[Path, ...]:

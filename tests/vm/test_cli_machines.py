@@ -85,7 +85,8 @@ def test_run_ends_when_nobody_reads_any_more(start):
 def test_an_interrupted_run_leaves_no_machine_behind(start, number, expected):
     with start("run", "-q", *MACHINE, "--", "sh", "-c", "echo up; sleep 100") as process:
         assert process.stdout.readline() == "up\n"
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [child for task in tasks for child in task.read_text().split()]
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == expected

@@ -4,7 +4,8 @@ import subprocess
 import pytest
 
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.image import CpioWriter, fetch_guest_tools
+from buildvm_nb.host.cpio import CpioWriter
+from buildvm_nb.image import fetch_guest_tools
 
 
 def sample():
