@@ -1,1 +1,53 @@
-"""When, on which CPU and on which kernel does this software stop building?"""
+"""When, on which CPU and on which kernel software stops building, and where it still builds.
+
+The public names are imported when they are first used, so that ``import buildvm_nb`` stays cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from buildvm_nb.catalog import Catalog, load_case
+    from buildvm_nb.host.cache import Cache
+    from buildvm_nb.model.case import Case
+    from buildvm_nb.model.machine import MachineSpec
+    from buildvm_nb.model.outcome import Outcome, Verdict
+    from buildvm_nb.study import open_machine, run_case
+    from buildvm_nb.vm import BuildMachine
+
+__all__ = [
+    "BuildMachine",
+    "Cache",
+    "Case",
+    "Catalog",
+    "MachineSpec",
+    "Outcome",
+    "Verdict",
+    "load_case",
+    "open_machine",
+    "run_case",
+]
+
+_HOMES = {
+    "BuildMachine": "buildvm_nb.vm",
+    "Cache": "buildvm_nb.host.cache",
+    "Case": "buildvm_nb.model.case",
+    "Catalog": "buildvm_nb.catalog",
+    "MachineSpec": "buildvm_nb.model.machine",
+    "Outcome": "buildvm_nb.model.outcome",
+    "Verdict": "buildvm_nb.model.outcome",
+    "load_case": "buildvm_nb.catalog",
+    "open_machine": "buildvm_nb.study",
+    "run_case": "buildvm_nb.study",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -200,6 +200,8 @@ def _tell_machine(session: Session, guest: "BuildMachine") -> None:
             f"{format_instant(guest.spec.date)}, {found.cpu}, Linux {found.kernel_release}, "
             f"{found.accelerator} ({found.engine})"
         )
+        if lacking := found.cpu_features_lacking:
+            session.note(f"of {found.cpu} the accelerator lacks {', '.join(lacking)}")
 
 
 def _passing_on(stream: IO[bytes]) -> Callable[[bytes], None]:

@@ -174,6 +174,8 @@ class Environment(Value):
     """CPU model and feature changes as given to QEMU."""
     cpu_features: tuple[str, ...]
     """QEMU's names of the features that the guest's CPU really has, sorted."""
+    cpu_features_lacking: tuple[str, ...] = ()
+    """Features of the model that the accelerator cannot give, sorted."""
     cpu_flags: tuple[str, ...]
     """``flags`` of the guest's ``/proc/cpuinfo``, sorted."""
     cpu_count: int

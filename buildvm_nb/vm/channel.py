@@ -24,6 +24,7 @@ _ALGORITHMS = {
     "key_types": ("ssh-ed25519",),
 }
 _WINDOW = 1 << 24
+_OPEN_TIMEOUT_S = 30.0
 
 
 class GuestChannel:
@@ -57,13 +58,20 @@ class GuestChannel:
             self.close()
             raise GuestLost(f"no SSH session with the guest: {error}") from error
 
-    def open(self) -> paramiko.Channel:
-        """Open a channel for one command.
+    def start(self, line: str, *, terminal: tuple[str, int, int] | None = None) -> paramiko.Channel:
+        """Start a command in the guest.
+
+        Parameters
+        ----------
+        line : str
+            For the shell of the guest's initramfs.
+        terminal : tuple of str and two int, optional
+            Type, columns and rows, where it is to have one.
 
         Returns
         -------
         paramiko.Channel
-            Not started yet.
+            Of the running command.
 
         Raises
         ------
@@ -71,9 +79,13 @@ class GuestChannel:
             If the session is gone.
         """
         try:
-            return self._transport.open_session(timeout=30)
+            session = self._transport.open_session(timeout=_OPEN_TIMEOUT_S)
+            if terminal:
+                session.get_pty(*terminal)
+            session.exec_command(line)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise GuestLost(f"the SSH session with the guest is gone: {error}") from error
+        return session
 
     def _check_server(self, keys: ChannelKeys) -> None:
         if self._transport.get_remote_server_key().asbytes() != _private(keys.host).asbytes():

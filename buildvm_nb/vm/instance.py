@@ -106,7 +106,8 @@ class Instance:
         with self.watched():
             self.monitor = Monitor(monitor)
             self._stack.callback(self.monitor.close)
-            features = self.monitor.cpu_features(self.spec.cpu, self.emulator.features)
+            features, lacking = self.monitor.cpu_features(self.spec.cpu, self.emulator.features)
+            self._check_wishes(lacking)
             from buildvm_nb.vm.channel import GuestChannel  # noqa: PLC0415 - while the guest boots
 
             facts = self._wait_ready()
@@ -123,6 +124,7 @@ class Instance:
         return Environment(
             cpu=self.spec.cpu,
             cpu_features=features,
+            cpu_features_lacking=lacking,
             cpu_flags=tuple(sorted(facts.cpu_flags)),
             cpu_count=facts.cpu_count,
             kernel_release=facts.kernel_release,
@@ -158,7 +160,7 @@ class Instance:
         """
         try:
             yield
-        except (GuestLost, OSError, EOFError) as error:
+        except GuestLost as error:
             raise self._account_for(error) from error
 
     def close(self) -> None:
@@ -207,6 +209,16 @@ class Instance:
             ) from error
         return MachineFiles(initramfs=place / "initramfs.cpio", inputs=inputs, exports=self.exports)
 
+    def _check_wishes(self, lacking: tuple[str, ...]) -> None:
+        wishes = {part[1:] for part in self.spec.cpu.split(",")[1:] if part[0] == "+"}
+        if missed := sorted(wishes & set(lacking)):
+            raise HostError(
+                f"the accelerator cannot give the CPU {', '.join(missed)}: "
+                f"{self.spec.accelerator} of QEMU {self.emulator.version}, asked for by "
+                f"{self.spec.cpu!r}",
+                hint="a newer QEMU may; AVX-512 is in none's emulation",
+            )
+
     def _wait_ready(self) -> GuestFacts:
         if facts := self.events.wait_ready(_BOOT_TIMEOUT_S):
             return facts
@@ -218,7 +230,7 @@ class Instance:
             hint="the host may be overloaded; try again, or with another --kernel",
         )
 
-    def _account_for(self, error: Exception) -> BuildVMError:
+    def _account_for(self, error: GuestLost) -> BuildVMError:
         ended = self.process.wait(_DYING_S)
         trouble = self.console.trouble()
         if trouble:
@@ -230,7 +242,7 @@ class Instance:
             }.get(kind, "")
             return GuestLost(f"the guest died: {kind}", evidence=evidence, hint=hint)
         if not ended:
-            return error if isinstance(error, GuestLost) else GuestLost(str(error))
+            return error
         how = self.process.describe_end()
         if not self.console.text and "was killed" not in how:
             return LaunchError(f"QEMU did not start: {how}", evidence=how)

@@ -302,8 +302,10 @@ class BuildMachine:
     def _ask(self, argv: list[str]) -> tuple[int, bytes, bytes]:
         """Run one of our own programs in the guest's initramfs."""
         instance = self._up()
-        with instance.watched(), instance.channel.open() as session:
-            session.exec_command(shlex.join(argv))
+        with instance.watched(), instance.channel.start(shlex.join(argv)) as session:
             said = session.makefile().read()
             complained = session.makefile_stderr().read()
-            return session.recv_exit_status(), said, complained
+            status = session.recv_exit_status()
+            if status < 0:
+                raise GuestLost("the guest went away while it was asked something")
+            return status, said, complained

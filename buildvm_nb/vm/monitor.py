@@ -67,8 +67,10 @@ class Monitor:
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         return self._wait(self._client.execute(command, named or None))
 
-    def cpu_features(self, cpu: str, known: frozenset[str]) -> tuple[str, ...]:
-        """Return the features that the guest's CPU really has.
+    def cpu_features(
+        self, cpu: str, known: frozenset[str]
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the features that the guest's CPU really has, and those that it lacks.
 
         Parameters
         ----------
@@ -79,8 +81,9 @@ class Monitor:
 
         Returns
         -------
-        tuple of str
-            QEMU's names, sorted.
+        tuple of two tuples of str
+            QEMU's names, sorted: what the CPU has, and what was asked for (by its model or by
+            name) but the accelerator cannot give.
 
         Raises
         ------
@@ -95,7 +98,7 @@ class Monitor:
         path = self.execute("query-cpus-fast")[0]["qom-path"]
         lacking = set(self.execute("qom-get", path=path, property="unavailable-features"))
         wanted = {name for name, value in asked.items() if value is True and name in known}
-        return tuple(sorted(wanted - lacking))
+        return tuple(sorted(wanted - lacking)), tuple(sorted(lacking & known))
 
     def close(self) -> None:
         """End the session; calling it twice does no harm."""

@@ -4,8 +4,8 @@ import select
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, BinaryIO, TypedDict
@@ -110,8 +110,7 @@ def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:
     if len(line.encode()) > _LONGEST_COMMAND:
         line = _uploaded(channel, line, step)
     timed_out = False
-    with _opened(channel) as session:
-        session.exec_command(line)
+    with channel.start(line) as session:
         _feed(session, command.stdin)
         deadline = time.monotonic() + command.timeout_s if command.timeout_s else None
         if not _drain(session, command, deadline):
@@ -120,21 +119,12 @@ def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:
     return timed_out
 
 
-@contextmanager
-def _opened(channel: "GuestChannel") -> "Iterator[paramiko.Channel]":
-    session = channel.open()
-    try:
-        yield session
-    finally:
-        session.close()
-
-
 def _uploaded(channel: "GuestChannel", line: str, step: str) -> str:
     """Put a line that is too long for a command into a file of the guest's initramfs."""
-    with _opened(channel) as session:
-        session.exec_command(f"cat >/run/{step}.sh")
-        session.sendall(line.encode())
-        session.shutdown_write()
+    with channel.start(f"cat >/run/{step}.sh") as session:
+        with suppress(OSError):  # the status tells
+            session.sendall(line.encode())
+            session.shutdown_write()
         if session.recv_exit_status() != 0:
             raise GuestLost("the guest does not take a command: its memory may be full")
     return f". /run/{step}.sh"
@@ -146,12 +136,10 @@ def _feed(session: "paramiko.Channel", source: BinaryIO | None) -> None:
         return
 
     def pump(origin: BinaryIO) -> None:
-        try:
+        with suppress(OSError):  # the command may not want all of it
             while data := getattr(origin, "read1", origin.read)(_PIECE):
                 session.sendall(data)
             session.shutdown_write()
-        except OSError:
-            pass  # the command did not want all of it
 
     threading.Thread(target=pump, args=(source,), name="guest stdin", daemon=True).start()
 
@@ -184,8 +172,7 @@ def _stop(
     channel: "GuestChannel", session: "paramiko.Channel", command: GuestCommand, step: str
 ) -> None:
     for name, grace_s in (("TERM", _TERM_GRACE_S), ("KILL", _KILL_GRACE_S)):
-        with _opened(channel) as stopper:
-            stopper.exec_command(f"stop {step} {name}")
+        channel.start(f"stop {step} {name}").close()
         if _drain(session, command, time.monotonic() + grace_s):
             return
     raise GuestLost("the guest does not answer any more: it did not stop a command when told to")

@@ -51,10 +51,9 @@ def interact(channel: "GuestChannel", command: GuestCommand, step: str) -> int:
         )
     keyboard = sys.stdin.fileno()
     before = termios.tcgetattr(keyboard)
-    session = channel.open()
     size = shutil.get_terminal_size()
-    session.get_pty(os.environ.get("TERM", "linux"), size.columns, size.lines)
-    session.exec_command(command.line(step))
+    kind = os.environ.get("TERM", "linux")
+    session = channel.start(command.line(step), terminal=(kind, size.columns, size.lines))
 
     def resize(*_: object) -> None:
         now = shutil.get_terminal_size()

@@ -115,3 +115,13 @@ def test_a_machine_that_is_not_up_says_so(machine_at):
     with pytest.raises(StateError):
         machine.run("true")
     machine.close()
+
+
+def test_an_error_of_the_callers_own_sink_is_his_and_the_machine_lives_on(machine):
+    def broken(_):
+        message = "his disk is full"
+        raise OSError(message)
+
+    with pytest.raises(OSError, match="his disk"):
+        machine.run("echo x; sleep 1000", stdout=broken, timeout_s=60)
+    assert machine.run("true").exit_status == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from buildvm_nb.errors import UsageError
+from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.image import fetch_kernel
 from buildvm_nb.model.instants import parse_instant
 
@@ -82,7 +82,13 @@ def test_a_feature_taken_away_is_gone_in_the_guest(machine_at):
 def test_what_emulation_lacks_is_not_among_the_effective_features(machine_at):
     with machine_at(cpu="Skylake-Server") as machine:
         assert "avx512f" not in machine.environment.cpu_features
+        assert "avx512f" in machine.environment.cpu_features_lacking
         assert "avx2" in machine.environment.cpu_features
+
+
+def test_a_feature_asked_for_by_name_that_emulation_lacks_is_refused(machine_at):
+    with pytest.raises(HostError, match="avx512f"), machine_at(cpu="Haswell,+avx512f"):
+        pass
 
 
 def test_commands_run_as_an_ordinary_user_in_a_clean_environment(machine):

@@ -38,8 +38,8 @@ def test_a_qemu_killed_in_the_middle_of_a_command_is_told(machine_at):
 
 def test_a_kernel_panic_is_told(machine_at):
     with machine_at() as machine:
-        channel = machine._up().channel.open()
-        channel.exec_command("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger")
+        panic = "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger"
+        machine._up().channel.start(panic)
         with pytest.raises(GuestLost, match=r"kernel (panic|oops)") as caught:
             machine.run("sleep 1000", timeout_s=100)
     assert "sysrq" in caught.value.evidence.lower()
