@@ -129,9 +129,9 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
         case=case, cache=cache, progress=progress, output=output, artifacts=artifacts
     )
     spec = machine_for(case, overrides, None)
-    check_cpu(spec.cpu, find_emulator(cache.root))
     fetched: list[Fetched] = []
     try:
+        check_cpu(spec.cpu, find_emulator(cache.root))
         fetched = _fetch(case, cache, base, progress)
         spec = machine_for(case, overrides, fetched[0] if case.source else None)
         build_image(spec.image, cache, progress)
