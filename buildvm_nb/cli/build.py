@@ -170,4 +170,8 @@ def _again(session: Session, machine: MachineOptions, outcome: "Outcome") -> str
         ),
     }
     pinned = [word for name, (free, value) in pins.items() if free for word in (name, value)]
-    return shlex.join(["buildvm", *argv[:end], *pinned, *argv[end:]])
+    asked = argv[:end]
+    for name in pinned[::2]:  # "--date today" makes room for that day
+        while name in asked:
+            del asked[asked.index(name) : asked.index(name) + 2]
+    return shlex.join(["buildvm", *asked, *pinned, *argv[end:]])

@@ -51,6 +51,8 @@ def _case(outcome: "Outcome") -> str:
 def _source(outcome: "Outcome") -> str:
     return "\n".join(
         " ".join(part for part in (source.kind, source.name, source.version) if part)
+        if source.kind != "wheels"  # their list is long, and the outcome's JSON has it
+        else f"wheels of {len(source.version.split())} distributions"
         for source in outcome.sources
     )
 

@@ -198,7 +198,7 @@ class Cache:
         tuple of str and Path
             Key and directory, sorted by key.
         """
-        for place in sorted((self.root / kind).glob("*")):
+        for place in sorted((self.root / kind).glob("[!.]*")):  # not what is being made or removed
             if self._is_whole(place):
                 yield place.name, place
 
@@ -237,11 +237,23 @@ class Cache:
         ------
         None
             While the lock is held.
+
+        Raises
+        ------
+        HostError
+            If the cache cannot be written.
         """
         locks = self.root / kind / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{key}.lock"):
+        lock = FileLock(locks / f"{key}.lock")
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise self._unwritable(error, locks) from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def _make(
         self,
@@ -252,8 +264,8 @@ class Cache:
         shutil.rmtree(place, ignore_errors=True)
         work = self._beside(place)
         shutil.rmtree(work, ignore_errors=True)  # what a killed builder left: we hold its lock
-        work.mkdir()
         try:
+            work.mkdir()
             facts = make(work) or {}
             files = {
                 str(path.relative_to(work)): path.stat().st_size
@@ -264,13 +276,16 @@ class Cache:
             (work / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
             work.rename(place)
         except OSError as error:
-            raise HostError(
-                f"cannot write to the cache: {error.strerror}: {place}",
-                hint=f"{free_bytes(self.root) // 2**20} MiB are free there; make room with "
-                "`buildvm image rm` or choose another --cache",
-            ) from error
+            raise self._unwritable(error, place) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def _unwritable(self, error: OSError, place: Path) -> HostError:
+        return HostError(
+            f"cannot write to the cache: {error.strerror}: {place}",
+            hint=f"{free_bytes(self.root) // 2**20} MiB are free there; make room with "
+            "`buildvm image rm` or choose another --cache",
+        )
 
     def _beside(self, place: Path) -> Path:
         return place.with_name(f".{place.name}.partial")
@@ -280,5 +295,5 @@ class Cache:
         try:
             files = self.record(place)["files"]
             return all((place / name).stat().st_size == size for name, size in files.items())
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False

@@ -18,7 +18,7 @@ from buildvm_nb.image.kernel import Kernel
 __all__ = ["build_initramfs"]
 
 _RECIPE = 1
-_SCRIPTS = ("init", "step", "inside", "stop", "artifacts")
+_SCRIPTS = ("init", "event", "step", "inside", "stop", "artifacts")
 _APPLETS = tuple(
     """
     sh mount mkdir mkfifo insmod cat grep uname nproc ln chown ip nc nsenter sed awk df env rmdir

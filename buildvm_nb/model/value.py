@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import PurePosixPath
 from typing import Annotated, Self
 
@@ -79,7 +80,8 @@ def describe(error: ValidationError, subject: str) -> str:
         where = ".".join([subject, *(str(part) for part in detail["loc"])])
         what = detail["msg"].removeprefix("Value error, ")
         shown = repr(detail["input"])
-        seen = "" if shown in what or detail["type"] == "missing" else f" (got {shown:.120})"
+        named = re.search(rf"(?<!\w){re.escape(shown)}(?!\w)", what)
+        seen = "" if named or detail["type"] == "missing" else f" (got {shown:.120})"
         lines.append(f"{where}: {what}{seen}")
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from buildvm_nb.errors import BuildVMError, GuestLost, MachineError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache, file_digest
@@ -17,10 +17,12 @@ from buildvm_nb.image import build_image
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Artifact, Outcome, Verdict
-from buildvm_nb.source import Fetched, fetch
 from buildvm_nb.study.environment import choose_faithful, open_machine
 from buildvm_nb.study.steps import Judgement, Log, Output, run_steps
 from buildvm_nb.vm import BuildMachine, Provision, check_cpu, find_emulator
+
+if TYPE_CHECKING:
+    from buildvm_nb.source import Fetched
 
 __all__ = ["Trial", "machine_for", "run_case"]
 
@@ -47,7 +49,7 @@ class _Setting:
     artifacts: Path | None
 
 
-def machine_for(case: Case, overrides: Mapping[str, Any], dated: Fetched | None) -> MachineSpec:
+def machine_for(case: Case, overrides: Mapping[str, Any], dated: "Fetched | None") -> MachineSpec:
     """Complete a machine's description from a case: what a user leaves out follows from it.
 
     Parameters
@@ -129,7 +131,7 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
         case=case, cache=cache, progress=progress, output=output, artifacts=artifacts
     )
     spec = machine_for(case, overrides, None)
-    fetched: list[Fetched] = []
+    fetched: list["Fetched"] = []
     try:
         check_cpu(spec.cpu, find_emulator(cache.root))
         fetched = _fetch(case, cache, base, progress)
@@ -156,13 +158,15 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
     return replace(trial, outcome=outcome)
 
 
-def _fetch(case: Case, cache: Cache, base: Path, progress: Progress) -> list[Fetched]:
+def _fetch(case: Case, cache: Cache, base: Path, progress: Progress) -> list["Fetched"]:
     wanted = [case.source] if case.source else []
     wanted += [entry.source for entry in case.inputs]
+    from buildvm_nb.source import fetch  # noqa: PLC0415 - 0.1 s that running a command can do without
+
     return [fetch(source, cache, base=base, progress=progress) for source in wanted]
 
 
-def _attempt(setting: _Setting, spec: MachineSpec, fetched: list[Fetched]) -> Trial:
+def _attempt(setting: _Setting, spec: MachineSpec, fetched: list["Fetched"]) -> Trial:
     """Run the steps; again where the guest's kernel broke under emulation."""
     case = setting.case
     trees: dict[str, Path] = {"": fetched[0].tree} if case.source else {}

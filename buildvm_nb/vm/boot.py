@@ -18,6 +18,8 @@ class BootFiles:
     """Our initramfs, not compressed, to which a machine's own settings are appended."""
     root: Path
     """The image: a squashfs."""
+    kernel_parameters: tuple[str, ...] = ()
+    """What the kernel is told beyond what every guest's kernel is."""
     image_digest: str = ""
     """SHA-256 of `root`."""
     kernel_digest: str = ""

@@ -17,6 +17,9 @@ __all__ = ["MachineFiles", "Sockets", "qemu_argv"]
 _RTC_RANGE = (datetime(1970, 1, 2, tzinfo=UTC), datetime(2070, 1, 1, tzinfo=UTC))
 """What the emulated clock chip can hold: its year has two digits, and QEMU wraps others."""
 
+_MACHINE = "q35,sata=off,smbus=off,smm=off,vmport=off,hpet=off"
+"""The type ``pc`` has its interrupt table made by a loop of ACPI code: 0.1 s for every device."""
+
 KERNEL_PARAMETERS = (
     "console=ttyS0",
     "quiet",
@@ -84,11 +87,11 @@ def qemu_argv(
     """
     kvm = spec.accelerator is Accelerator.KVM
     argv = [qemu, "-name", spec.name, "-nodefaults", "-no-user-config", "-display", "none"]
-    argv += ["-no-reboot", "-machine", "pc,smm=off,vmport=off,hpet=off"]
+    argv += ["-no-reboot", "-machine", _MACHINE]
     argv += ["-accel", "kvm" if kvm else "tcg,thread=multi"]
     argv += ["-cpu", spec.cpu, "-smp", str(spec.cpu_count), "-m", f"{spec.memory_mib}M"]
     argv += ["-kernel", str(boot.kernel), "-initrd", str(files.initramfs)]
-    argv += ["-append", " ".join(KERNEL_PARAMETERS)]
+    argv += ["-append", " ".join((*KERNEL_PARAMETERS, *boot.kernel_parameters))]
     argv += ["-rtc", _rtc(spec.date)]
     argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     argv += ["-chardev", f"socket,id=monitor,fd={sockets.monitor}"]

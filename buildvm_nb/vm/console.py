@@ -27,8 +27,11 @@ class Trouble(StrEnum):
 
 
 _SIGNS = (
-    (Trouble.OOPS, re.compile(r"\bOops: |\bBUG: (?!workqueue)|general protection fault:.*\[#")),
-    (Trouble.LOCKUP, re.compile(r"soft lockup|hard LOCKUP|rcu: .*detected stalls")),
+    (
+        Trouble.OOPS,  # a trap in the kernel ends in its error code and count: 0000 [#1]
+        re.compile(r"\bOops: |\bBUG: (?!workqueue|soft lockup)|: [0-9a-f]{4} \[#\d+\]"),
+    ),
+    (Trouble.LOCKUP, re.compile(r"soft lockup|hard LOCKUP|rcu: .*detected stalls?")),
     (Trouble.OUT_OF_MEMORY, re.compile(r"Out of memory: Killed|System is deadlocked on memory")),
     (Trouble.INIT, re.compile(r"^buildvm: ", re.MULTILINE)),
     (Trouble.PANIC, re.compile(r"Kernel panic - not syncing")),

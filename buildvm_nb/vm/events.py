@@ -95,8 +95,9 @@ class Events:
         """
         with self._news:
             self._news.wait_for(lambda: self._closed or step in self._inbox.ends, timeout_s)
+            start = self._inbox.starts.pop(step, None)
             end = self._inbox.ends.pop(step, None)
-            return (self._inbox.starts.pop(step), end) if end else None
+            return (start, end) if start and end else None
 
     def started_at(self, step: str) -> datetime | None:
         """Return the guest's clock when a step began.
@@ -134,7 +135,8 @@ class Events:
                 pending = pending[:_LONGEST_LINE]
                 with self._news:
                     for line in lines:
-                        self._take(line.decode(errors="replace").split())
+                        with suppress(ValueError, OverflowError):  # not one of ours
+                            self._take(line.decode(errors="replace").split())
                     self._news.notify_all()
         with self._news:
             self._closed = True

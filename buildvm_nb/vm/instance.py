@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from buildvm_nb.vm.process import QemuProcess
 from buildvm_nb.vm.proof import prove
 from buildvm_nb.vm.settings import write_initramfs
 from buildvm_nb.vm.transfer import pack_inputs
+from buildvm_nb.vm.workarounds import kernel_workarounds
 from buildvm_nb.vm.workdir import machine_directory
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class Instance:
         self, spec: MachineSpec, boot: BootFiles, emulator: Emulator, provision: Provision
     ) -> None:
         self.spec = spec
-        self.boot = boot
+        needed = kernel_workarounds(boot.kernel_release, spec.accelerator, emulator.version)
+        self.boot = replace(boot, kernel_parameters=(*boot.kernel_parameters, *needed))
         self.emulator = emulator
         self.provision = provision
         self.console = Console()
@@ -237,8 +239,7 @@ class Instance:
             kind, evidence = trouble
             hint = {
                 Trouble.OUT_OF_MEMORY: "give the machine more memory with --memory",
-                Trouble.OOPS: "another --kernel, or a newer QEMU, may do; 6.12 is known to oops "
-                "under the emulation of QEMU 7.2",
+                Trouble.OOPS: "another --kernel, or a newer QEMU, may do",
             }.get(kind, "")
             return GuestLost(f"the guest died: {kind}", evidence=evidence, hint=hint)
         if not ended:

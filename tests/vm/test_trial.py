@@ -63,7 +63,7 @@ def build(cache):
     ],
     ids=["passed", "failed", "crashed", "timeout", "expect", "skipped", "disk", "memory"],
 )
-def test_a_verdict_says_what_the_machine_showed(build, script, more, verdict, reason, evidence):  # noqa: PLR0917
+def test_a_verdict_says_what_the_machine_showed(build, script, more, verdict, reason, evidence):
     outcome = build(script, more).outcome
     assert outcome.verdict == verdict
     assert reason in outcome.reason
