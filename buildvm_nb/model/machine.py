@@ -37,6 +37,10 @@ KernelName = Annotated[str, StringConstraints(pattern=r"^(debian:[a-z0-9-]+|/.+)
 """``debian:SUITE``, or the path of a directory that holds ``vmlinuz`` and ``modules/``."""
 
 
+_SYSTEMS = frozenset({"x86_64-linux", "i686-linux"})
+"""Guix's names of the systems that an x86-64 guest can build for."""
+
+
 class Accelerator(StrEnum):
     """What executes the guest's instructions."""
 
@@ -145,6 +149,14 @@ class MachineSpec(Value):
             except UsageError as error:
                 raise ValueError(error.message) from error
         return given
+
+    @field_validator("systems")
+    @classmethod
+    def _can_be_run(cls, systems: tuple[str, ...]) -> tuple[str, ...]:
+        if not systems or set(systems) - _SYSTEMS:
+            message = f"unknown systems; allowed: {', '.join(sorted(_SYSTEMS))}"
+            raise ValueError(message)
+        return systems
 
     @field_validator("date")
     @classmethod

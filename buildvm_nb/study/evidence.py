@@ -9,7 +9,9 @@ _SIGNS = (
     re.compile(r"^(?:E\s+)?[\w.]*(?:Error|Exception|Failure|Unavailable)\b: .+$", re.MULTILINE),
     re.compile(r"^(?:E\s+)?[\w.]*(?:Error|Exception|Failure)\b.*$", re.MULTILINE),
     re.compile(
-        r"^.*(?:\berror\b|\bfatal\b|\bexpired\b|\bFAIL(?:ED|URE)?\b|\bnot ok\b|outdated"
+        # not make and ninja, who only say that something failed before
+        r"^(?!\S*make(?:\[\d+\])?: |ninja: )"
+        r".*(?:\berror\b|\bfatal\b|\bexpired\b|\bFAIL(?:ED|URE)?\b|\bnot ok\b|outdated"
         r"|Illegal instruction|Segmentation fault|Aborted|not found).*$",
         re.MULTILINE | re.IGNORECASE,
     ),

@@ -16,8 +16,11 @@ Output = Callable[[str, bytes], None]
 _FULL_KIB = 1024
 _NO_SPACE = "No space left on device"
 _NO_MEMORY = re.compile(
-    r"\bMemoryError\b|Cannot allocate memory|bad_alloc|memory exhausted", re.IGNORECASE
+    r"\bMemoryError\b|cannot allocate memory|bad_alloc|memory exhausted|out of memory allocating",
+    re.IGNORECASE,
 )
+_DIED_OF_MEMORY = re.compile(r"^(?:MemoryError\b|  what\(\):  std::bad_alloc)", re.MULTILINE)
+_LAST = 500
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -145,7 +148,8 @@ def _judge(step: Step, result: CommandResult, text: str, case: Case) -> tuple[Ve
             f"the guest's disk was full ({result.free_kib} KiB left), so its failure says nothing; "
             "raise memory_mib"
         )
-    if result.exit_status and _NO_MEMORY.search(failing_lines(text)):
+    refused = _NO_MEMORY.search(failing_lines(text)) or _DIED_OF_MEMORY.search(text[-_LAST:])
+    if result.status and not result.timed_out and refused:
         return (
             Verdict.ERROR,
             "the guest refused memory, so its failure says nothing; raise memory_mib",

@@ -11,10 +11,11 @@ import re
 __all__ = ["count_tests"]
 
 _UNITTEST = re.compile(
-    r"^Ran (\d+) tests? in [^\n]*\n+(?:OK|FAILED|NO TESTS RAN)(?: \(([^)]*)\))?", re.MULTILINE
+    r"^Ran (\d+) tests? in [^\n]*\n+(?:OK|PASSED|FAILED|NO TESTS RAN)(?: \(([^)]*)\))?",
+    re.MULTILINE,
 )
-_SKIPPED = re.compile(r"skipped=(\d+)")
-_PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s\b", re.MULTILINE)
+_SKIPPED = re.compile(r"skip(?:s|ped)?=(\d+)", re.IGNORECASE)
+_PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z -]+(?:, )?)+) in [\d.]+(?:s| seconds)\b", re.MULTILINE)
 _PYTEST_RAN = re.compile(r"(\d+) (?:passed|failed|errors?|xfailed|xpassed)\b")
 _REGRTEST = re.compile(r"^Total tests: run=([\d,]+)(?: [^\n]*?skipped=([\d,]+))?", re.MULTILINE)
 _SUMS = (
@@ -25,6 +26,7 @@ _SUMS = (
     re.compile(r"^test result: \w+\. (\d+) passed", re.MULTILINE),
     re.compile(r"^test result: \w+\. \d+ passed; (\d+) failed", re.MULTILINE),
 )
+_CTEST_SKIPPED = re.compile(r"^\s+\d+ - .+ \(Skipped\)\s*$", re.MULTILINE)
 _GO = re.compile(r"^--- (?:PASS|FAIL): ", re.MULTILINE)
 
 
@@ -42,16 +44,15 @@ def count_tests(output: str) -> int | None:
         None when no runner that we know says how many.
     """
     counts = [
-        int(ran) - sum(map(int, _SKIPPED.findall(rest or "")))
-        for ran, rest in _UNITTEST.findall(output)
-    ]
-    counts += [sum(map(int, _PYTEST_RAN.findall(summary))) for summary in _PYTEST.findall(output)]
-    counts += [
         int(ran.replace(",", "")) - int(skipped.replace(",", "") or 0)
         for ran, skipped in _REGRTEST.findall(output)
+    ] or [  # where regrtest gives a total, what unittest says is part of it
+        int(ran) - sum(map(int, _SKIPPED.findall(rest))) for ran, rest in _UNITTEST.findall(output)
     ]
+    counts += [sum(map(int, _PYTEST_RAN.findall(summary))) for summary in _PYTEST.findall(output)]
     for pattern in _SUMS:
         counts += map(int, pattern.findall(output))
     if go := len(_GO.findall(output)):
         counts.append(go)
-    return sum(counts) if counts else None
+    skipped = len(_CTEST_SKIPPED.findall(output))  # CTest counts them among those that passed
+    return max(sum(counts) - skipped, 0) if counts else None

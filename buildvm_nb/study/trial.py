@@ -131,7 +131,7 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
         case=case, cache=cache, progress=progress, output=output, artifacts=artifacts
     )
     spec = machine_for(case, overrides, None)
-    fetched: list["Fetched"] = []
+    fetched: list[Fetched] = []
     try:
         check_cpu(spec.cpu, find_emulator(cache.root))
         fetched = _fetch(case, cache, base, progress)

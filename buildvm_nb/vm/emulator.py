@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def find_emulator(cache_root: Path | None = None) -> Emulator:
             hint="upgrade qemu-system-x86; Debian 12 has 7.2",
         )
     if memo:
-        partial = memo.with_suffix(".partial")
+        partial = memo.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps({"stamp": stamp, "known": known}))
         partial.replace(memo)
     return Emulator(
@@ -80,7 +81,13 @@ def _remembered(memo: Path | None, stamp: list[object]) -> dict[str, list[str]] 
 
 
 def _ask(path: str) -> dict[str, list[str]]:
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise HostError(
+            f"QEMU does not run: {path}: {error.strerror}",
+            hint="reinstall the package qemu-system-x86",
+        ) from error
     match = re.search(r"version (\d+\.\d+(?:\.\d+)?)", said.stdout)
     if said.returncode != 0 or not match:
         raise HostError(

@@ -1,0 +1,118 @@
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.model.cpu import CPU_MODELS, OLDEST_QEMU, CpuModel, Vendor, cpu_at, find_model
+
+BY_NAME = {model.name: model for model in CPU_MODELS}
+KNOWN = frozenset({"Haswell", "Broadwell", "Westmere", "qemu64", "EPYC", "EPYC-Rome"})
+DATES = st.datetimes(
+    min_value=datetime(2006, 7, 27),  # noqa: DTZ001 - hypothesis wants bounds without a zone
+    max_value=datetime.now(UTC).replace(tzinfo=None),
+    timezones=st.just(UTC),
+)
+
+
+def test_the_table_is_sorted_by_day_and_names_each_model_once():
+    assert all(one.since <= other.since for one, other in pairwise(CPU_MODELS))
+    assert len(BY_NAME) == len(CPU_MODELS)
+
+
+@pytest.mark.parametrize("model", CPU_MODELS, ids=lambda model: model.name)
+def test_every_entry_is_a_midnight_in_utc_with_a_product_and_a_source(model):
+    assert model.since.tzinfo is UTC
+    assert model.since == model.since.replace(hour=0, minute=0, second=0, microsecond=0)
+    assert model.since < datetime.now(UTC)
+    assert model.product
+    assert model.source
+    assert model.qemu >= OLDEST_QEMU
+
+
+@settings(deadline=None)
+@given(DATES, st.sampled_from(Vendor))
+def test_each_date_gives_the_newest_model_of_the_vendor_that_was_on_sale(date, vendor):
+    model = cpu_at(date, vendor=vendor)
+    assert model.vendor is vendor
+    assert model.since <= date
+    newer = [
+        other
+        for other in CPU_MODELS
+        if other.vendor is vendor
+        and other.qemu <= OLDEST_QEMU
+        and model.since < other.since <= date
+    ]
+    assert not newer
+
+
+@pytest.mark.parametrize(
+    ("day", "name"),
+    [
+        ("2006-12-24", "core2duo"),
+        ("2010-06-15", "Westmere"),
+        ("2013-06-03", "IvyBridge"),
+        ("2019-05-01", "Cascadelake-Server"),
+    ],
+)
+def test_well_known_dates_give_the_processors_of_their_time(day, name):
+    assert cpu_at(datetime.fromisoformat(f"{day}T00:00:00Z")).name == name
+
+
+@pytest.mark.parametrize(
+    "model",
+    [model for model in CPU_MODELS if model.qemu == OLDEST_QEMU],
+    ids=lambda model: model.name,
+)
+def test_the_day_of_sale_itself_counts_and_the_second_before_does_not(model):
+    assert cpu_at(model.since, vendor=model.vendor) is model
+    before = cpu_at(model.since - timedelta(seconds=1), vendor=model.vendor)
+    first = next(other for other in CPU_MODELS if other.vendor is model.vendor)
+    assert before is not model or model is first
+
+
+@pytest.mark.parametrize(
+    ("vendor", "name"), [(Vendor.INTEL, "core2duo"), (Vendor.AMD, "Opteron_G1")]
+)
+def test_a_date_before_the_first_entry_gives_the_oldest_model(vendor, name):
+    assert cpu_at(datetime(1971, 1, 1, tzinfo=UTC), vendor=vendor).name == name
+
+
+@pytest.mark.parametrize(
+    ("year", "name"),
+    [(2005, "Opteron_G1"), (2010, "Opteron_G3"), (2018, "EPYC"), (2022, "EPYC-Milan")],
+)
+def test_amd_has_a_line_of_its_own(year, name):
+    assert cpu_at(datetime(year, 1, 1, tzinfo=UTC), vendor=Vendor.AMD).name == name
+
+
+def test_a_model_that_needs_a_newer_qemu_is_chosen_only_when_that_is_there():
+    date = datetime(2023, 6, 1, tzinfo=UTC)
+    assert cpu_at(date).name == "Icelake-Server"
+    assert cpu_at(date, qemu=(8, 0)).name == "SapphireRapids"
+    assert cpu_at(date, qemu=(10, 1)).name == "SapphireRapids"
+
+
+def test_an_entry_cannot_be_changed():
+    model: CpuModel = CPU_MODELS[0]
+    with pytest.raises(AttributeError):
+        model.name = "386"
+
+
+@pytest.mark.parametrize("text", ["Haswell", "haswell", "HASWELL,-cx16", "Haswell,+avx,-cx16"])
+def test_a_model_is_found_whatever_its_case_and_features(text):
+    assert find_model(text, KNOWN) == "Haswell"
+
+
+def test_an_unknown_model_is_refused_and_near_names_are_suggested():
+    with pytest.raises(UsageError, match="unknown CPU model: 'Hasvell'; allowed: ") as caught:
+        find_model("Hasvell,-cx16", KNOWN)
+    assert caught.value.hint.startswith("did you mean Haswell")
+
+
+def test_where_no_name_is_near_the_list_is_pointed_to():
+    with pytest.raises(UsageError) as caught:
+        find_model("zzz", KNOWN)
+    assert caught.value.hint == "`buildvm cpus` lists them"

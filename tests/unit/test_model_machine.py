@@ -1,0 +1,206 @@
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
+from buildvm_nb.model.machine import (
+    Accelerator,
+    Environment,
+    ImageSpec,
+    MachineSpec,
+    Network,
+    PortForwarding,
+)
+
+
+def test_what_is_left_out_follows_from_the_date():
+    spec = MachineSpec.parse({"date": "2010-06-15"})
+    assert spec.cpu == "Westmere"
+    assert spec.date == datetime(2010, 6, 15, tzinfo=UTC)
+    assert spec.name == "build-vm"
+    assert spec.image == ImageSpec(base="debian:bookworm")
+    assert spec.kernel == "debian:bookworm"
+    assert (spec.cpu_count, spec.memory_mib) == (1, 1024)
+    assert spec.accelerator is Accelerator.AUTO
+    assert spec.network is Network.OFF
+    assert spec.systems == ("x86_64-linux",)
+    assert spec.auto_start is False
+
+
+def test_without_a_date_the_present_second_is_meant():
+    before = now()
+    spec = MachineSpec.parse({})
+    assert before - timedelta(seconds=1) < spec.date <= now()
+    assert spec.date.microsecond == 0
+
+
+def test_none_means_left_out():
+    spec = MachineSpec.parse({"date": "2010-06-15", "cpu": None, "memory_mib": None})
+    assert (spec.cpu, spec.memory_mib) == ("Westmere", 1024)
+
+
+def test_a_cpu_that_was_given_stays_whatever_the_date():
+    assert MachineSpec.parse({"date": "2010-06-15", "cpu": "Haswell,-cx16"}).cpu == "Haswell,-cx16"
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "packages"),
+    [
+        ("debian:bookworm", "debian:bookworm", ()),
+        ("debian:bookworm,make,gcc", "debian:bookworm", ("gcc", "make")),
+        ("debian:trixie,gcc,gcc", "debian:trixie", ("gcc",)),
+        ("debian:sid,gcc=4:12.2.0-3", "debian:sid", ("gcc=4:12.2.0-3",)),
+    ],
+)
+def test_an_image_is_read_from_text(text, base, packages):
+    image = ImageSpec.parse(text)
+    assert (image.base, image.packages) == (base, packages)
+    assert ImageSpec.parse(str(image)) == image
+    assert MachineSpec.parse({"image": text}).image == image
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("bookworm", "ImageSpec.base"),
+        ("debian:", "ImageSpec.base"),
+        ("debian:bookworm,", "ImageSpec.packages.0"),
+        ("debian:bookworm,-o", "ImageSpec.packages.0"),
+        ("debian:bookworm,gcc make", "ImageSpec.packages.0"),
+    ],
+)
+def test_an_image_that_makes_no_sense_is_refused(text, field):
+    with pytest.raises(UsageError, match=f"^{re.escape(field)}: "):
+        ImageSpec.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "mib"),
+    [(512, 512), ("512M", 512), ("512 MiB", 512), ("2G", 2048), ("2GiB", 2048), ("768", 768)],
+)
+def test_memory_is_read_with_its_unit(given, mib):
+    assert MachineSpec.parse({"memory_mib": given}).memory_mib == mib
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "-no"}, "MachineSpec.name: String should match pattern"),
+        ({"name": "a,b"}, "MachineSpec.name: String should match pattern"),
+        ({"cpu": "Haswell,-cx16,"}, "MachineSpec.cpu: String should match pattern"),
+        ({"cpu": "a b"}, "MachineSpec.cpu: String should match pattern"),
+        ({"cpu_count": 0}, "MachineSpec.cpu_count: Input should be greater than or equal to 1"),
+        ({"cpu_count": 256}, "MachineSpec.cpu_count: Input should be less than or equal to 255"),
+        ({"memory_mib": 64}, "MachineSpec.memory_mib: Input should be greater than or equal"),
+        ({"memory_mib": "9T"}, "MachineSpec.memory_mib: Input should be a valid integer"),
+        ({"kernel": "bookworm"}, "MachineSpec.kernel: String should match pattern"),
+        ({"kernel": "../linux"}, "MachineSpec.kernel: String should match pattern"),
+        ({"accelerator": "xen"}, "MachineSpec.accelerator: Input should be 'auto', 'kvm' or 'tcg'"),
+        ({"network": "on"}, "MachineSpec.network: Input should be 'off', 'restricted' or 'user'"),
+        (
+            {"port_forwardings": [{"host": 0, "guest": 22}]},
+            "MachineSpec.port_forwardings.0.host: Input should be greater than or equal to 1",
+        ),
+        (
+            {"port_forwardings": [{"host": 22, "guest": 65536}]},
+            "MachineSpec.port_forwardings.0.guest: Input should be less than or equal to 65535",
+        ),
+        ({"colour": "red"}, "MachineSpec.colour: Extra inputs are not permitted"),
+        ({"date": "soon"}, "not a date: 'soon'; allowed: 2019-05-01"),
+        ({"date": "2019-05-01T12:00"}, "a time of day needs a zone"),
+        ({"date": "1970-01-01", "cpu": "Haswell"}, "MachineSpec.date: date out of range"),
+        (
+            {"date": "2019-05-01T00:00:00.5Z"},
+            "MachineSpec.date: a machine's date is a whole second",
+        ),
+    ],
+)
+def test_a_bad_field_is_refused_by_name_with_what_is_allowed(fields, message):
+    with pytest.raises(UsageError) as caught:
+        MachineSpec.parse(fields)
+    assert message in caught.value.message
+
+
+def test_all_bad_fields_are_named_at_once_with_the_values_seen():
+    with pytest.raises(UsageError) as caught:
+        MachineSpec.parse({"cpu_count": 0, "memory_mib": 1})
+    lines = caught.value.message.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "MachineSpec.cpu_count",
+        "MachineSpec.memory_mib",
+    ]
+    assert lines[0].endswith("(got 0)")
+
+
+def test_something_that_is_no_mapping_is_refused():
+    with pytest.raises(UsageError, match="MachineSpec: "):
+        MachineSpec.parse("debian")
+
+
+def test_the_last_second_that_linux_can_be_set_to_is_allowed_and_the_next_is_not():
+    assert format_instant(LATEST_CLOCK) == "2232-04-18T23:47:15Z"
+    assert MachineSpec.parse({"date": LATEST_CLOCK}).date == LATEST_CLOCK
+    with pytest.raises(UsageError, match=r"allowed: until 2232-04-18T23:47:15Z, the last that Lin"):
+        MachineSpec.parse({"date": LATEST_CLOCK + timedelta(seconds=1)})
+
+
+def test_forwardings_need_a_card_so_they_imply_a_restricted_network():
+    forwardings = [{"host": 8022, "guest": 22}]
+    spec = MachineSpec.parse({"port_forwardings": forwardings})
+    assert spec.network is Network.RESTRICTED
+    assert spec.port_forwardings == (PortForwarding(host=8022, guest=22),)
+    wider = MachineSpec.parse({"port_forwardings": forwardings, "network": "user"})
+    assert wider.network is Network.USER
+
+
+SPECS = st.builds(
+    dict,
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", fullmatch=True),
+    image=st.sampled_from(["debian:bookworm", "debian:trixie,gcc,make"]),
+    date=st.integers(86400, int(LATEST_CLOCK.timestamp())).map(
+        lambda second: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
+    ),
+    cpu=st.sampled_from([None, "Haswell", "Haswell,-cx16,+avx"]),
+    cpu_count=st.integers(1, 255),
+    memory_mib=st.integers(192, 1024 * 1024),
+    accelerator=st.sampled_from(Accelerator),
+    network=st.sampled_from(Network),
+    port_forwardings=st.lists(
+        st.builds(dict, host=st.integers(1, 65535), guest=st.integers(1, 65535)), max_size=3
+    ),
+    auto_start=st.booleans(),
+)
+
+
+@settings(deadline=None)
+@given(SPECS)
+def test_a_machine_goes_through_json_without_loss(fields):
+    spec = MachineSpec.parse(fields)
+    again = MachineSpec.model_validate_json(spec.model_dump_json())
+    assert again == spec
+    assert again.content_digest() == spec.content_digest()
+
+
+def test_a_machine_cannot_be_changed():
+    spec = MachineSpec.parse({})
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.cpu_count = 2
+
+
+def test_an_environment_goes_through_json_without_loss():
+    environment = Environment(
+        cpu="Haswell,-cx16",
+        cpu_features=("avx", "sse2"),
+        cpu_features_lacking=("pcid",),
+        cpu_flags=("avx", "pni", "sse2"),
+        cpu_count=2,
+        kernel_release="6.1.0-40-amd64",
+        accelerator=Accelerator.TCG,
+        engine="qemu 7.2.22",
+    )
+    assert Environment.model_validate_json(environment.model_dump_json()) == environment
