@@ -21,7 +21,7 @@ GUEST_TOOLS = {
     "bin/date": "coreutils",
     "usr/sbin/dropbear": "dropbear-bin",
     "usr/bin/unshare": "util-linux",
-    "usr/bin/setpriv": "util-linux",
+    "bin/tar": "tar",
 }
 """Path of each program and the Debian package it comes from."""
 

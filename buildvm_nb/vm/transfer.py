@@ -107,7 +107,10 @@ def unpack_exports(disk: Path, into: Path) -> tuple[Path, ...]:
     """
     into.mkdir(parents=True, exist_ok=True)
     try:
-        with disk.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with (
+            disk.open("rb") as stream,
+            tarfile.open(fileobj=stream, mode="r|", bufsize=_PIPE) as archive,
+        ):
             return tuple(sorted(_unpack(archive, into)))
     except tarfile.TarError as error:
         raise MachineError(f"the guest's artifacts cannot be unpacked: {error}") from error
