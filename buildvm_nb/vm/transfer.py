@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from buildvm_nb.errors import HostError, MachineError
 from buildvm_nb.host.tools import find_tool
@@ -111,20 +111,25 @@ def unpack_exports(disk: Path, into: Path) -> tuple[Path, ...]:
             disk.open("rb") as stream,
             tarfile.open(fileobj=stream, mode="r|", bufsize=_PIPE) as archive,
         ):
-            return tuple(sorted(_unpack(archive, into)))
+            return tuple(sorted(_unpack(archive, into, disk.stat().st_size)))
     except tarfile.TarError as error:
         raise MachineError(f"the guest's artifacts cannot be unpacked: {error}") from error
     except OSError as error:
         raise HostError(f"cannot write artifacts: {error.filename}: {error.strerror}") from error
 
 
-def _unpack(archive: tarfile.TarFile, into: Path) -> Iterator[Path]:
+def _unpack(archive: tarfile.TarFile, into: Path, room: int) -> Iterator[Path]:
+    """Unpack without links, so that no name can lead elsewhere; the room bounds what is claimed."""
     for member in archive:
         if not (member.isreg() or member.isdir()):
-            continue  # a link could lead what is unpacked next, or a reader, elsewhere
-        safe = tarfile.data_filter(member, str(into))
-        target = into / safe.name
-        if safe.isdir():
+            continue
+        name = PurePosixPath(member.name)
+        room -= member.size
+        if name.is_absolute() or ".." in name.parts or member.issparse() or room < 0:
+            message = f"not acceptable: {member.name!r} of {member.size} bytes"
+            raise tarfile.TarError(message)
+        target = into / name
+        if member.isdir():
             target.mkdir(parents=True, exist_ok=True)
             continue
         content = archive.extractfile(member)
@@ -132,4 +137,4 @@ def _unpack(archive: tarfile.TarFile, into: Path) -> Iterator[Path]:
         with target.open("wb") as stream:
             if content:
                 shutil.copyfileobj(content, stream, _PIPE)
-        yield Path(safe.name)
+        yield Path(name)

@@ -148,7 +148,7 @@ def test_a_read_only_catalog_can_be_read_and_says_why_not_written(tmp_path):
             import subprocess
             with Catalog(place) as catalog:
                 known = catalog.record(outcome(), b"log").id
-            subprocess.run(["mount", "-o", "remount,ro", place.parent], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", place.parent], check=True)
             with Catalog(place) as catalog:
                 assert catalog.outcome(known).id == known
                 assert catalog.log(known) == b"log"
