@@ -204,3 +204,9 @@ def test_an_environment_goes_through_json_without_loss():
         engine="qemu 7.2.22",
     )
     assert Environment.model_validate_json(environment.model_dump_json()) == environment
+
+
+@pytest.mark.parametrize("systems", [(), ("aarch64-linux",), ("x86_64-linux", "riscv64-linux")])
+def test_a_system_that_cannot_be_run_is_refused_with_those_that_can(systems):
+    with pytest.raises(UsageError, match=r"allowed: i686-linux, x86_64-linux"):
+        MachineSpec.parse({"systems": systems})

@@ -117,6 +117,14 @@ def test_a_build_sees_neither_our_server_nor_a_network(machine):
     assert "Permission denied" in lines[3]
 
 
+def test_the_guest_can_resolve_its_own_name(machine):
+    script = (
+        "import socket; print(socket.gethostname(), socket.gethostbyname(socket.gethostname()))"
+    )
+    _, text = output_of(machine, ["python3", "-c", script])
+    assert text.split() == ["build-vm", "127.0.1.1"]
+
+
 def test_nothing_of_ours_listens_on_the_host(machine):
     listening = subprocess.run(
         ["ss", "--listening", "--tcp", "--udp", "--processes", "--numeric"],
