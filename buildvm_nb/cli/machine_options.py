@@ -259,10 +259,10 @@ def _parse(kind: type[_Parsed], data: object) -> _Parsed:
 
 def _check_date(text: str | None) -> str | None:
     if text is not None:
-        from buildvm_nb.model.instants import parse_instant
+        from buildvm_nb.model.instants import LATEST_CLOCK, parse_instant
 
         try:
-            parse_instant(text)
+            parse_instant(text, latest=LATEST_CLOCK)
         except UsageError as error:
             raise UsageError(f"--date: {error.message}", hint=error.hint) from error
     return text

@@ -48,7 +48,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def parse_instant(value: object) -> datetime:
+def parse_instant(value: object, *, latest: datetime = LATEST) -> datetime:
     """Turn text, a date or an aware datetime into an instant.
 
     Parameters
@@ -56,11 +56,13 @@ def parse_instant(value: object) -> datetime:
     value : str, datetime.date or datetime.datetime
         ISO 8601 text, ``today`` (midnight UTC), ``now`` (whole second), or a value of the
         standard library. A date without a time means 00:00:00Z.
+    latest : datetime
+        Last instant that is allowed.
 
     Returns
     -------
     datetime
-        Aware, in UTC, from `EARLIEST` to `LATEST`.
+        Aware, in UTC, from `EARLIEST` to `latest`.
 
     Raises
     ------
@@ -68,8 +70,8 @@ def parse_instant(value: object) -> datetime:
         If the text is no date, names a time of day without a zone, or is out of range.
     """
     instant = _read(value)
-    if not EARLIEST <= instant <= LATEST:
-        allowed = f"from {format_instant(EARLIEST)} to {format_instant(LATEST)}"
+    if not EARLIEST <= instant <= latest:
+        allowed = f"from {format_instant(EARLIEST)} to {format_instant(latest)}"
         raise UsageError(f"date out of range: {value}; allowed: {allowed}")
     return instant
 

@@ -145,7 +145,7 @@ def test_something_that_is_no_mapping_is_refused():
 def test_the_last_second_that_linux_can_be_set_to_is_allowed_and_the_next_is_not():
     assert format_instant(LATEST_CLOCK) == "2232-04-18T23:47:15Z"
     assert MachineSpec.parse({"date": LATEST_CLOCK}).date == LATEST_CLOCK
-    with pytest.raises(UsageError, match=r"allowed: until 2232-04-18T23:47:15Z, the last that Lin"):
+    with pytest.raises(UsageError, match=r"to 2232-04-18T23:47:15Z"):
         MachineSpec.parse({"date": LATEST_CLOCK + timedelta(seconds=1)})
 
 
