@@ -48,7 +48,7 @@ def test_the_guests_tools_have_every_library_they_need(cache):
 
 def test_damaged_guest_tools_are_noticed(cache):
     root = fetch_guest_tools(cache)
-    tool = root / "usr/bin/setpriv"
+    tool = root / "usr/bin/unshare"
     whole = tool.read_bytes()
     tool.write_bytes(whole[:-1] + b"x")
-    assert (fetch_guest_tools(cache) / "usr/bin/setpriv").read_bytes() == whole
+    assert (fetch_guest_tools(cache) / "usr/bin/unshare").read_bytes() == whole
