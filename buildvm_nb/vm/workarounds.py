@@ -17,7 +17,7 @@ def kernel_workarounds(
 
     Linux 6.12 corrupts its slab lists under the emulation of QEMU 7.2, in most boots, by way of
     ``cmpxchg16b``; 5.10, 6.1 and 7.2 do not, and QEMU 10.0 does not (measured: 8 of 8 boots oopsed
-    without, 0 of 8 with this). Taking the feature away from the CPU would change what software
+    without, 0 of 5 with this). Taking the feature away from the CPU would change what software
     finds. Slabs with consistency checks use a lock instead (mm/slub.c, ``SLAB_NO_CMPXCHG``), which
     no software sees.
 
