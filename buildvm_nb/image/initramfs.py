@@ -21,8 +21,8 @@ _RECIPE = 1
 _SCRIPTS = ("init", "event", "step", "inside", "stop", "artifacts")
 _APPLETS = tuple(
     """
-    sh mount mkdir mkfifo insmod cat grep uname nproc ln chown ip nc nsenter sed awk df env rmdir
-    kill dd reboot usleep dmesg
+    sh mount mkdir mkfifo insmod cat ln chown ip nc nsenter awk stat adjtimex env rmdir kill dd
+    reboot usleep dmesg
     """.split()  # noqa: SIM905 - a list of 20 quoted words is harder to read
 )
 _DIRECTORIES = ("proc", "sys", "dev", "lower", "upper", "root", "inputs", "run", "tmp")
