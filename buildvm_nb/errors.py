@@ -124,7 +124,25 @@ class BootTimeout(MachineError):
 
 
 class GuestLost(MachineError):
-    """QEMU or the guest died, panicked or stopped answering while in use."""
+    """QEMU or the guest died, panicked or stopped answering while in use.
+
+    Parameters
+    ----------
+    message : str
+        What happened to it.
+    evidence : str
+        Console or log text that shows it; may be empty.
+    is_oops : bool
+        Whether the guest's kernel oopsed: under emulation another attempt may do.
+    hint : str
+        The next step for the user.
+    """
+
+    def __init__(
+        self, message: str, *, evidence: str = "", is_oops: bool = False, hint: str = ""
+    ) -> None:
+        super().__init__(message, evidence=evidence, hint=hint)
+        self.is_oops = is_oops
 
 
 class ClockError(MachineError):

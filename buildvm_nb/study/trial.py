@@ -191,8 +191,8 @@ def _attempt(setting: _Setting, spec: MachineSpec, fetched: list["Fetched"]) -> 
         except UsageError:
             raise
         except BuildVMError as error:
-            oops = isinstance(error, GuestLost) and "oops" in error.message
-            if not oops or attempt == _ATTEMPTS:
+            again = isinstance(error, GuestLost) and error.is_oops
+            if not again or attempt == _ATTEMPTS:
                 return _broken(case, spec, error, bytes(log.data))
     raise AssertionError("unreachable")
 

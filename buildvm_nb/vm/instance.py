@@ -241,7 +241,12 @@ class Instance:
                 Trouble.OUT_OF_MEMORY: "give the machine more memory with --memory",
                 Trouble.OOPS: "another --kernel, or a newer QEMU, may do",
             }.get(kind, "")
-            return GuestLost(f"the guest died: {kind}", evidence=evidence, hint=hint)
+            return GuestLost(
+                f"the guest died: {kind}",
+                evidence=evidence,
+                is_oops=kind is Trouble.OOPS,
+                hint=hint,
+            )
         if not ended:
             return error
         how = self.process.describe_end()

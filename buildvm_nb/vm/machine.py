@@ -12,7 +12,6 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.vm.accelerator import choose_accelerator
 from buildvm_nb.vm.boot import BootFiles
-from buildvm_nb.vm.console import Trouble
 from buildvm_nb.vm.emulator import check_cpu, find_emulator
 from buildvm_nb.vm.instance import Instance, Provision
 from buildvm_nb.vm.result import CommandResult
@@ -119,10 +118,9 @@ class BuildMachine:
             self._instance = Instance(self.spec, self.boot_files, self.emulator, self.provision)
             try:
                 self._environment = self._instance.start(self._cache)
-            except GuestLost:
-                trouble = self._instance.console.trouble()
+            except GuestLost as error:
                 self.close()
-                if attempt == _BOOT_ATTEMPTS or not trouble or trouble[0] is not Trouble.OOPS:
+                if attempt == _BOOT_ATTEMPTS or not error.is_oops:
                     raise
             except BaseException:
                 self.close()
