@@ -11,7 +11,7 @@ from buildvm_nb.model.instants import Instant, now
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.model.value import Digest, Value
 
-__all__ = ["Artifact", "Outcome", "SourceRecord", "StepRecord", "Verdict", "new_id"]
+__all__ = ["Artifact", "Outcome", "Probing", "SourceRecord", "StepRecord", "Verdict", "new_id"]
 
 
 class Verdict(StrEnum):
@@ -86,6 +86,19 @@ class Artifact(Value):
     digest: Digest
 
 
+class Probing(Value):
+    """How a run differs from a plain one, in which all steps run one after the other."""
+
+    prepared_at: Instant | None = None
+    """Guest's clock at which prepare and build ran, where the test ran in a fork; None: no fork."""
+    held: bool = False
+    """Whether the guest's clock was held at the machine's date while the test ran."""
+    drift_s: float | None = None
+    """How far a held clock strayed from the beginning of its second, at most."""
+    attempt: int = Field(default=0, ge=0)
+    """Which repetition of the same run in the same environment this is."""
+
+
 class Outcome(Value):
     """One case run once on one machine."""
 
@@ -116,3 +129,5 @@ class Outcome(Value):
     """By the host's clock."""
     study: str | None = None
     """Identifier of the study that this run belongs to."""
+    probing: Probing = Probing()
+    """How it was run."""

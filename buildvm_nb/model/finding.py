@@ -1,0 +1,130 @@
+"""A finding: what a diagnosis concluded on a case, with the outcomes that prove it."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.instants import Instant, now
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Verdict, new_id
+from buildvm_nb.model.value import Value
+
+__all__ = ["Axis", "Boundary", "Finding", "FindingKind", "Reruns", "Window"]
+
+
+class Axis(StrEnum):
+    """What a study varies."""
+
+    DATE = "date"
+    CPU = "cpu"
+    KERNEL = "kernel"
+    CORES = "cores"
+    COMMIT = "commit"
+
+
+class FindingKind(StrEnum):
+    """What a case turned out to be."""
+
+    TIME_TRAP = "time-trap"
+    CPU_DEPENDENT = "cpu-dependent"
+    KERNEL_DEPENDENT = "kernel-dependent"
+    CORES_DEPENDENT = "cores-dependent"
+    COMMIT_DEPENDENT = "commit-dependent"
+    OUTPUT_VARIES = "output-varies"
+    FLAKY = "flaky"
+    ALWAYS_FAILING = "always-failing"
+    SOUND = "sound"
+    UNDETERMINED = "undetermined"
+    """The evidence does not suffice; the summary says why."""
+
+
+class Boundary(Value):
+    """Where verdicts change along an axis that has an order.
+
+    On the date axis both ends are instants in ISO 8601, else names of kernels, numbers of cores or
+    commit ids. The change lies after `last_before` and not after `first_after`.
+    """
+
+    axis: Axis
+    last_before: str
+    first_after: str
+    before: Verdict
+    """Verdict up to `last_before`."""
+    after: Verdict
+    """Verdict from `first_after` on."""
+    is_exact: bool
+    """Whether nothing lies between both ends: neighbouring seconds, kernels or commits."""
+    confirmed: int = 0
+    """How many repeated runs on both sides agreed with it; none disagreed."""
+    cause: Hint | None = None
+    """What changes at exactly this instant, where something in the source says so."""
+
+
+class Window(Value):
+    """A stretch of the date axis in which the case passes."""
+
+    passes_from: Instant | None = None
+    """First second that passes; None: it passes from the beginning of the range on."""
+    passes_until: Instant | None = None
+    """Last second that passes; None: it passes to the end of the range."""
+
+
+class Reruns(Value):
+    """How often the same thing in the same environment gave which verdict."""
+
+    machine: MachineSpec
+    verdicts: dict[Verdict, int]
+
+
+class Finding(Value):
+    """What a diagnosis concluded."""
+
+    id: str = Field(default_factory=new_id)
+    case: Case
+    kind: FindingKind
+    axis: Axis | None = None
+    """The axis that explains it; None: none does."""
+    summary: str
+    """The conclusion in one sentence."""
+    boundaries: tuple[Boundary, ...] = ()
+    """In the order of their axis."""
+    windows: tuple[Window, ...] = ()
+    """On the date axis: when it passes, within the range that was studied."""
+    studied_from: Instant | None = None
+    studied_until: Instant | None = None
+    """The range of the date axis that was studied."""
+    passing_cpus: tuple[str, ...] = ()
+    failing_cpus: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    """Smallest set of CPU features found whose removal from a model flips the verdict."""
+    features_base: str = ""
+    """That model."""
+    features_needed: tuple[str, ...] = ()
+    """Smallest set of CPU features found whose addition to a failing model makes it pass."""
+    passing_kernels: tuple[str, ...] = ()
+    failing_kernels: tuple[str, ...] = ()
+    varying_files: tuple[str, ...] = ()
+    """Artifacts whose content differs along the axis although every run passed."""
+    difference: str = ""
+    """The first difference of such a file."""
+    environment: MachineSpec | None = None
+    """The least unusual machine in which the case was seen to pass; None: none was found."""
+    failing_line: str = ""
+    """The line of the log that shows the failure."""
+    reruns: tuple[Reruns, ...] = ()
+    """Repetitions that disagreed."""
+    confidence: float = Field(ge=0, le=1)
+    """1 less the chance that a coin, thrown for every confirming run, gives the same picture."""
+    assumptions: tuple[str, ...] = ()
+    """What was taken for granted, for example that no window is shorter than the scan's step."""
+    evidence: tuple[str, ...] = ()
+    """Ids of the outcomes that prove it, in the order of their runs."""
+    runs: int = 0
+    """Guest runs that were made for it; answers that were there already do not count."""
+    supersedes: str | None = None
+    """Id of the earlier finding on the same case that this one replaces."""
+    study: str | None = None
+    tool_version: str = ""
+    recorded_at: Instant = Field(default_factory=now)
