@@ -22,6 +22,7 @@ GUEST_TOOLS = {
     "usr/sbin/dropbear": "dropbear-bin",
     "usr/bin/unshare": "util-linux",
     "bin/tar": "tar",
+    "usr/bin/perl": "perl-base",
 }
 """Path of each program and the Debian package it comes from."""
 

@@ -18,11 +18,11 @@ from buildvm_nb.image.kernel import Kernel
 __all__ = ["build_initramfs"]
 
 _RECIPE = 1
-_SCRIPTS = ("init", "event", "step", "inside", "stop", "artifacts")
+_SCRIPTS = ("init", "event", "control", "wake", "hold", "step", "inside", "stop", "artifacts")
 _APPLETS = tuple(
     """
     sh mount mkdir mkfifo insmod cat ln chown ip nc nsenter awk stat adjtimex env rmdir kill dd
-    reboot usleep dmesg
+    reboot usleep dmesg rm
     """.split()  # noqa: SIM905 - a list of 20 quoted words is harder to read
 )
 _DIRECTORIES = ("proc", "sys", "dev", "lower", "upper", "root", "inputs", "run", "tmp")

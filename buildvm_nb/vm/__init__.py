@@ -2,15 +2,17 @@
 
 from buildvm_nb.vm.accelerator import prove_kvm
 from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
 from buildvm_nb.vm.emulator import Emulator, check_cpu, find_emulator
-from buildvm_nb.vm.instance import Provision
 from buildvm_nb.vm.machine import BuildMachine
+from buildvm_nb.vm.provision import Provision
 from buildvm_nb.vm.result import CommandResult
 
 __all__ = [
     "BootFiles",
     "BuildMachine",
+    "Checkpoint",
     "CommandResult",
     "Emulator",
     "MachineFiles",

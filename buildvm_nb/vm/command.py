@@ -12,9 +12,9 @@ from pathlib import Path
 from buildvm_nb.model.machine import Accelerator, MachineSpec, Network
 from buildvm_nb.vm.boot import BootFiles
 
-__all__ = ["MachineFiles", "Sockets", "qemu_argv"]
+__all__ = ["RTC_RANGE", "MachineFiles", "Sockets", "qemu_argv"]
 
-_RTC_RANGE = (datetime(1970, 1, 2, tzinfo=UTC), datetime(2070, 1, 1, tzinfo=UTC))
+RTC_RANGE = (datetime(1970, 1, 2, tzinfo=UTC), datetime(2070, 1, 1, tzinfo=UTC))
 """What the emulated clock chip can hold: its year has two digits, and QEMU wraps others."""
 
 _MACHINE = "q35,sata=off,smbus=off,smm=off,vmport=off,hpet=off"
@@ -48,6 +48,8 @@ class MachineFiles:
     """A squashfs that becomes the build directory; None: the build directory is empty."""
     exports: Path
     """A sparse file that the guest writes artifacts to."""
+    is_fork: bool = False
+    """Whether the machine waits for the state of a frozen one instead of booting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,8 @@ def qemu_argv(
     argv += ["-kernel", str(boot.kernel), "-initrd", str(files.initramfs)]
     argv += ["-append", " ".join((*KERNEL_PARAMETERS, *boot.kernel_parameters))]
     argv += ["-rtc", _rtc(spec.date)]
+    if files.is_fork:
+        argv += ["-incoming", "defer"]
     argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     argv += ["-chardev", f"socket,id=monitor,fd={sockets.monitor}"]
     argv += ["-mon", "chardev=monitor,mode=control"]
@@ -110,7 +114,7 @@ def qemu_argv(
 
 
 def _rtc(date: datetime) -> str:
-    first, end = _RTC_RANGE
+    first, end = RTC_RANGE
     held = date if first <= date < end else first
     return f"base={held.astimezone(UTC):%Y-%m-%dT%H:%M:%S},clock=host"
 

@@ -1,4 +1,4 @@
-"""What the guest says on its events port: that it is ready, when steps began and how they ended."""
+"""What passes on the events port: what the guest says of itself and its steps, and our orders."""
 
 import socket
 import threading
@@ -6,7 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["Events", "GuestFacts", "StepEnd"]
+from buildvm_nb.errors import GuestLost
+
+__all__ = ["Awakening", "Events", "GuestFacts", "StepEnd"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_LINE = 1 << 16
@@ -23,6 +25,14 @@ class GuestFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Awakening:
+    """What a resumed guest reads of its clocks."""
+
+    clock_at: datetime
+    rtc_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepEnd:
     """How a step ended, as the guest saw it."""
 
@@ -33,6 +43,8 @@ class StepEnd:
     """Processes of the step that were killed for lack of memory."""
     free_kib: int
     """Room left for files."""
+    drift_s: float | None
+    """How far a held clock strayed at most; None: it was not held."""
 
 
 @dataclass
@@ -40,6 +52,8 @@ class _Inbox:
     facts: GuestFacts = field(default_factory=GuestFacts)
     starts: dict[str, datetime] = field(default_factory=dict)
     ends: dict[str, StepEnd] = field(default_factory=dict)
+    awakening: Awakening | None = None
+    quiet: set[str] = field(default_factory=set)
 
 
 class Events:
@@ -99,21 +113,59 @@ class Events:
             end = self._inbox.ends.pop(step, None)
             return (start, end) if start and end else None
 
-    def started_at(self, step: str) -> datetime | None:
-        """Return the guest's clock when a step began.
+    def order(self, line: str) -> None:
+        """Give the guest an order.
 
         Parameters
         ----------
-        step : str
-            Its identifier.
+        line : str
+            As its ``control`` script knows it.
+
+        Raises
+        ------
+        GuestLost
+            If the other end is gone.
+        """
+        try:
+            self._port.sendall(f"{line}\n".encode())
+        except OSError as error:
+            raise GuestLost(f"the guest takes no orders any more: {error.strerror}") from error
+
+    def wait_quiet(self, stage: str, timeout_s: float) -> bool:
+        """Wait until the guest has come to a stage of becoming quiet.
+
+        Parameters
+        ----------
+        stage : str
+            ``closing``: the channel may be closed. ``quiet``: it is.
+        timeout_s : float
+            Seconds of the host's monotonic clock.
 
         Returns
         -------
-        datetime or None
-            None when it has not begun.
+        bool
+            Whether it has.
         """
         with self._news:
-            return self._inbox.starts.get(step)
+            self._news.wait_for(lambda: self._closed or stage in self._inbox.quiet, timeout_s)
+            return stage in self._inbox.quiet
+
+    def wait_awake(self, timeout_s: float) -> Awakening | None:
+        """Wait until a resumed guest has set its clocks.
+
+        Parameters
+        ----------
+        timeout_s : float
+            Seconds of the host's monotonic clock.
+
+        Returns
+        -------
+        Awakening or None
+            None when it did not in time, or is gone.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self._closed or self._inbox.awakening, timeout_s)
+            return self._inbox.awakening
 
     def close(self) -> None:
         """Stop reading; calling it twice does no harm."""
@@ -143,6 +195,17 @@ class Events:
             self._news.notify_all()
 
     def _take(self, words: list[str]) -> None:
+        match words:
+            case ["closing" | "quiet" as stage, _]:
+                self._inbox.quiet.add(stage)
+            case ["awake", clock, rtc]:
+                self._inbox.awakening = Awakening(
+                    clock_at=_instant(clock), rtc_at=datetime.fromisoformat(rtc)
+                )
+            case _:
+                self._take_report(words)
+
+    def _take_report(self, words: list[str]) -> None:
         facts = self._inbox.facts
         match words:
             case ["kernel", release]:
@@ -155,12 +218,13 @@ class Events:
                 facts.clock_at = _instant(clock)
             case ["start", step, clock]:
                 self._inbox.starts[step] = _instant(clock)
-            case ["end", step, clock, status, killed, free]:
+            case ["end", step, clock, status, killed, free, drift]:
                 self._inbox.ends[step] = StepEnd(
                     clock_at=_instant(clock),
                     status=int(status),
                     oom_kills=int(killed),
                     free_kib=int(free),
+                    drift_s=None if drift == "-" else float(drift),
                 )
 
 

@@ -1,19 +1,28 @@
 """One run of QEMU, from its launch over the proof of its guest to its end."""
 
 import itertools
-import os
+import secrets
+import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildvm_nb.errors import BootTimeout, BuildVMError, GuestLost, HostError, LaunchError
+from buildvm_nb.errors import (
+    BootTimeout,
+    BuildVMError,
+    GuestLost,
+    HostError,
+    LaunchError,
+    StateError,
+)
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
 from buildvm_nb.vm.console import Console, Trouble
 from buildvm_nb.vm.emulator import Emulator
@@ -21,32 +30,25 @@ from buildvm_nb.vm.events import Events, GuestFacts
 from buildvm_nb.vm.keys import ChannelKeys
 from buildvm_nb.vm.monitor import Monitor
 from buildvm_nb.vm.process import QemuProcess
-from buildvm_nb.vm.proof import prove
-from buildvm_nb.vm.settings import write_initramfs
-from buildvm_nb.vm.transfer import pack_inputs
+from buildvm_nb.vm.proof import prove, prove_clock
+from buildvm_nb.vm.provision import Provision, lay_out, lay_out_fork
 from buildvm_nb.vm.workarounds import kernel_workarounds
 from buildvm_nb.vm.workdir import machine_directory
 
 if TYPE_CHECKING:
     from buildvm_nb.vm.channel import GuestChannel
 
-__all__ = ["Instance", "Provision"]
+__all__ = ["Instance"]
 
 _BOOT_TIMEOUT_S = 180.0
 _DYING_S = 5.0
 """How long QEMU may take to end after its guest has."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provision:
-    """What a machine is given besides its description."""
-
-    inputs: Mapping[str, Path] | None = None
-    """Place below ``/build`` to a directory of the host; the guest gets copies."""
-    exports_mib: int = 1024
-    """Room for artifacts."""
-    processes: int = 2048
-    """Processes and threads that commands may have, all together."""
+_STATE_TIMEOUT_S = 600.0
+"""For writing or reading a guest's memory."""
+_QUIET_TIMEOUT_S = 30.0
+_SEED_BYTES = 64
+_UNLIMITED = 1 << 60
+"""Bytes per second; QEMU's own default is meant for networks."""
 
 
 class Instance:
@@ -68,7 +70,8 @@ class Instance:
     events: Events
     monitor: Monitor
     channel: "GuestChannel"
-    exports: Path
+    files: MachineFiles
+    keys: ChannelKeys
 
     def __init__(
         self, spec: MachineSpec, boot: BootFiles, emulator: Emulator, provision: Provision
@@ -103,8 +106,10 @@ class Instance:
             Of the fitting class, if QEMU or the guest does not do its part.
         """
         started = time.monotonic()
-        keys = ChannelKeys.generate()
-        channel, monitor = self._launch(cache, keys)
+        self.keys = ChannelKeys.generate()
+        place = self._make_place(cache)
+        self.files = lay_out(place, self.spec, self.boot, self.provision, self.keys)
+        channel, monitor = self._launch()
         with self.watched():
             self.monitor = Monitor(monitor)
             self._stack.callback(self.monitor.close)
@@ -121,7 +126,7 @@ class Instance:
                 cpu_count=self.spec.cpu_count,
                 kernel_release=self.boot.kernel_release,
             )
-            self.channel = GuestChannel(channel, keys, timeout_s=_BOOT_TIMEOUT_S)
+            self.channel = GuestChannel(channel, self.keys, timeout_s=_BOOT_TIMEOUT_S)
             self._stack.callback(self.channel.close)
         return Environment(
             cpu=self.spec.cpu,
@@ -133,6 +138,99 @@ class Instance:
             accelerator=self.spec.accelerator,
             engine=f"qemu {self.emulator.version}",
         )
+
+    def resume(self, cache: Cache, checkpoint: Checkpoint) -> Environment:
+        """Launch QEMU with the state of a frozen machine and prove its new clock.
+
+        Parameters
+        ----------
+        cache : Cache
+            Where the fork's own files are while it lives.
+        checkpoint : Checkpoint
+            Made with the same description but for the date, and the same QEMU.
+
+        Returns
+        -------
+        Environment
+            What was proven before it was frozen.
+
+        Raises
+        ------
+        HostError
+            If this host lacks something.
+        StateError
+            If QEMU cannot use the state.
+        MachineError
+            Of the fitting class, if QEMU or the guest does not do its part.
+        """
+        self.keys = checkpoint.keys
+        self._steps = itertools.count(checkpoint.steps_run + 1)
+        self.files = lay_out_fork(self._make_place(cache), checkpoint)
+        channel, monitor = self._launch()
+        with self.watched():
+            self.monitor = Monitor(monitor)
+            self._stack.callback(self.monitor.close)
+            with checkpoint.state.open("rb") as state:
+                self.monitor.migrate("migrate-incoming", state.fileno(), timeout_s=_STATE_TIMEOUT_S)
+            self.monitor.execute("cont")
+            started = time.monotonic()
+            clock = f"{self.spec.date.timestamp():.6f}"
+            self.events.order(f"wake {clock} {secrets.token_hex(_SEED_BYTES)}")
+            from buildvm_nb.vm.channel import GuestChannel  # noqa: PLC0415 - while the guest wakes
+
+            awakening = self.events.wait_awake(_BOOT_TIMEOUT_S)
+            if awakening is None:
+                raise GuestLost("the resumed guest does not say what its clock is")
+            prove_clock(awakening, self.spec.date, time.monotonic() - started)
+            self.channel = GuestChannel(channel, self.keys, timeout_s=_BOOT_TIMEOUT_S)
+            self._stack.callback(self.channel.close)
+        return checkpoint.environment
+
+    def freeze(self, place: Path, environment: Environment) -> Checkpoint:
+        """Write the machine's state to a directory; it only can be closed then.
+
+        Parameters
+        ----------
+        place : Path
+            An empty directory.
+        environment : Environment
+            What was proven in it.
+
+        Returns
+        -------
+        Checkpoint
+            Written.
+
+        Raises
+        ------
+        HostError
+            If the state cannot be written.
+        MachineError
+            If the guest or QEMU does not do its part.
+        """
+        with self.watched():
+            self.events.order("quiet")
+            if not self.events.wait_quiet("closing", _QUIET_TIMEOUT_S):
+                raise GuestLost("the guest does not make ready to be frozen")
+            self.channel.close()
+            if not self.events.wait_quiet("quiet", _QUIET_TIMEOUT_S):
+                raise GuestLost("the guest's end of the channel stays open")
+            self.monitor.execute("stop")
+            self.monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
+            checkpoint = Checkpoint(
+                place=place,
+                environment=environment,
+                keys=self.keys,
+                exports_mib=self.provision.exports_mib,
+                steps_run=next(self._steps) - 1,
+            )
+            try:
+                self._write_state(checkpoint)
+            except (OSError, StateError) as error:
+                raise HostError(
+                    f"cannot freeze a machine: {error}", hint="make room, or choose another --cache"
+                ) from error
+        return checkpoint
 
     def next_step(self) -> str:
         """Return an identifier for the next command.
@@ -169,14 +267,25 @@ class Instance:
         """End guest and QEMU; calling it twice does no harm."""
         self._stack.close()
 
-    def _launch(self, cache: Cache, keys: ChannelKeys) -> tuple[socket.socket, socket.socket]:
-        place = self._stack.enter_context(machine_directory(cache.root / "machines"))
-        files = self._write_files(place, keys)
+    def _make_place(self, cache: Cache) -> Path:
+        return self._stack.enter_context(machine_directory(cache.root / "machines"))
+
+    def _write_state(self, checkpoint: Checkpoint) -> None:
+        shutil.copyfile(self.files.initramfs, checkpoint.initramfs)
+        checkpoint.initramfs.chmod(0o600)
+        if self.files.inputs:
+            shutil.copyfile(self.files.inputs, checkpoint.place / self.files.inputs.name)
+        with checkpoint.state.open("xb") as state:
+            checkpoint.state.chmod(0o600)
+            self.monitor.migrate("migrate", state.fileno(), timeout_s=_STATE_TIMEOUT_S)
+        checkpoint.write()
+
+    def _launch(self) -> tuple[socket.socket, socket.socket]:
         pairs = {name: socket.socketpair() for name in ("monitor", "channel", "events")}
         theirs = {name: pair[1] for name, pair in pairs.items()}
         ours = {name: self._stack.enter_context(pair[0]) for name, pair in pairs.items()}
         sockets = Sockets(**{name: end.fileno() for name, end in theirs.items()})
-        argv = qemu_argv(self.emulator.path, self.spec, self.boot, files, sockets)
+        argv = qemu_argv(self.emulator.path, self.spec, self.boot, self.files, sockets)
         try:
             inherit = [end.fileno() for end in theirs.values()]
             self.process = QemuProcess(argv, inherit=inherit, console=self.console)
@@ -187,29 +296,6 @@ class Instance:
         self.events = Events(ours["events"])
         self._stack.callback(self.events.close)
         return ours["channel"], ours["monitor"]
-
-    def _write_files(self, place: Path, keys: ChannelKeys) -> MachineFiles:
-        inputs = place / "inputs.squashfs" if self.provision.inputs else None
-        self.exports = place / "exports.tar"
-        try:
-            if inputs and self.provision.inputs:
-                pack_inputs(self.provision.inputs, inputs, newest=self.spec.date)
-            with self.exports.open("wb") as stream:
-                os.truncate(stream.fileno(), self.provision.exports_mib * 2**20)
-            write_initramfs(
-                place / "initramfs.cpio",
-                self.boot.initramfs,
-                self.spec,
-                keys,
-                has_inputs=inputs is not None,
-                processes=self.provision.processes,
-            )
-        except OSError as error:
-            raise HostError(
-                f"cannot write the machine's files: {error.strerror}: {error.filename or place}",
-                hint="make room, or choose another --cache",
-            ) from error
-        return MachineFiles(initramfs=place / "initramfs.cpio", inputs=inputs, exports=self.exports)
 
     def _check_wishes(self, lacking: tuple[str, ...]) -> None:
         wishes = {part[1:] for part in self.spec.cpu.split(",")[1:] if part[0] == "+"}

@@ -29,6 +29,40 @@ class ChannelKeys:
         """
         return cls(Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate())
 
+    @classmethod
+    def from_text(cls, text: str) -> "ChannelKeys":
+        """Read keys that `to_text` wrote.
+
+        Parameters
+        ----------
+        text : str
+            Two private keys in hexadecimal.
+
+        Returns
+        -------
+        ChannelKeys
+            The same as were written.
+
+        Raises
+        ------
+        ValueError
+            If the text is something else.
+        """
+        host, client = (
+            Ed25519PrivateKey.from_private_bytes(bytes.fromhex(part)) for part in text.split()
+        )
+        return cls(host, client)
+
+    def to_text(self) -> str:
+        """Write both private keys.
+
+        Returns
+        -------
+        str
+            In hexadecimal, the server's first.
+        """
+        return f"{self.host.private_bytes_raw().hex()} {self.client.private_bytes_raw().hex()}"
+
     def host_key_file(self) -> bytes:
         """Return the server's key in dropbear's own form.
 

@@ -12,8 +12,10 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.vm.accelerator import choose_accelerator
 from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.emulator import check_cpu, find_emulator
-from buildvm_nb.vm.instance import Instance, Provision
+from buildvm_nb.vm.instance import Instance
+from buildvm_nb.vm.provision import Provision
 from buildvm_nb.vm.result import CommandResult
 from buildvm_nb.vm.session import GuestCommand, RunOptions, stream
 from buildvm_nb.vm.transfer import unpack_exports
@@ -38,6 +40,9 @@ class BuildMachine:
         Where the machine's own files are kept while it lives.
     provision : Provision, optional
         What else it is given.
+    checkpoint : Checkpoint, optional
+        Resume this frozen machine at the date of `spec` instead of booting; all else in `spec`
+        must be as it was there.
 
     Raises
     ------
@@ -54,6 +59,7 @@ class BuildMachine:
         *,
         cache: Cache,
         provision: Provision | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.emulator = find_emulator(cache.root)
         memo = cache.root / "kvm.json"
@@ -62,6 +68,7 @@ class BuildMachine:
         self.spec = spec.model_copy(update={"cpu": cpu, "accelerator": accelerator})
         self.provision = provision or Provision()
         self.boot_files = boot
+        self._checkpoint = checkpoint
         self._cache = cache
         self._instance: Instance | None = None
         self._environment: Environment | None = None
@@ -117,7 +124,7 @@ class BuildMachine:
         for attempt in range(1, _BOOT_ATTEMPTS + 1):
             self._instance = Instance(self.spec, self.boot_files, self.emulator, self.provision)
             try:
-                self._environment = self._instance.start(self._cache)
+                self._environment = self._start(self._instance)
             except GuestLost as error:
                 self.close()
                 if attempt == _BOOT_ATTEMPTS or not error.is_oops:
@@ -127,6 +134,38 @@ class BuildMachine:
                 raise
             else:
                 return
+
+    def _start(self, instance: Instance) -> Environment:
+        if self._checkpoint:
+            return instance.resume(self._cache, self._checkpoint)
+        return instance.start(self._cache)
+
+    def freeze(self, place: Path) -> Checkpoint:
+        """Write the machine's state to a directory and end it.
+
+        Parameters
+        ----------
+        place : Path
+            An empty directory; it will hold the keys of the channel.
+
+        Returns
+        -------
+        Checkpoint
+            From which machines can be resumed.
+
+        Raises
+        ------
+        HostError
+            If the state cannot be written.
+        MachineError
+            If the guest or QEMU does not do its part.
+        StateError
+            If the machine is not up.
+        """
+        try:
+            return self._up().freeze(place, self.environment)
+        finally:
+            self.close()
 
     def run(
         self,
@@ -147,8 +186,8 @@ class BuildMachine:
         check : bool
             Raise if it fails.
         **options
-            Fields of `RunOptions`: ``env``, ``timeout_s``, ``clock``, ``stdout``, ``stderr``,
-            ``stdin``.
+            Fields of `RunOptions`: ``env``, ``timeout_s``, ``clock``, ``held``, ``stdout``,
+            ``stderr``, ``stdin``.
 
         Returns
         -------
@@ -220,7 +259,7 @@ class BuildMachine:
                 f"the guest could not write its artifacts: {text or f'status {status}'}",
                 hint=f"the exports disk has {self.provision.exports_mib} MiB",
             )
-        return unpack_exports(self._up().exports, into)
+        return unpack_exports(self._up().files.exports, into)
 
     def shell(self) -> int:
         """Give the terminal of this process to a shell in the guest until that ends.
@@ -295,6 +334,7 @@ class BuildMachine:
             clock_ended_at=end.clock_at,
             duration_s=duration_s,
             free_kib=end.free_kib,
+            drift_s=end.drift_s,
         )
 
     def _ask(self, argv: list[str]) -> tuple[int, bytes, bytes]:

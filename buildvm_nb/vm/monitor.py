@@ -14,7 +14,7 @@ from typing import Any
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
-from buildvm_nb.errors import GuestLost
+from buildvm_nb.errors import GuestLost, StateError
 
 __all__ = ["Monitor"]
 
@@ -100,6 +100,51 @@ class Monitor:
         wanted = {name for name, value in asked.items() if value is True and name in known}
         return tuple(sorted(wanted - lacking)), tuple(sorted(lacking & known))
 
+    def migrate(self, command: str, descriptor: int, *, timeout_s: float) -> None:
+        """Write the machine's state to a file, or read it from one.
+
+        Parameters
+        ----------
+        command : {"migrate", "migrate-incoming"}
+            Which way.
+        descriptor : int
+            Of the file; QEMU gets a duplicate.
+        timeout_s : float
+            For the whole of it, by the host's monotonic clock.
+
+        Raises
+        ------
+        GuestLost
+            If QEMU is gone or does not end in time.
+        StateError
+            If QEMU says that it failed, with its reason.
+        """
+        events = [{"capability": "events", "state": True}]
+        self.execute("migrate-set-capabilities", capabilities=events)
+        status = self._wait(self._migrate(command, descriptor), timeout_s)
+        if status != "completed":
+            reason = self.execute("query-migrate").get("error-desc", "no reason given")
+            raise StateError(f"QEMU's {command} {status}: {reason}")
+
+    async def _migrate(self, command: str, descriptor: int) -> str:
+        """Pass the file, start, and return the status that it ended with."""
+        self._client.send_fd_scm(descriptor)
+        await self._client.execute("getfd", {"fdname": "state"})
+        with self._client.listener("MIGRATION") as listener:
+            await self._client.execute(command, {"uri": "fd:state"})
+            gone = asyncio.ensure_future(self._client.runstate_changed())
+            while True:
+                news = asyncio.ensure_future(listener.get())
+                await asyncio.wait({news, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not news.done():
+                    news.cancel()
+                    raise EOFError("QEMU is gone")
+                data: Any = news.result()["data"]
+                status = str(data["status"])
+                if status in {"completed", "failed", "cancelled"}:
+                    gone.cancel()
+                    return status
+
     def close(self) -> None:
         """End the session; calling it twice does no harm."""
         if self._loop.is_closed():
@@ -110,10 +155,9 @@ class Monitor:
         self._thread.join()
         self._loop.close()
 
-    def _wait(self, work: Any) -> Any:  # noqa: ANN401 - whatever the coroutine returns
-        future = asyncio.run_coroutine_threadsafe(
-            asyncio.wait_for(work, self._timeout_s), self._loop
-        )
+    def _wait(self, work: Any, timeout_s: float = 0.0) -> Any:  # noqa: ANN401 - what it returns
+        limited = asyncio.wait_for(work, timeout_s or self._timeout_s)
+        future = asyncio.run_coroutine_threadsafe(limited, self._loop)
         try:
             return future.result()
         except (QMPError, ExecuteError, TimeoutError, OSError, EOFError) as error:

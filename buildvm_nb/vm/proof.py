@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 
 from buildvm_nb.errors import ClockError, MachineError
 from buildvm_nb.model.instants import format_instant
-from buildvm_nb.vm.events import GuestFacts
+from buildvm_nb.vm.command import RTC_RANGE
+from buildvm_nb.vm.events import Awakening, GuestFacts
 
-__all__ = ["INSTRUCTION_SETS", "prove"]
+__all__ = ["INSTRUCTION_SETS", "prove", "prove_clock"]
 
 _LINUX_NAMES = {"sse3": "pni", "pni": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2"}
 
@@ -62,15 +63,7 @@ def prove(
     MachineError
         If CPU, cores or kernel differ.
     """
-    clock = facts.clock_at
-    latest = date + timedelta(seconds=elapsed_s)
-    if clock is None or not date <= clock <= latest:
-        seen = format_instant(clock) if clock else "nothing"
-        raise ClockError(
-            f"the guest's clock says {seen}; allowed: from {format_instant(date)} "
-            f"to {format_instant(latest)}",
-            hint="this kernel or engine cannot hold the date; try another --kernel",
-        )
+    _prove_clock("clock", facts.clock_at, date, elapsed_s)
     if facts.kernel_release != kernel_release:
         raise MachineError(
             f"the guest runs kernel {facts.kernel_release!r}; allowed: {kernel_release!r}"
@@ -78,6 +71,40 @@ def prove(
     if facts.cpu_count != cpu_count:
         raise MachineError(f"the guest has {facts.cpu_count} cores; allowed: {cpu_count}")
     _prove_cpu(facts.cpu_flags, features)
+
+
+def prove_clock(awakening: Awakening, date: datetime, elapsed_s: float) -> None:
+    """Compare what a resumed guest's clocks say with what they were meant to.
+
+    Parameters
+    ----------
+    awakening : Awakening
+        What the guest read.
+    date : datetime
+        What its clocks were set to.
+    elapsed_s : float
+        Most seconds that can have passed in the guest since then.
+
+    Raises
+    ------
+    ClockError
+        If one of them is elsewhere.
+    """
+    _prove_clock("clock", awakening.clock_at, date, elapsed_s)
+    first, end = RTC_RANGE
+    if first <= date < end:
+        _prove_clock("clock chip", awakening.rtc_at, date, elapsed_s)
+
+
+def _prove_clock(name: str, seen: datetime | None, date: datetime, elapsed_s: float) -> None:
+    latest = date + timedelta(seconds=elapsed_s)
+    if seen is None or not date <= seen <= latest:
+        said = format_instant(seen) if seen else "nothing"
+        raise ClockError(
+            f"the guest's {name} says {said}; allowed: from {format_instant(date)} "
+            f"to {format_instant(latest)}",
+            hint="this kernel or engine cannot hold the date; try another --kernel",
+        )
 
 
 def _prove_cpu(flags: frozenset[str], features: tuple[str, ...]) -> None:

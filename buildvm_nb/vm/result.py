@@ -24,6 +24,8 @@ class CommandResult:
     """By the host's monotonic clock."""
     free_kib: int
     """Room left for files in the guest when it ended."""
+    drift_s: float | None = None
+    """How far a held clock strayed from the beginning of its second; None: it was not held."""
 
     @property
     def status(self) -> int:

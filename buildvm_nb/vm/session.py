@@ -44,6 +44,7 @@ class RunOptions(TypedDict, total=False):
 
     env: Mapping[str, str]
     clock: datetime | None
+    held: bool
     timeout_s: float | None
     stdout: Sink | None
     stderr: Sink | None
@@ -59,6 +60,8 @@ class GuestCommand:
     env: Mapping[str, str] = field(default_factory=dict)
     clock: datetime | None = None
     """Set the guest's clock to this instant just before; None: leave it."""
+    held: bool = False
+    """Hold the clock at that instant, a whole second, until the command has ended."""
     timeout_s: float | None = None
     stdout: Sink | None = None
     stderr: Sink | None = None
@@ -78,6 +81,8 @@ class GuestCommand:
             Quoted for the guest's shell.
         """
         clock = f"{self.clock.timestamp():.6f}" if self.clock else "-"
+        if self.clock and self.held:
+            clock = f"={self.clock.timestamp():.0f}"
         variables = [f"{name}={value}" for name, value in {**BUILD_ENVIRONMENT, **self.env}.items()]
         enter = ["/usr/bin/unshare", "--root=.", f"--wd={self.cwd}", "--setuid=1000"]
         words = ["step", step, clock, *variables, *enter, "--setgid=1000", "--", *self.argv]

@@ -1,0 +1,119 @@
+"""What a machine is given beside its description, and the files made for it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildvm_nb.errors import HostError
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.checkpoint import Checkpoint
+from buildvm_nb.vm.command import MachineFiles
+from buildvm_nb.vm.keys import ChannelKeys
+from buildvm_nb.vm.settings import write_initramfs
+from buildvm_nb.vm.transfer import pack_inputs
+
+__all__ = ["Provision", "lay_out", "lay_out_fork"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provision:
+    """What a machine is given besides its description."""
+
+    inputs: Mapping[str, Path] | None = None
+    """Place below ``/build`` to a directory of the host; the guest gets copies."""
+    exports_mib: int = 1024
+    """Room for artifacts."""
+    processes: int = 2048
+    """Processes and threads that commands may have, all together."""
+
+
+def lay_out(
+    place: Path, spec: MachineSpec, boot: BootFiles, provision: Provision, keys: ChannelKeys
+) -> MachineFiles:
+    """Write the files that a machine needs to boot.
+
+    Parameters
+    ----------
+    place : Path
+        The machine's own directory.
+    spec : MachineSpec
+        The machine.
+    boot : BootFiles
+        What it boots from.
+    provision : Provision
+        What it is given.
+    keys : ChannelKeys
+        Its keys.
+
+    Returns
+    -------
+    MachineFiles
+        All below `place`.
+
+    Raises
+    ------
+    HostError
+        If they cannot be written.
+    """
+    inputs = place / "inputs.squashfs" if provision.inputs else None
+    initramfs = place / "initramfs.cpio"
+    try:
+        if inputs and provision.inputs:
+            pack_inputs(provision.inputs, inputs, newest=spec.date)
+        write_initramfs(
+            initramfs,
+            boot.initramfs,
+            spec,
+            keys,
+            has_inputs=inputs is not None,
+            processes=provision.processes,
+        )
+        exports = _make_exports(place, provision.exports_mib)
+    except OSError as error:
+        raise _unwritable(error, place) from error
+    return MachineFiles(initramfs=initramfs, inputs=inputs, exports=exports)
+
+
+def lay_out_fork(place: Path, checkpoint: Checkpoint) -> MachineFiles:
+    """Write the files that a fork does not share with its checkpoint.
+
+    Parameters
+    ----------
+    place : Path
+        The machine's own directory.
+    checkpoint : Checkpoint
+        What it is resumed from.
+
+    Returns
+    -------
+    MachineFiles
+        Of the fork.
+
+    Raises
+    ------
+    HostError
+        If they cannot be written.
+    """
+    try:
+        exports = _make_exports(place, checkpoint.exports_mib)
+    except OSError as error:
+        raise _unwritable(error, place) from error
+    return MachineFiles(
+        initramfs=checkpoint.initramfs, inputs=checkpoint.inputs, exports=exports, is_fork=True
+    )
+
+
+def _make_exports(place: Path, size_mib: int) -> Path:
+    exports = place / "exports.tar"
+    with exports.open("wb") as stream:
+        os.truncate(stream.fileno(), size_mib * 2**20)
+    return exports
+
+
+def _unwritable(error: OSError, place: Path) -> HostError:
+    return HostError(
+        f"cannot write the machine's files: {error.strerror}: {error.filename or place}",
+        hint="make room, or choose another --cache",
+    )

@@ -1,0 +1,129 @@
+"""Machines frozen and resumed at other dates, several at once, each with a past in common."""
+
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from buildvm_nb.errors import HostError, LaunchError, StateError
+from buildvm_nb.model.instants import parse_instant
+from buildvm_nb.vm import BuildMachine, Checkpoint
+
+from .conftest import output_of
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture(scope="module")
+def frozen(machine_at, tmp_path_factory):
+    machine = machine_at("1990-01-01", cpu="Westmere")
+    machine.boot()
+    machine.run("echo prepared >state", check=True)
+    return machine, machine.freeze(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def fork_at(frozen, cache):
+    machine, checkpoint = frozen
+
+    def make(date):
+        spec = machine.spec.model_copy(update={"date": parse_instant(date)})
+        return BuildMachine(spec, machine.boot_files, cache=cache, checkpoint=checkpoint)
+
+    return make
+
+
+def test_forks_run_side_by_side_each_at_its_own_date_with_what_was_prepared(fork_at):
+    dates = ["1999-12-31T23:59:00Z", "2038-01-19T03:14:00Z", "2106-02-07T06:28:00Z"]
+
+    def look(date):
+        with fork_at(date) as machine:
+            return output_of(machine, "cat state; date -u +%Y-%m-%dT%H:%M")[1]
+
+    with ThreadPoolExecutor(3) as pool:
+        said = list(pool.map(look, dates))
+    assert said == [f"prepared\n{date[:16]}\n" for date in dates]
+
+
+def test_the_clock_chip_of_a_fork_is_at_its_date_too(fork_at):
+    with fork_at("2021-11-27T15:28:00Z") as machine:
+        assert "2021-11-27" in output_of(machine, "cat /sys/class/rtc/rtc0/date")[1]
+
+
+def test_forks_draw_different_random_numbers(fork_at):
+    drawn = set()
+    for _ in range(3):
+        with fork_at("2020-01-01") as machine:
+            drawn.add(output_of(machine, "head -c 16 /dev/urandom | od -An -tx1")[1])
+    assert len(drawn) == 3
+
+
+def test_a_held_clock_stays_within_its_second_while_the_command_runs(fork_at):
+    moment = parse_instant("2021-11-27T15:28:58Z")
+    with fork_at("2020-01-01") as machine:
+        result, said = output_of(
+            machine,
+            "for i in 1 2 3 4 5; do date -u +%FT%T; sleep 0.5; done",
+            clock=moment,
+            held=True,
+        )
+    assert set(said.split()) == {"2021-11-27T15:28:58"}
+    assert result.exit_status == 0
+    assert result.duration_s > 2.5
+    assert result.drift_s is not None
+    assert 0 < result.drift_s < 1
+    assert result.clock_started_at.replace(microsecond=0) == moment
+    assert result.clock_ended_at.replace(microsecond=0) == moment
+
+
+def test_a_fork_of_an_old_kernel_works_as_well(machine_at, cache, tmp_path):
+    machine = machine_at("1990-01-01", kernel="debian:bullseye", cpu="Westmere")
+    machine.boot()
+    checkpoint = machine.freeze(tmp_path)
+    spec = machine.spec.model_copy(update={"date": parse_instant("2030-05-01")})
+    with BuildMachine(spec, machine.boot_files, cache=cache, checkpoint=checkpoint) as fork:
+        assert output_of(fork, "date -u +%F; uname -r")[1].startswith("2030-05-01\n5.10.")
+
+
+def test_a_truncated_checkpoint_is_told_when_it_is_read(machine_at, tmp_path):
+    machine = machine_at()
+    machine.boot()
+    checkpoint = machine.freeze(tmp_path)
+    assert Checkpoint.read(tmp_path).environment == checkpoint.environment
+    os.truncate(checkpoint.state, checkpoint.state.stat().st_size // 2)
+    with pytest.raises(StateError, match="is damaged"):
+        Checkpoint.read(tmp_path)
+
+
+def test_a_state_that_qemu_cannot_use_is_an_error_and_leaves_nothing_behind(
+    machine_at, cache, tmp_path
+):
+    machine = machine_at()
+    machine.boot()
+    checkpoint = machine.freeze(tmp_path)
+    os.truncate(checkpoint.state, checkpoint.state.stat().st_size // 2)
+    fork = BuildMachine(machine.spec, machine.boot_files, cache=cache, checkpoint=checkpoint)
+    with pytest.raises((StateError, LaunchError)):
+        fork.boot()
+    with pytest.raises(StateError, match="not up"):
+        _ = fork.pid
+
+
+def test_a_checkpoint_is_its_users_alone(frozen):
+    place = frozen[1].place
+    assert place.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in place.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_disk_that_fills_up_while_freezing_is_an_error_of_the_host(machine_at, tmp_path):
+    small = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(tmp_path)]
+    subprocess.run(small, check=True)
+    try:
+        machine = machine_at()
+        machine.boot()
+        with pytest.raises(HostError, match="cannot freeze"):
+            machine.freeze(tmp_path)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
