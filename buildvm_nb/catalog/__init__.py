@@ -1,4 +1,4 @@
-"""The catalog: case files, outcomes in a database, tables for pandas.
+"""The catalog: case files, outcomes and findings in a database, tables for pandas.
 
 Names are imported when they are first used, so that reading a case file does not import pandas.
 """
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from buildvm_nb.catalog.curated import curated_cases, find_case_file
     from buildvm_nb.catalog.frames import empty_frame
     from buildvm_nb.catalog.jsonlines import read_jsonl, write_jsonl
-    from buildvm_nb.catalog.schema import OUTCOMES, SCHEMA_VERSION
+    from buildvm_nb.catalog.schema import FINDINGS, OUTCOMES, SCHEMA_VERSION, data_dictionary
     from buildvm_nb.catalog.store import Catalog
 
 __all__ = [
+    "FINDINGS",
     "OUTCOMES",
     "SCHEMA_VERSION",
     "Catalog",
     "case_schema",
     "curated_cases",
+    "data_dictionary",
     "dump_case",
     "empty_frame",
     "find_case_file",
@@ -36,11 +38,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FINDINGS": "schema",
     "OUTCOMES": "schema",
     "SCHEMA_VERSION": "schema",
     "Catalog": "store",
     "case_schema": "caseschema",
     "curated_cases": "curated",
+    "data_dictionary": "schema",
     "dump_case": "casewriter",
     "empty_frame": "frames",
     "find_case_file": "curated",

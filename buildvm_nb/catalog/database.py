@@ -125,6 +125,12 @@ class Database:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
         elif self._is_current():
             return
+        elif self.read_only:
+            raise CatalogError(
+                f"the catalog is read-only and not of schema version {SCHEMA_VERSION}, to which "
+                f"it would have to be brought: {self.name}",
+                hint="copy it to a place where you may write, and open the copy",
+            )
         if self.file is None:
             with self.writing() as connection:
                 create_or_upgrade(connection)

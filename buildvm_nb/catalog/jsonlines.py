@@ -1,25 +1,27 @@
-"""JSON Lines: one whole outcome on each line, without loss."""
+"""JSON Lines: one whole outcome or finding on each line, without loss."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar, overload
 
 from pydantic import ValidationError
 
 from buildvm_nb.catalog.csvfile import replacing
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.outcome import Outcome
-from buildvm_nb.model.value import describe
+from buildvm_nb.model.value import Value, describe
 
 __all__ = ["read_jsonl", "write_jsonl"]
 
+V = TypeVar("V", bound=Value)
 
-def write_jsonl(outcomes: Iterable[Outcome], target: Path | IO[str]) -> None:
-    """Write outcomes, one JSON object a line.
+
+def write_jsonl(entries: Iterable[Value], target: Path | IO[str]) -> None:
+    """Write outcomes or findings, one JSON object a line.
 
     Parameters
     ----------
-    outcomes : iterable of Outcome
+    entries : iterable of Outcome or Finding
         Any number; they are not held in memory.
     target : Path or text stream
         A path is replaced at once, when all is written.
@@ -29,7 +31,7 @@ def write_jsonl(outcomes: Iterable[Outcome], target: Path | IO[str]) -> None:
     CatalogError
         If the file cannot be written.
     """
-    lines = (outcome.model_dump_json() + "\n" for outcome in outcomes)
+    lines = (entry.model_dump_json() + "\n" for entry in entries)
     if isinstance(target, Path):
         with replacing(target) as stream:
             stream.writelines(lines)
@@ -37,17 +39,27 @@ def write_jsonl(outcomes: Iterable[Outcome], target: Path | IO[str]) -> None:
         target.writelines(lines)
 
 
-def read_jsonl(path: Path) -> Iterator[Outcome]:
+@overload
+def read_jsonl(path: Path) -> Iterator[Outcome]: ...
+
+
+@overload
+def read_jsonl(path: Path, kind: type[V]) -> Iterator[V]: ...
+
+
+def read_jsonl(path: Path, kind: type[Value] = Outcome) -> Iterator[Value]:
     """Read what `write_jsonl` wrote.
 
     Parameters
     ----------
     path : Path
         UTF-8; blank lines are skipped.
+    kind : type
+        What the lines are: `Outcome` or `Finding`.
 
     Yields
     ------
-    Outcome
+    Outcome or Finding
         One for each line.
 
     Raises
@@ -55,21 +67,22 @@ def read_jsonl(path: Path) -> Iterator[Outcome]:
     UsageError
         If there is no such file.
     CatalogError
-        If it cannot be read, or a line is no outcome.
+        If it cannot be read, or a line is no such thing.
     """
     try:
         with path.open(encoding="utf-8", newline="\n") as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
-                    yield _outcome(line, f"{path}:{number}")
+                    yield _entry(line, kind, f"{path}:{number}")
     except FileNotFoundError as error:
         raise UsageError(f"no such file: {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CatalogError(f"cannot read {path}: {error}") from error
 
 
-def _outcome(line: str, where: str) -> Outcome:
+def _entry(line: str, kind: type[V], where: str) -> V:
     try:
-        return Outcome.model_validate_json(line)
+        return kind.model_validate_json(line)
     except ValidationError as error:
-        raise CatalogError(f"{where}: no outcome:\n{describe(error, 'Outcome')}") from error
+        what = f"no {kind.__name__.lower()}"
+        raise CatalogError(f"{where}: {what}:\n{describe(error, kind.__name__)}") from error

@@ -1,4 +1,4 @@
-"""An outcome as a row of the ``outcomes`` table."""
+"""An outcome as a row of the ``outcomes`` table, and what other rows have in common with it."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from buildvm_nb.model.case import Case, GitSource, LocalSource, WheelsSource
 from buildvm_nb.model.outcome import Outcome, SourceRecord, StepRecord
 
-__all__ = ["outcome_row"]
+__all__ = ["asked_source", "canonical_json", "outcome_row", "without_nul"]
 
 _NUL_SHOWN = "\N{SYMBOL FOR NULL}"
 
@@ -44,33 +44,29 @@ def outcome_row(outcome: Outcome) -> dict[str, Any]:
         **_steps(outcome),
         "duration_s": outcome.duration_s,
         "log_digest": outcome.log_digest or None,
-        "artifacts": _json({entry.path: entry.digest for entry in outcome.artifacts}),
-        "host": _json(outcome.host),
+        "artifacts": canonical_json({entry.path: entry.digest for entry in outcome.artifacts}),
+        "host": canonical_json(outcome.host),
+        "prepared_at": outcome.probing.prepared_at,
+        "clock_held": outcome.probing.held,
+        "drift_s": outcome.probing.drift_s,
+        "attempt": outcome.probing.attempt,
     }
-    return {
-        name: value.replace("\0", _NUL_SHOWN) if isinstance(value, str) else value
-        for name, value in row.items()
-    }
+    return without_nul(row)
 
 
-def _source(outcome: Outcome) -> dict[str, Any]:
-    """Tell what was built: as fetched, or as asked for where it could not be fetched."""
-    records = list(outcome.sources)
-    main = records.pop(0) if outcome.case.source is not None and records else None
-    if main is None and outcome.case.source is not None:
-        main_row = _sought(outcome.case)
-    else:
-        main_row = {
-            "source_kind": main and main.kind,
-            "source_name": main and main.name,
-            "source_version": main and (main.version or None),
-            "source_digest": main and main.digest,
-            "source_dated_at": main and main.dated_at,
-        }
-    return {**main_row, "inputs": _json([_input(record) for record in records])}
+def asked_source(case: Case) -> dict[str, Any]:
+    """Name the source of a case as the case names it.
 
+    Parameters
+    ----------
+    case : Case
+        Any case.
 
-def _sought(case: Case) -> dict[str, Any]:
+    Returns
+    -------
+    dict
+        ``source_kind``, ``source_name`` and ``source_version``; None where the case has none.
+    """
     source = case.source
     name: str | None
     version: str | None
@@ -87,9 +83,60 @@ def _sought(case: Case) -> dict[str, Any]:
         "source_kind": source and source.kind,
         "source_name": name,
         "source_version": version,
-        "source_digest": None,
-        "source_dated_at": None,
     }
+
+
+def canonical_json(value: object) -> str:
+    """Write plain data so that equal data is equal text.
+
+    Parameters
+    ----------
+    value : object
+        Plain JSON.
+
+    Returns
+    -------
+    str
+        JSON with sorted keys.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def without_nul(row: dict[str, Any]) -> dict[str, Any]:
+    """Show NUL characters, which SQL text cannot hold, as ``␀``.
+
+    Parameters
+    ----------
+    row : dict
+        Values by column.
+
+    Returns
+    -------
+    dict
+        The same, without a NUL in any text.
+    """
+    return {
+        name: value.replace("\0", _NUL_SHOWN) if isinstance(value, str) else value
+        for name, value in row.items()
+    }
+
+
+def _source(outcome: Outcome) -> dict[str, Any]:
+    """Tell what was built: as fetched, or as asked for where it could not be fetched."""
+    records = list(outcome.sources)
+    main = records.pop(0) if outcome.case.source is not None and records else None
+    if main is None and outcome.case.source is not None:
+        nothing = {"source_digest": None, "source_dated_at": None}
+        main_row = {**asked_source(outcome.case), **nothing}
+    else:
+        main_row = {
+            "source_kind": main and main.kind,
+            "source_name": main and main.name,
+            "source_version": main and (main.version or None),
+            "source_digest": main and main.digest,
+            "source_dated_at": main and main.dated_at,
+        }
+    return {**main_row, "inputs": canonical_json([_input(record) for record in records])}
 
 
 def _input(record: SourceRecord) -> dict[str, str]:
@@ -144,7 +191,3 @@ def _steps(outcome: Outcome) -> dict[str, Any]:
 def _deciding(outcome: Outcome) -> StepRecord | None:
     failing = [step for step in outcome.steps if step.name == outcome.failing_step]
     return next(reversed(failing or list(outcome.steps)), None)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,16 +1,25 @@
 """The catalog's columns, said once: SQL tables, frames, CSV and the data dictionary follow.
 
-To add a column: append it to its table with ``since`` set to the new version, raise
-`SCHEMA_VERSION` by one, and add the step that brings an older database there to
-`buildvm_nb.catalog.upgrades.UPGRADES`.
+To add a column: append it to its table with ``since`` set to the new version and, if it is never
+missing, `Column.default`; raise `SCHEMA_VERSION` by one, and add the step that brings an older
+database there to `buildvm_nb.catalog.upgrades.UPGRADES`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-__all__ = ["OUTCOMES", "SCHEMA_VERSION", "Column", "Kind", "TableSchema"]
+__all__ = [
+    "FINDINGS",
+    "OUTCOMES",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "Column",
+    "Kind",
+    "TableSchema",
+    "data_dictionary",
+]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of everything below; a database carries the one that it was written with."""
 
 
@@ -55,6 +64,8 @@ class Column:
     indexed: bool = False
     since: int = 1
     """The schema version that brought it."""
+    default: bool | int | None = None
+    """What rows have that are older than the column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +74,8 @@ class TableSchema:
 
     name: str
     columns: tuple[Column, ...]
+    meaning: str = ""
+    """What a row is, in sentences."""
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -93,12 +106,30 @@ class TableSchema:
         return "\n".join(lines) + "\n"
 
 
-def _column(name: str, kind: Kind, meaning: str, unit: str = "") -> Column:
-    return Column(name=name, kind=kind, meaning=meaning, unit=unit)
+def data_dictionary() -> str:
+    """Describe all tables for people.
+
+    Returns
+    -------
+    str
+        Markdown: for each table its name, what a row is, and its columns.
+    """
+    sections = (
+        f"## {table.name}\n\n{table.meaning}\n\n{table.data_dictionary()}" for table in TABLES
+    )
+    return "\n".join(sections)
+
+
+def _column(name: str, kind: Kind, meaning: str, unit: str = "", *, index: bool = False) -> Column:
+    return Column(name=name, kind=kind, meaning=meaning, unit=unit, indexed=index)
 
 
 def _always(name: str, kind: Kind, meaning: str, unit: str = "", *, index: bool = False) -> Column:
     return Column(name=name, kind=kind, meaning=meaning, unit=unit, optional=False, indexed=index)
+
+
+def _since(version: int, *columns: Column) -> tuple[Column, ...]:
+    return tuple(replace(column, since=version) for column in columns)
 
 
 OUTCOMES = TableSchema(
@@ -108,7 +139,7 @@ OUTCOMES = TableSchema(
         _always(
             "recorded_at", Kind.INSTANT, "when it was recorded, by the host's clock", index=True
         ),
-        Column(name="study", kind=Kind.TEXT, meaning="study that the run belongs to", indexed=True),
+        _column("study", Kind.TEXT, "study that the run belongs to", index=True),
         _column("tool_version", Kind.TEXT, "version of buildvm-nb that made it"),
         # What was built
         _always("case_id", Kind.TEXT, "id of the case", index=True),
@@ -156,6 +187,122 @@ OUTCOMES = TableSchema(
         _column("log_digest", Kind.TEXT, "SHA-256 of the log's text; the catalog keeps the log"),
         _column("artifacts", Kind.JSON, "object: path of each artifact to its SHA-256"),
         _always("host", Kind.JSON, "object: facts of the host"),
+        # How it was run
+        *_since(
+            2,
+            _column(
+                "prepared_at",
+                Kind.INSTANT,
+                "guest's clock at which prepare and build ran; missing: the test ran in no fork",
+            ),
+            Column(
+                name="clock_held",
+                kind=Kind.BOOLEAN,
+                meaning="whether the guest's clock was held at the date while the test ran",
+                optional=False,
+                default=False,
+            ),
+            _column(
+                "drift_s",
+                Kind.REAL,
+                "how far a held clock strayed from the beginning of its second, at most",
+                "s",
+            ),
+            Column(
+                name="attempt",
+                kind=Kind.INTEGER,
+                meaning="which repetition of the same run in the same environment it is, from 0",
+                optional=False,
+                default=0,
+            ),
+        ),
+    ),
+    meaning="One row for each run of a case. The deciding step is the failing one, else the last.",
+)
+
+FINDINGS = TableSchema(
+    name="findings",
+    columns=_since(
+        2,
+        _always("id", Kind.TEXT, "ULID of the finding; sorts by the time it was made"),
+        _always(
+            "recorded_at", Kind.INSTANT, "when it was concluded, by the host's clock", index=True
+        ),
+        _column("study", Kind.TEXT, "study that concluded it", index=True),
+        _column("tool_version", Kind.TEXT, "version of buildvm-nb that made it"),
+        # What was studied
+        _always("case_id", Kind.TEXT, "id of the case", index=True),
+        _always("case_digest", Kind.TEXT, "SHA-256 of all in the case that a build depends on"),
+        _column("source_kind", Kind.TEXT, "git, pypi, wheels, debian-source, … or missing: none"),
+        _column("source_name", Kind.TEXT, "repository, package or path, as the case names it"),
+        _column("source_version", Kind.TEXT, "commit or version, as the case names it"),
+        # What was concluded
+        _always("kind", Kind.TEXT, "time-trap, cpu-dependent, …, flaky, sound or undetermined"),
+        _column("axis", Kind.TEXT, "date, cpu, kernel, cores, commit or missing: none explains it"),
+        _always("summary", Kind.TEXT, "the conclusion in one sentence"),
+        # The deciding boundary
+        _column("last_before", Kind.TEXT, "last point of the axis that has `verdict_before`"),
+        _column("first_after", Kind.TEXT, "first point of the axis that has `verdict_after`"),
+        _column("verdict_before", Kind.TEXT, "verdict up to `last_before`"),
+        _column("verdict_after", Kind.TEXT, "verdict from `first_after` on"),
+        _column("is_exact", Kind.BOOLEAN, "whether nothing lies between both points"),
+        _column(
+            "confirmed", Kind.INTEGER, "repeated runs on both sides that agreed; none disagreed"
+        ),
+        _column("cause_kind", Kind.TEXT, "what changes at exactly this boundary: kind of the hint"),
+        _column("cause_path", Kind.TEXT, "where it was found, in the source"),
+        _column("cause_why", Kind.TEXT, "what it is, in a sentence"),
+        _always("boundaries", Kind.JSON, "list of all boundaries, in the order of their axis"),
+        # Along each axis
+        _column("passes_from", Kind.INSTANT, "first second of the last window in which it passes"),
+        _column("passes_until", Kind.INSTANT, "last second of that window"),
+        _always("windows", Kind.JSON, "list of all windows: passes_from, passes_until"),
+        _column("studied_from", Kind.INSTANT, "first date of the range that was studied"),
+        _column("studied_until", Kind.INSTANT, "last date of the range that was studied"),
+        _column("passing_cpus", Kind.TEXT, "CPU models on which it passes, by spaces"),
+        _column("failing_cpus", Kind.TEXT, "CPU models on which it does not, by spaces"),
+        _column(
+            "features",
+            Kind.TEXT,
+            "smallest set of CPU features whose removal flips the verdict, by spaces",
+        ),
+        _column("features_base", Kind.TEXT, "CPU model that they were removed from"),
+        _column(
+            "features_needed",
+            Kind.TEXT,
+            "smallest set of CPU features that makes a failing model pass, by spaces",
+        ),
+        _always("passing_kernels", Kind.JSON, "list of the kernels on which it passes"),
+        _always("failing_kernels", Kind.JSON, "list of the kernels on which it does not"),
+        _always("varying_files", Kind.JSON, "list of the artifacts that differ along the axis"),
+        _column("difference", Kind.TEXT, "first difference of such an artifact"),
+        _always("reruns", Kind.JSON, "list of repetitions that disagreed: machine, verdicts"),
+        # The least unusual machine in which it was seen to pass; missing when there is none
+        _column("env_date", Kind.INSTANT, "date of the least unusual machine that passes"),
+        _column("env_cpu", Kind.TEXT, "CPU model and feature changes of that machine"),
+        _column("env_cpu_count", Kind.INTEGER, "its virtual CPUs"),
+        _column("env_memory_mib", Kind.INTEGER, "its memory", "MiB"),
+        _column("env_kernel", Kind.TEXT, "its kernel"),
+        _column("env_accelerator", Kind.TEXT, "its accelerator: auto, kvm or tcg"),
+        _column("env_image", Kind.TEXT, "its root file system and extra packages"),
+        # Why to believe it
+        _column("failing_line", Kind.TEXT, "line of the log that shows the failure"),
+        _always(
+            "confidence",
+            Kind.REAL,
+            "0 to 1: 1 less the chance that coins, thrown for the confirming runs, look the same",
+        ),
+        _always("assumptions", Kind.JSON, "list of what was taken for granted"),
+        _always("evidence", Kind.JSON, "list of the outcomes that prove it, by id"),
+        _always("runs", Kind.INTEGER, "runs that were made for it"),
+        _column("supersedes", Kind.TEXT, "id of the earlier finding that it replaces", index=True),
+    ),
+    meaning=(
+        "One row for each conclusion on a case. A finding is current unless a later one "
+        "supersedes it. The deciding boundary is the last one, on the finding's axis, after which "
+        "a passing case does not pass, else the first."
     ),
 )
-"""One row for each run of a case. The deciding step is the failing one, else the last."""
+
+TABLES = (OUTCOMES, FINDINGS)
+"""All tables that are frames, too."""

@@ -1,40 +1,49 @@
-"""The catalog: outcomes in a database, their logs in files beside it. It only ever grows."""
+"""The catalog: outcomes and findings in a database, logs in files beside it. It only ever grows."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import pandas as pd
 import platformdirs
-from pydantic import ValidationError
-from sqlalchemy import Connection, Select, Table, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import insert, select
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database, default_place
+from buildvm_nb.catalog.findings import FindingRecords
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.catalog.logs import LogStore
+from buildvm_nb.catalog.queries import (
+    filtered,
+    find,
+    insert_once,
+    names_of,
+    newest_rows,
+    oldest_first,
+    stream,
+)
 from buildvm_nb.catalog.rows import outcome_row
 from buildvm_nb.catalog.schema import OUTCOMES
-from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.errors import CatalogError
+from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome, Verdict
 
 __all__ = ["Catalog"]
 
 _DIGEST_LENGTH = 64
 _EMPTY = hashlib.sha256(b"").hexdigest()
+_ENTRIES: tuple[type[Outcome | Finding], ...] = (Outcome, Finding)
 _FAILURES = (Verdict.FAILED, Verdict.CRASHED, Verdict.TIMEOUT)
 
 
-class Catalog:
-    """Outcomes and their logs; a context manager.
+class Catalog(FindingRecords):
+    """Outcomes with their logs, and findings; a context manager.
 
-    Several processes and threads may use one catalog at once. What `record` has returned from is
-    kept, whatever happens next.
+    Several processes and threads may use one catalog at once. What `record` or `record_finding`
+    has returned is kept, whatever happens next.
 
     Parameters
     ----------
@@ -119,10 +128,10 @@ class Catalog:
             if connection.execute(select(tables.outcomes.c.id).where(known)).first():
                 raise CatalogError(f"outcome is recorded already: {outcome.id} in {self.name}")
             if outcome.log_digest:
-                _insert_once(
+                insert_once(
                     connection, tables.logs, {"digest": outcome.log_digest}, {"size_bytes": size}
                 )
-            _insert_once(
+            insert_once(
                 connection,
                 tables.cases,
                 {"id": row["case_id"], "digest": row["case_digest"]},
@@ -152,21 +161,29 @@ class Catalog:
         CatalogError
             If the catalog cannot be read.
         """
-        ids = tables.outcomes.c.id
-        query = select(ids, tables.outcomes.c.document)
-        with self._database.reading() as connection:
-            rows = connection.execute(query.where(ids == key)).all()
-            if not rows and key:
-                begins = ids.startswith(key.upper(), autoescape=True)
-                rows = connection.execute(query.where(begins).order_by(ids).limit(5)).all()
-        if not rows:
-            raise UsageError(
-                f"no such outcome: {key!r} in {self.name}", hint="`buildvm catalog list` shows them"
-            )
-        if len(rows) > 1:
-            some = ", ".join(row.id for row in rows)
-            raise UsageError(f"more than one outcome begins with {key!r}: {some}")
-        return self._read(rows[0].id, rows[0].document)
+        return find(self._database, key, Outcome)
+
+    def entry(self, key: str) -> Outcome | Finding:
+        """Return an outcome or a finding, whichever has an id.
+
+        Parameters
+        ----------
+        key : str
+            The id, or a beginning that no other id of either has.
+
+        Returns
+        -------
+        Outcome or Finding
+            As it was recorded.
+
+        Raises
+        ------
+        UsageError
+            If there is none, or more than one.
+        CatalogError
+            If the catalog cannot be read.
+        """
+        return find(self._database, key, *_ENTRIES)
 
     def outcomes(
         self,
@@ -205,8 +222,10 @@ class Catalog:
             If the catalog cannot be read.
         """
         columns = [tables.outcomes.c[column.name] for column in OUTCOMES.columns]
-        query = _filtered(select(*columns), case, study, _verdicts(verdict), since)
-        return make_frame(self._newest(query, limit), OUTCOMES)
+        verdicts = names_of(verdict, Verdict, "verdict")
+        wanted = {"case_id": case, "study": study, "verdict": verdicts}
+        query = filtered(select(*columns), tables.outcomes, wanted, since)
+        return make_frame(newest_rows(self._database, tables.outcomes, query, limit), OUTCOMES)
 
     def failures(
         self,
@@ -245,22 +264,39 @@ class Catalog:
         case, study : str, optional
             As for `outcomes`.
 
-        Yields
-        ------
-        Outcome
-            As it was recorded.
+        Returns
+        -------
+        iterator of Outcome
+            Each as it was recorded.
 
         Raises
         ------
         CatalogError
             If the catalog cannot be read.
         """
-        query = select(tables.outcomes.c.id, tables.outcomes.c.document)
-        order = (tables.outcomes.c.recorded_at, tables.outcomes.c.id)
-        query = _filtered(query, case, study, None, None).order_by(*order)
-        with self._database.reading() as connection:
-            for row in connection.execute(query.execution_options(yield_per=1000)):
-                yield self._read(row.id, row.document)
+        return self._whole({"case_id": case, "study": study})
+
+    def answers(self, case_digest: str, *, study: str | None = None) -> Iterator[Outcome]:
+        """Iterate over the whole outcomes of all cases that build the same, oldest first.
+
+        Parameters
+        ----------
+        case_digest : str
+            As of `Case.build_digest`: a case may have got another id or title since.
+        study : str, optional
+            Only those of this study.
+
+        Returns
+        -------
+        iterator of Outcome
+            Each as it was recorded. The database has an index for them.
+
+        Raises
+        ------
+        CatalogError
+            If the catalog cannot be read.
+        """
+        return self._whole({"case_digest": case_digest, "study": study})
 
     def log(self, key: str) -> bytes:
         """Return the text of a log, verified.
@@ -321,62 +357,7 @@ class Catalog:
             )
         return outcome.model_copy(update={"log_digest": digest}), size
 
-    def _newest(self, query: Select[Any], limit: int | None) -> list[Any]:
-        if limit is not None and limit < 0:
-            raise UsageError(f"limit is negative: {limit}; allowed: 0 and more")
-        moment, ulid = tables.outcomes.c.recorded_at, tables.outcomes.c.id
-        newest_first = query.order_by(moment.desc(), ulid.desc()).limit(limit)
-        with self._database.reading() as connection:
-            return list(reversed(connection.execute(newest_first).all()))
-
-    def _read(self, key: str, document: str) -> Outcome:
-        try:
-            return Outcome.model_validate_json(document)
-        except ValidationError as error:
-            raise CatalogError(
-                f"outcome {key} in {self.name} cannot be read: {error.error_count()} fields are "
-                "not as this buildvm-nb knows them",
-                hint="it was written by another version, or changed by hand",
-            ) from error
-
-
-def _insert_once(
-    connection: Connection, table: Table, key: dict[str, Any], values: dict[str, Any]
-) -> None:
-    """Insert a row if its key is new, also when another process does so at the same moment."""
-    same = [table.c[name] == value for name, value in key.items()]
-    if connection.execute(select(*(table.c[name] for name in key)).where(*same)).first():
-        return
-    with suppress(IntegrityError), connection.begin_nested():
-        connection.execute(insert(table).values(**key, **values))
-
-
-def _verdicts(verdict: Verdict | str | Iterable[Verdict | str] | None) -> tuple[str, ...] | None:
-    if verdict is None:
-        return None
-    given = [verdict] if isinstance(verdict, str) else list(verdict)
-    for name in given:
-        if name not in set(Verdict):
-            raise UsageError(f"unknown verdict: {name!r}; allowed: {', '.join(Verdict)}")
-    return tuple(Verdict(name).value for name in given)
-
-
-def _filtered(
-    query: Select[Any],
-    case: str | None,
-    study: str | None,
-    verdicts: tuple[str, ...] | None,
-    since: datetime | None,
-) -> Select[Any]:
-    column = tables.outcomes.c
-    if case is not None:
-        query = query.where(column.case_id == case)
-    if study is not None:
-        query = query.where(column.study == study)
-    if verdicts is not None:
-        query = query.where(column.verdict.in_(verdicts))
-    if since is not None:
-        if since.tzinfo is None:
-            raise UsageError(f"an instant needs a zone: {since.isoformat()}")
-        query = query.where(column.recorded_at >= since)
-    return query
+    def _whole(self, wanted: Mapping[str, str | None]) -> Iterator[Outcome]:
+        whole = select(tables.outcomes.c.id, tables.outcomes.c.document)
+        query = oldest_first(filtered(whole, tables.outcomes, wanted), tables.outcomes)
+        return stream(self._database, Outcome, query)

@@ -10,19 +10,21 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Double,
+    ForeignKey,
     ForeignKeyConstraint,
     Index,
     MetaData,
     String,
     Table,
     Text,
+    literal,
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from buildvm_nb.catalog import schema
 from buildvm_nb.catalog.schema import Kind
 
-__all__ = ["METADATA", "cases", "logs", "meta", "outcomes"]
+__all__ = ["METADATA", "cases", "finding_evidence", "findings", "logs", "meta", "outcomes"]
 
 
 class UtcInstant(TypeDecorator[datetime]):
@@ -92,9 +94,18 @@ def _columns(table: schema.TableSchema) -> list[Column[Any]]:
             _SQL_TYPES[column.kind],
             primary_key=column is table.columns[0],
             nullable=column.optional,
+            server_default=None if column.default is None else literal(column.default),
             comment=column.meaning,
         )
         for column in table.columns
+    ]
+
+
+def _indexes(table: schema.TableSchema) -> list[Index]:
+    return [
+        Index(f"ix_{table.name}_{column.name}", column.name)
+        for column in table.columns
+        if column.indexed
     ]
 
 
@@ -132,9 +143,25 @@ outcomes = Table(
     Column("document", Text, nullable=False, comment="the whole outcome as JSON, without loss"),
     ForeignKeyConstraint(["case_id", "case_digest"], [cases.c.id, cases.c.digest]),
     ForeignKeyConstraint(["log_digest"], [logs.c.digest]),
-    *(
-        Index(f"ix_{schema.OUTCOMES.name}_{column.name}", column.name)
-        for column in schema.OUTCOMES.columns
-        if column.indexed
-    ),
+    *_indexes(schema.OUTCOMES),
+    # with the order in it, so that no database prefers the index of a study with many outcomes
+    Index("ix_outcomes_case_digest", "case_digest", "recorded_at", "id"),
 )
+
+findings = Table(
+    schema.FINDINGS.name,
+    METADATA,
+    *_columns(schema.FINDINGS),
+    Column("document", Text, nullable=False, comment="the whole finding as JSON, without loss"),
+    ForeignKeyConstraint(["case_id", "case_digest"], [cases.c.id, cases.c.digest]),
+    ForeignKeyConstraint(["supersedes"], ["findings.id"]),
+    *_indexes(schema.FINDINGS),
+)
+
+finding_evidence = Table(
+    "finding_evidence",
+    METADATA,
+    Column("finding_id", Text, ForeignKey(findings.c.id), primary_key=True),
+    Column("outcome_id", Text, ForeignKey(outcomes.c.id), primary_key=True),
+)
+"""Which outcomes prove which findings; their order is in the finding."""

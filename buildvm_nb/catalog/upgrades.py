@@ -1,23 +1,20 @@
 """The schema in a database: made when there is none, checked, brought up to date step by step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from sqlalchemy import Connection, insert, inspect, select, update
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import Connection, Table, bindparam, insert, inspect, select, text, update
+from sqlalchemy.schema import CreateColumn
 
-from buildvm_nb.catalog.schema import SCHEMA_VERSION
-from buildvm_nb.catalog.tables import METADATA, meta
+from buildvm_nb.catalog.schema import OUTCOMES, SCHEMA_VERSION
+from buildvm_nb.catalog.tables import METADATA, finding_evidence, findings, meta, outcomes
 from buildvm_nb.errors import CatalogError, SchemaVersionError
+from buildvm_nb.model.outcome import Probing
 
 __all__ = ["UPGRADES", "Upgrade", "create_or_upgrade", "stored_version"]
 
 Upgrade = Callable[[Connection], None]
-
-UPGRADES: Mapping[int, Upgrade] = {}
-"""The step from each version to the next: ``{1: add_findings}`` leads from 1 to 2.
-
-A step runs in the transaction of the whole upgrade and changes tables only, never outcomes that
-are there: what a new column needs of them comes from their ``document``.
-"""
 
 _VERSION = "schema_version"
 
@@ -76,12 +73,13 @@ def create_or_upgrade(connection: Connection) -> None:
     SchemaVersionError
         If its version is newer than this one's, or too old for any step.
     """
-    version = stored_version(connection)
-    if version is None:
+    if stored_version(connection) is None:
         METADATA.create_all(connection)
         connection.execute(insert(meta).values(name=_VERSION, value=str(SCHEMA_VERSION)))
         return
-    for step in range(version, SCHEMA_VERSION):
+    # one upgrade at a time: who waits here sees afterwards that there is nothing left to do
+    connection.execute(select(meta.c.value).where(meta.c.name == _VERSION).with_for_update())
+    for step in range(stored_version(connection) or 0, SCHEMA_VERSION):
         if step not in UPGRADES:
             raise SchemaVersionError(
                 f"the catalog has schema version {step}, which cannot be brought to "
@@ -92,3 +90,56 @@ def create_or_upgrade(connection: Connection) -> None:
     connection.execute(
         update(meta).where(meta.c.name == _VERSION).values(value=str(SCHEMA_VERSION))
     )
+
+
+class _Probed(BaseModel):
+    """As much of an outcome's document as the step from 1 to 2 needs."""
+
+    probing: Probing = Probing()
+
+
+def _add_findings(connection: Connection) -> None:
+    """From 1 to 2: findings, how a test was run, and outcomes by their case's digest."""
+    _add_columns(connection, outcomes, {c.name for c in OUTCOMES.columns if c.since == 2})  # noqa: PLR2004
+    for index in outcomes.indexes:
+        index.create(connection, checkfirst=True)
+    METADATA.create_all(connection, tables=[findings, finding_evidence])
+    told = list(_probings(connection))
+    if told:
+        connection.execute(update(outcomes).where(outcomes.c.id == bindparam("key")), told)
+
+
+def _add_columns(connection: Connection, table: Table, names: set[str]) -> None:
+    """Add those of the columns that the table lacks: an earlier step may have made it anew."""
+    there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        if column.name in names - there:
+            definition = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
+
+
+def _probings(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Read how tests were run from documents that tell it, where that is not the usual way."""
+    query = select(outcomes.c.id, outcomes.c.document)
+    telling = query.where(outcomes.c.document.contains('"probing":'))
+    for row in connection.execute(telling.execution_options(yield_per=1000)):
+        try:
+            probing = _Probed.model_validate_json(row.document).probing
+        except ValidationError:
+            continue  # reading that outcome says what is wrong with it
+        if probing != Probing():
+            yield {
+                "key": row.id,
+                "prepared_at": probing.prepared_at,
+                "clock_held": probing.held,
+                "drift_s": probing.drift_s,
+                "attempt": probing.attempt,
+            }
+
+
+UPGRADES: Mapping[int, Upgrade] = {1: _add_findings}
+"""The step from each version to the next: ``{1: add_findings}`` leads from 1 to 2.
+
+A step runs in the transaction of the whole upgrade and changes tables only, never outcomes that
+are there: what a new column needs of them comes from their ``document``.
+"""

@@ -1,4 +1,4 @@
-"""``buildvm catalog``: what was built, and what came of it."""
+"""``buildvm catalog``: what was built, what came of it, and what that showed."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from buildvm_nb.cli.completion import complete_case, complete_verdict
+from buildvm_nb.cli.finding_summary import finding_fields
 from buildvm_nb.cli.options import Command, command
 from buildvm_nb.cli.output import write_fields, write_json, write_table
 from buildvm_nb.cli.session import Session
@@ -16,6 +17,9 @@ from buildvm_nb.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
+    from buildvm_nb.catalog.schema import TableSchema
+    from buildvm_nb.model.finding import Finding
+    from buildvm_nb.model.outcome import Outcome
 
 __all__ = ["CATALOG_COMMANDS"]
 
@@ -23,6 +27,9 @@ _FORMATS = ("csv", "jsonl", "parquet")
 _FAILURES = ("failed", "crashed", "timeout")
 
 OutcomeKey = Annotated[str, typer.Argument(metavar="ID", help="An outcome's id, or its start.")]
+EntryKey = Annotated[
+    str, typer.Argument(metavar="ID", help="An outcome's or a finding's id, or its start.")
+]
 CaseFilter = Annotated[
     str | None,
     typer.Option(metavar="ID", autocompletion=complete_case, help="Only those of this case."),
@@ -57,18 +64,20 @@ def list_(
     ] = None,
 ) -> None:
     """List outcomes, oldest first."""
+    from buildvm_nb.catalog import OUTCOMES
+
     with session.catalog(existing=True) as catalog:
         frame = catalog.outcomes(
             case=case, verdict=verdict or None, since=_instant(since), limit=limit
         )
-    records = _records(frame)
+    records = _records(frame, OUTCOMES)
     if session.as_json:
         write_json(records)
         return
     rows = [
         (
             record["id"],
-            record["recorded_at"][:16].replace("T", " "),
+            _minute(record),
             record["case_id"],
             record["verdict"],
             record["date"][:10],
@@ -83,26 +92,66 @@ def list_(
     write_table(columns, rows)
 
 
-@command("show", examples=("buildvm catalog show 01K", "buildvm catalog show 01K --json"))
-def show(session: Session, key: OutcomeKey) -> None:
-    """Show one outcome: verdict, evidence, where it ran."""
-    with session.catalog(existing=True) as catalog:
-        outcome = catalog.outcome(key)
-    if session.as_json:
-        write_json(outcome.model_dump(mode="json"))
-        return
-    from buildvm_nb.model.instants import format_instant
+@command(
+    "findings",
+    examples=(
+        "buildvm catalog findings",
+        "buildvm catalog findings --kind time-trap --json",
+        "buildvm catalog findings --case dulwich-0.20.23 --all",
+    ),
+)
+def findings(
+    session: Session,
+    case: CaseFilter = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND", help="Only those of this kind, such as time-trap; repeatable."
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that a later finding supersedes.")
+    ] = False,
+) -> None:
+    """List what diagnoses concluded, oldest first."""
+    from buildvm_nb.catalog import FINDINGS
 
-    fields = outcome_fields(outcome, session.catalog_place)
-    recorded = [
-        ("recorded", format_instant(outcome.recorded_at)),
-        ("study", outcome.study or ""),
-        ("image digest", outcome.image_digest),
-        ("kernel digest", outcome.kernel_digest),
-        ("host", json.dumps(outcome.host) if outcome.host else ""),
-        ("buildvm", outcome.tool_version),
+    with session.catalog(existing=True) as catalog:
+        frame = catalog.findings(case=case, kind=kind or None, current=not everything)
+    records = _records(frame, FINDINGS)
+    if session.as_json:
+        write_json(records)
+        return
+    rows = [
+        (
+            record["id"],
+            _minute(record),
+            record["case_id"],
+            record["kind"],
+            record["last_before"],
+            record["first_after"],
+            f"{record['confidence']:.3f}",
+            record["summary"],
+        )
+        for record in records
     ]
-    write_fields([*fields, *recorded])
+    columns = ("id", "recorded", "case", "kind", "last before", "first after", "confidence ", "why")
+    write_table(columns, rows)
+
+
+@command("show", examples=("buildvm catalog show 01K", "buildvm catalog show 01K --json"))
+def show(session: Session, key: EntryKey) -> None:
+    """Show one outcome or finding: what came out, where and why."""
+    from buildvm_nb.model.finding import Finding
+
+    with session.catalog(existing=True) as catalog:
+        entry = catalog.entry(key)
+        if session.as_json:
+            write_json(entry.model_dump(mode="json"))
+        elif isinstance(entry, Finding):
+            write_fields(finding_fields(entry, _successors(catalog, entry)))
+        else:
+            write_fields(_recorded_fields(entry, session))
 
 
 @command("log", examples=("buildvm catalog log 01K", "buildvm catalog log 01K | tail"))
@@ -121,6 +170,7 @@ def log(session: Session, key: OutcomeKey) -> None:
         "buildvm catalog export failures.csv --failures",
         "buildvm catalog export - --format jsonl --case dulwich-0.20.23",
         "buildvm catalog export outcomes.parquet",
+        "buildvm catalog export findings.csv --findings",
     ),
 )
 def export(
@@ -133,7 +183,7 @@ def export(
         typer.Option(
             "--format",
             metavar="|".join(_FORMATS),
-            help="Left out: by the file's name, else csv. jsonl holds whole outcomes.",
+            help="Left out: by the file's name, else csv. jsonl holds them whole.",
         ),
     ] = None,
     failures: Annotated[
@@ -141,40 +191,80 @@ def export(
     ] = False,
     case: CaseFilter = None,
     since: SinceFilter = None,
+    *,
+    concluded: Annotated[
+        bool, typer.Option("--findings", help="Findings, superseded ones too, not outcomes.")
+    ] = False,
 ) -> None:
-    """Write outcomes to a file that spreadsheets, pandas and others read.
+    """Write outcomes or findings to a file.
 
-    CSV and JSON Lines read back without loss.
+    Spreadsheets, pandas and others read it; CSV and JSON Lines read back without loss.
     """
+    if failures and concluded:
+        raise UsageError("give either --failures or --findings: findings are no outcomes")
     path = None if target == "-" else Path(target)
     chosen = _format(form, path)
+    wanted = {"case": case, "since": _instant(since)}
+    from buildvm_nb.catalog import FINDINGS, OUTCOMES, write_csv
+
     with session.catalog(existing=True) as catalog:
         if chosen == "jsonl":
-            _export_lines(catalog, path, case=case, failures=failures, since=since)
+            _export_lines(catalog, path, wanted, failures=failures, concluded=concluded)
             return
-        frame = catalog.outcomes(
-            case=case, verdict=_FAILURES if failures else None, since=_instant(since)
+        frame = (
+            catalog.findings(**wanted, current=False)
+            if concluded
+            else catalog.outcomes(**wanted, verdict=_FAILURES if failures else None)
         )
     if chosen == "parquet":
         _export_bytes(frame.to_parquet(None, index=False), path)
         return
-    from buildvm_nb.catalog import write_csv
-
-    write_csv(frame, path or sys.stdout)
+    write_csv(frame, path or sys.stdout, FINDINGS if concluded else OUTCOMES)
 
 
-CATALOG_COMMANDS: tuple[Command, ...] = (list_, show, log, export)
+CATALOG_COMMANDS: tuple[Command, ...] = (list_, findings, show, log, export)
+
+
+def _recorded_fields(outcome: "Outcome", session: Session) -> list[tuple[str, str]]:
+    from buildvm_nb.model.instants import format_instant
+
+    return [
+        *outcome_fields(outcome, session.catalog_place),
+        ("recorded", format_instant(outcome.recorded_at)),
+        ("study", outcome.study or ""),
+        ("image digest", outcome.image_digest),
+        ("kernel digest", outcome.kernel_digest),
+        ("host", json.dumps(outcome.host) if outcome.host else ""),
+        ("buildvm", outcome.tool_version),
+    ]
+
+
+def _successors(catalog: "Catalog", finding: "Finding") -> list[str]:
+    frame = catalog.findings(case=finding.case.id, current=False)
+    return [
+        later
+        for later, earlier in zip(frame["id"], frame["supersedes"], strict=True)
+        if isinstance(earlier, str) and earlier == finding.id
+    ]
 
 
 def _export_lines(
-    catalog: "Catalog", path: Path | None, *, case: str | None, failures: bool, since: str | None
+    catalog: "Catalog",
+    path: Path | None,
+    wanted: dict[str, Any],
+    *,
+    failures: bool,
+    concluded: bool,
 ) -> None:
     from buildvm_nb.catalog import write_jsonl
 
-    start = _instant(since)
+    start = wanted["since"]
+    if concluded:
+        write_jsonl(catalog.finding_documents(**wanted, current=False), path or sys.stdout)
+        return
     outcomes = (
         outcome
-        for outcome in catalog.documents(case=case)
+        for outcome in catalog.documents(case=wanted["case"])
         if not (failures and outcome.verdict not in _FAILURES)
         and not (start and outcome.recorded_at < start)
     )
@@ -209,13 +299,15 @@ def _instant(text: str | None) -> Any:  # noqa: ANN401 - a datetime; typing it w
     return None if text is None else parse_instant(text)
 
 
-def _records(frame: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - only `catalog` knows pandas
-    """Turn a frame into plain JSON: instants as text, missing values as null, JSON as JSON."""
-    from buildvm_nb.catalog import OUTCOMES
+def _minute(record: dict[str, Any]) -> str:
+    return str(record["recorded_at"])[:16].replace("T", " ")
 
+
+def _records(frame: Any, table: "TableSchema") -> list[dict[str, Any]]:  # noqa: ANN401 - of pandas
+    """Turn a frame into plain JSON: instants as text, missing values as null, JSON as JSON."""
     lines = frame.to_json(orient="records", date_format="iso", date_unit="us", double_precision=15)
     records: list[dict[str, Any]] = json.loads(lines)
-    for column in OUTCOMES.columns:
+    for column in table.columns:
         if column.kind.value == "json":
             for record in records:
                 text = record.get(column.name)

@@ -20,7 +20,7 @@ from buildvm_nb.catalog.tables import outcomes as outcomes_table
 from buildvm_nb.errors import CatalogError, SchemaVersionError, UsageError
 from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.machine import MachineSpec
-from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.model.outcome import Outcome, Probing, Verdict
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -174,6 +174,34 @@ def test_outcomes_are_filtered(catalog):
     assert [outcome.id for outcome in catalog.documents(study="sweep")] == ["ID3", "ID4", "ID5"]
 
 
+def test_the_answers_on_a_case_are_those_of_its_digest_whatever_it_is_called(catalog):
+    case = an_outcome().case
+    renamed = case.model_copy(update={"id": "renamed", "title": "Now with a title"})
+    other = Case(id="demo", step=[Step(name="test", run="make other")])
+    recorded = [
+        catalog.record(an_outcome(case=case, study=study, recorded_at=START + timedelta(days=day)))
+        for day, case, study in ((3, case, "s"), (1, renamed, None), (2, other, "s"))
+    ]
+
+    digest = case.build_digest()
+    assert list(catalog.answers(digest)) == [recorded[1], recorded[0]]
+    assert list(catalog.answers(digest, study="s")) == [recorded[0]]
+    assert list(catalog.answers("0" * 64)) == []
+
+
+def test_how_a_test_was_run_is_in_the_table(catalog):
+    probing = Probing(prepared_at=START, held=True, drift_s=0.008, attempt=2)
+    catalog.record(an_outcome(probing=probing))
+    catalog.record(an_outcome())
+
+    columns = ["prepared_at", "clock_held", "drift_s", "attempt"]
+    held, plain = catalog.outcomes()[columns].itertuples(index=False)
+    assert tuple(held) == (START, True, 0.008, 2)
+    assert (plain.clock_held, plain.attempt) == (False, 0)
+    assert pd.isna(plain.prepared_at)
+    assert pd.isna(plain.drift_s)
+
+
 def test_no_verdict_asked_for_is_no_outcome(catalog):
     catalog.record(an_outcome())
 
@@ -277,7 +305,8 @@ def test_a_corrupt_catalog_is_a_catalog_error(tmp_path):
         for _ in range(20):
             catalog.record(an_outcome(evidence="x" * 4000))
     content = bytearray(path.read_bytes())
-    content[4096 * 8 :] = b"\xaa" * (len(content) - 4096 * 8)
+    half = len(content) // 2
+    content[half:] = b"\xaa" * (len(content) - half)
     path.write_bytes(content)
 
     with Catalog(path) as catalog, pytest.raises(CatalogError, match="malformed") as caught:
@@ -297,7 +326,7 @@ def test_a_newer_schema_is_refused_with_what_to_do(tmp_path):
     Catalog(path).close()
     set_version(path, SCHEMA_VERSION + 1)
 
-    with pytest.raises(SchemaVersionError, match=r"(?s)schema version 2.*up to 1.*upgrade") as told:
+    with pytest.raises(SchemaVersionError, match=r"(?s)schema version 3.*up to 2.*upgrade") as told:
         Catalog(path)
     assert "BUILDVM_CATALOG" in told.value.hint
 
@@ -307,7 +336,7 @@ def test_an_older_schema_is_upgraded_step_by_step_or_refused(tmp_path, monkeypat
     with Catalog(path) as catalog:
         outcome = catalog.record(an_outcome())
     set_version(path, -1)
-    with pytest.raises(SchemaVersionError, match="version -1, which cannot be brought to 1"):
+    with pytest.raises(SchemaVersionError, match="version -1, which cannot be brought to 2"):
         Catalog(path)
 
     def step(connection):
@@ -317,10 +346,13 @@ def test_an_older_schema_is_upgraded_step_by_step_or_refused(tmp_path, monkeypat
         connection.execute(text("CREATE TABLE half (name TEXT)"))
         connection.execute(text("no SQL"))
 
-    monkeypatch.setattr(upgrades, "UPGRADES", {-1: step, 0: broken})
+    def nothing(connection):
+        pass
+
+    monkeypatch.setattr(upgrades, "UPGRADES", {-1: step, 0: broken, 1: nothing})
     with pytest.raises(CatalogError, match="syntax error"):
         Catalog(path)
-    monkeypatch.setattr(upgrades, "UPGRADES", {-1: step, 0: lambda _: None})
+    monkeypatch.setattr(upgrades, "UPGRADES", {-1: step, 0: nothing, 1: nothing})
     with Catalog(path) as catalog:
         assert catalog.outcome(outcome.id) == outcome
     connection = sqlite3.connect(path)

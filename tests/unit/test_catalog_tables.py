@@ -12,7 +12,15 @@ from sqlalchemy.schema import CreateTable
 from buildvm_nb.catalog.csvfile import read_csv, write_csv
 from buildvm_nb.catalog.frames import check_frame, empty_frame, make_array, make_frame
 from buildvm_nb.catalog.rows import outcome_row
-from buildvm_nb.catalog.schema import OUTCOMES, Column, Kind, TableSchema
+from buildvm_nb.catalog.schema import (
+    FINDINGS,
+    OUTCOMES,
+    Column,
+    Kind,
+    TableSchema,
+    data_dictionary,
+)
+from buildvm_nb.catalog.tables import findings as sql_findings
 from buildvm_nb.catalog.tables import outcomes as sql_outcomes
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.case import Case, GitSource, Step
@@ -79,11 +87,22 @@ def test_columns_have_their_dtypes_whatever_is_in_them():
         assert {str(frame[name].dtype.na_value) for name in ("id", "signal")} == {"<NA>"}
 
 
-def test_the_sql_table_has_the_columns_of_the_schema():
-    assert [column.name for column in sql_outcomes.columns] == [*OUTCOMES.dtypes, "document"]
+@pytest.mark.parametrize(
+    ("table", "sql_table"), [(OUTCOMES, sql_outcomes), (FINDINGS, sql_findings)]
+)
+def test_the_sql_table_has_the_columns_of_the_schema(table, sql_table):
+    assert [column.name for column in sql_table.columns] == [*table.dtypes, "document"]
     assert all(
-        sql_outcomes.columns[column.name].nullable == column.optional for column in OUTCOMES.columns
+        sql_table.columns[column.name].nullable == column.optional for column in table.columns
     )
+
+
+def test_a_new_column_of_an_old_table_may_be_missing_or_has_a_default():
+    first = min(column.since for column in OUTCOMES.columns)
+    new = [column for column in OUTCOMES.columns if column.since > first]
+
+    assert new
+    assert all(column.optional == (column.default is None) for column in new)
 
 
 def test_the_data_dictionary_has_a_line_for_each_column():
@@ -91,6 +110,18 @@ def test_the_data_dictionary_has_a_line_for_each_column():
 
     assert text.count("\n") == len(OUTCOMES.columns) + 2
     assert "| `memory_mib` | `Int64` | MiB | never | memory of the machine | 1 |" in text
+
+
+def test_the_data_dictionary_covers_both_tables():
+    text = data_dictionary()
+
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "## outcomes",
+        "## findings",
+    ]
+    assert "One row for each run of a case." in text
+    assert "| `drift_s` | `Float64` | s | may be | how far a held clock strayed" in text
+    assert "| `supersedes` | `string[pyarrow]` |  | may be | id of the earlier finding" in text
 
 
 def test_instants_from_the_first_to_the_last_year_fit():
@@ -293,7 +324,12 @@ def test_a_csv_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 def test_the_sql_tables_can_be_made_in_postgresql_too():
-    ddl = str(CreateTable(sql_outcomes).compile(dialect=postgresql.dialect()))
+    ddl = "".join(
+        str(CreateTable(table).compile(dialect=postgresql.dialect()))
+        for table in (sql_outcomes, sql_findings)
+    )
 
     assert "recorded_at TIMESTAMP WITH TIME ZONE NOT NULL" in ddl
     assert "FOREIGN KEY(case_id, case_digest) REFERENCES cases (id, digest)" in ddl
+    assert "clock_held BOOLEAN DEFAULT false NOT NULL" in ddl
+    assert "FOREIGN KEY(supersedes) REFERENCES findings (id)" in ddl

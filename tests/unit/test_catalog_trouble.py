@@ -21,12 +21,17 @@ sys.path.insert(0, sys.argv[1])
 from buildvm_nb.catalog.store import Catalog
 from buildvm_nb.errors import CatalogError
 from buildvm_nb.model.case import Case, Step
+from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 
 def outcome(**more):
     case = Case(id="demo", step=[Step(name="test", run="true")])
     return Outcome(case=case, machine=MachineSpec(date="2020-01-01"), verdict="passed", **more)
+
+def finding(**more):
+    case = Case(id="demo", step=[Step(name="test", run="true")])
+    return Finding(case=case, kind="sound", summary="it passes", confidence=1, **more)
 
 place = Path(sys.argv[2])
 """
@@ -63,6 +68,33 @@ def test_processes_that_make_one_catalog_and_append_at_once_lose_nothing(tmp_pat
         assert sorted(catalog.outcomes().id) == sorted(ids)
         assert {catalog.log(key) for key in ids} == {b"log %d" % number for number in range(8)}
     assert len(ids) == 24
+
+
+def test_processes_that_conclude_on_one_case_at_once_make_one_line_of_findings(tmp_path):
+    place = tmp_path / "catalog.sqlite"
+    writers = [
+        python(
+            """
+            with Catalog(place) as catalog:
+                for _ in range(8):
+                    proof = catalog.record(outcome(), b"log").id
+                    recorded = catalog.record_finding(
+                        finding(evidence=(proof,), recorded_at="2026-01-01")
+                    )
+                    print(recorded.id)
+            """,
+            place,
+        )
+        for _ in range(2)
+    ]
+    ids = [line for writer in writers for line in finish(writer).split()]
+
+    with Catalog(place) as catalog:
+        found = catalog.findings(current=False)
+        assert sorted(found.id) == sorted(ids)
+        assert len(catalog.findings()) == 1
+        assert found.supersedes.dropna().is_unique
+        assert found.supersedes.isna().sum() == 1
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -148,18 +180,29 @@ def test_a_read_only_catalog_can_be_read_and_says_why_not_written(tmp_path):
             import subprocess
             with Catalog(place) as catalog:
                 known = catalog.record(outcome(), b"log").id
+                proven = catalog.record_finding(finding(evidence=(known,)))
+            with Catalog(place.with_name("old.sqlite")) as old:
+                with old._database.writing() as work:
+                    work.exec_driver_sql("UPDATE catalog_meta SET value = '1'")
             subprocess.run(["mount", "-o", "remount,bind,ro", place.parent], check=True)
             with Catalog(place) as catalog:
                 assert catalog.outcome(known).id == known
                 assert catalog.log(known) == b"log"
+                assert catalog.finding(proven.id) == proven
+                assert len(list(catalog.answers(proven.case.build_digest()))) == 1
+                for write in (
+                    lambda: catalog.record(outcome(), b"other"),
+                    lambda: catalog.record_finding(finding()),
+                ):
+                    try:
+                        write()
+                    except CatalogError as error:
+                        print(error)
+            for name in ("new.sqlite", "old.sqlite"):
                 try:
-                    catalog.record(outcome(), b"other")
+                    Catalog(place.with_name(name))
                 except CatalogError as error:
                     print(error)
-            try:
-                Catalog(place.with_name("new.sqlite"))
-            except CatalogError as error:
-                print(error)
             """,
             tmp_path / "c.sqlite",
             wrapper=wrapper,
@@ -167,4 +210,6 @@ def test_a_read_only_catalog_can_be_read_and_says_why_not_written(tmp_path):
     )
 
     assert f"the catalog is read-only: {tmp_path}/c.sqlite\nHint: name another" in told
+    assert f"the catalog is read-only: {tmp_path}/c.sqlite\nHint: copy it to a place" in told
     assert "the catalog fails: " in told
+    assert "the catalog is read-only and not of schema version 2" in told

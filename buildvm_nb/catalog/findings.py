@@ -1,0 +1,250 @@
+"""The findings of a catalog: what diagnoses concluded, tied to the outcomes that prove it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import ColumnElement, Connection, Select, exists, insert, select
+
+from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.database import Database
+from buildvm_nb.catalog.findingrows import finding_row
+from buildvm_nb.catalog.frames import make_frame
+from buildvm_nb.catalog.queries import (
+    filtered,
+    find,
+    insert_once,
+    names_of,
+    newest_rows,
+    oldest_first,
+    stream,
+)
+from buildvm_nb.catalog.schema import FINDINGS
+from buildvm_nb.errors import CatalogError
+from buildvm_nb.model.finding import Finding, FindingKind
+
+__all__ = ["FindingRecords"]
+
+_MANY = 1000
+"""How many values go into one query; databases limit them."""
+_SHOWN = 5
+
+
+class FindingRecords:
+    """What `Catalog` does with findings."""
+
+    _database: Database
+
+    def record_finding(self, finding: Finding) -> Finding:
+        """Keep a finding, for good; an earlier one is superseded, never changed.
+
+        Parameters
+        ----------
+        finding : Finding
+            Not recorded before. Where its `supersedes` is None, that becomes the id of the newest
+            current finding, if there is one, that is on the same case (id and build digest), has
+            the same axis or likewise none, and is not younger: both answer the same question.
+            But what is undetermined supersedes only its like: it refutes nothing.
+
+        Returns
+        -------
+        Finding
+            As recorded: with the id of the finding that it supersedes, if any.
+
+        Raises
+        ------
+        CatalogError
+            If the id is there already, its evidence or the finding that it supersedes is not in
+            this catalog, or the catalog cannot be written; then nothing was recorded.
+        """
+        case = {"id": finding.case.id, "digest": finding.case.build_digest()}
+        with self._database.writing() as connection:
+            self._refuse(connection, finding)
+            document = finding.case.model_dump_json(by_alias=True)
+            insert_once(connection, tables.cases, case, {"document": document})
+            if finding.supersedes is None:
+                earlier = _superseded_by(connection, finding, case)
+                finding = finding.model_copy(update={"supersedes": earlier})
+            connection.execute(
+                insert(tables.findings).values(
+                    **finding_row(finding), document=finding.model_dump_json()
+                )
+            )
+            links = [
+                {"finding_id": finding.id, "outcome_id": key}
+                for key in dict.fromkeys(finding.evidence)
+            ]
+            if links:
+                connection.execute(insert(tables.finding_evidence), links)
+        return finding
+
+    def finding(self, key: str) -> Finding:
+        """Return one finding, without loss.
+
+        Parameters
+        ----------
+        key : str
+            Its id, or a beginning that no other finding's id has.
+
+        Returns
+        -------
+        Finding
+            As it was recorded.
+
+        Raises
+        ------
+        UsageError
+            If there is none, or more than one.
+        CatalogError
+            If the catalog cannot be read.
+        """
+        return find(self._database, key, Finding)
+
+    def findings(
+        self,
+        *,
+        case: str | None = None,
+        kind: FindingKind | str | Iterable[FindingKind | str] | None = None,
+        study: str | None = None,
+        since: datetime | None = None,
+        current: bool = True,
+        limit: int | None = None,
+    ) -> pd.DataFrame:
+        """Return findings as a frame, oldest first.
+
+        Parameters
+        ----------
+        case : str, optional
+            Only those on the case with this id.
+        kind : FindingKind, str or several of them, optional
+            Only those of one of these kinds.
+        study : str, optional
+            Only those of this study.
+        since : datetime, optional
+            Aware; only those recorded at this instant or later.
+        current : bool
+            Only those that no other finding supersedes; False: all.
+        limit : int, optional
+            At most so many, the newest ones.
+
+        Returns
+        -------
+        DataFrame
+            One row each, with the columns and dtypes of ``schema.FINDINGS.dtypes``.
+
+        Raises
+        ------
+        UsageError
+            If a filter is none: an unknown kind, a naive instant, a negative limit.
+        CatalogError
+            If the catalog cannot be read.
+        """
+        columns = [tables.findings.c[column.name] for column in FINDINGS.columns]
+        wanted = {"case_id": case, "study": study, "kind": _kinds(kind)}
+        query = _chosen(select(*columns), wanted, since, current=current)
+        return make_frame(newest_rows(self._database, tables.findings, query, limit), FINDINGS)
+
+    def finding_documents(
+        self,
+        *,
+        case: str | None = None,
+        kind: FindingKind | str | Iterable[FindingKind | str] | None = None,
+        study: str | None = None,
+        since: datetime | None = None,
+        current: bool = True,
+    ) -> Iterator[Finding]:
+        """Iterate over whole findings, oldest first.
+
+        Parameters
+        ----------
+        case, kind, study, since, current
+            As for `findings`.
+
+        Returns
+        -------
+        iterator of Finding
+            Each as it was recorded.
+
+        Raises
+        ------
+        UsageError
+            If a filter is none.
+        CatalogError
+            If the catalog cannot be read.
+        """
+        whole = select(tables.findings.c.id, tables.findings.c.document)
+        wanted = {"case_id": case, "study": study, "kind": _kinds(kind)}
+        query = _chosen(whole, wanted, since, current=current)
+        return stream(self._database, Finding, oldest_first(query, tables.findings))
+
+    def _refuse(self, connection: Connection, finding: Finding) -> None:
+        """Raise if the id is taken, or if something is not there that the finding refers to."""
+        column, name = tables.findings.c, self._database.name
+        if connection.execute(select(column.id).where(column.id == finding.id)).first():
+            raise CatalogError(f"finding is recorded already: {finding.id} in {name}")
+        if finding.supersedes is not None:
+            earlier = column.id == finding.supersedes, column.case_id == finding.case.id
+            if not connection.execute(select(column.id).where(*earlier)).first():
+                raise CatalogError(
+                    f"finding {finding.id} supersedes {finding.supersedes}, which is no finding on "
+                    f"case {finding.case.id} in {name}"
+                )
+        if missing := _without_outcome(connection, finding.evidence):
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            raise CatalogError(
+                f"evidence of finding {finding.id} is not in {name}: no outcome "
+                f"{', '.join(missing[:_SHOWN])}{more}",
+                hint="record the outcomes first",
+            )
+
+
+def _kinds(
+    kind: FindingKind | str | Iterable[FindingKind | str] | None,
+) -> tuple[str, ...] | None:
+    return names_of(kind, FindingKind, "kind of finding")
+
+
+def _chosen(
+    query: Select[Any],
+    wanted: Mapping[str, str | tuple[str, ...] | None],
+    since: datetime | None,
+    *,
+    current: bool,
+) -> Select[Any]:
+    if current:
+        query = query.where(_is_current())
+    return filtered(query, tables.findings, wanted, since)
+
+
+def _is_current() -> ColumnElement[bool]:
+    later = tables.findings.alias("later")
+    return ~exists().where(later.c.supersedes == tables.findings.c.id)
+
+
+def _superseded_by(connection: Connection, finding: Finding, case: dict[str, str]) -> str | None:
+    """Return the id of the finding that a new one supersedes where it does not say so itself."""
+    # another process that concludes on the same case waits until this one's finding is there
+    row = filtered(select(tables.cases.c.id), tables.cases, case)
+    connection.execute(row.with_for_update(key_share=True))
+    column = tables.findings.c
+    query = select(column.id).where(
+        _is_current(),
+        column.case_id == case["id"],
+        column.case_digest == case["digest"],
+        column.axis == (finding.axis and finding.axis.value),
+        column.recorded_at <= finding.recorded_at,
+    )
+    if finding.kind is FindingKind.UNDETERMINED:
+        query = query.where(column.kind == finding.kind.value)
+    newest = query.order_by(column.recorded_at.desc(), column.id.desc()).limit(1)
+    return connection.execute(newest).scalar()
+
+
+def _without_outcome(connection: Connection, keys: tuple[str, ...]) -> list[str]:
+    column = tables.outcomes.c.id
+    known: set[str] = set()
+    for start in range(0, len(keys), _MANY):
+        some = keys[start : start + _MANY]
+        known.update(connection.execute(select(column).where(column.in_(some))).scalars())
+    return [key for key in dict.fromkeys(keys) if key not in known]

@@ -1,0 +1,275 @@
+"""Queries that outcomes and findings have in common."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Connection, Select, Table, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.database import Database
+from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.finding import Finding
+from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.model.value import Value
+
+__all__ = ["filtered", "find", "insert_once", "names_of", "newest_rows", "oldest_first", "stream"]
+
+V = TypeVar("V", bound=Value)
+
+_TABLES: dict[type[Value], Table] = {Outcome: tables.outcomes, Finding: tables.findings}
+_LISTS = {Outcome: "`buildvm catalog list`", Finding: "`buildvm catalog findings`"}
+_SOME = 5
+_PAGE = 1000
+
+
+def insert_once(
+    connection: Connection, table: Table, key: dict[str, Any], values: dict[str, Any]
+) -> None:
+    """Insert a row if its key is new, also when another process does so at the same moment.
+
+    Parameters
+    ----------
+    connection : Connection
+        In a transaction that writes.
+    table : Table
+        Where it goes.
+    key : dict
+        Values of the primary key, by column.
+    values : dict
+        The other values, by column.
+    """
+    same = [table.c[name] == value for name, value in key.items()]
+    if connection.execute(select(*(table.c[name] for name in key)).where(*same)).first():
+        return
+    with suppress(IntegrityError), connection.begin_nested():
+        connection.execute(insert(table).values(**key, **values))
+
+
+def find(database: Database, key: str, *kinds: type[V]) -> V:
+    """Return the one entry that has an id, or whose id alone begins so.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is sought.
+    key : str
+        An id, or the beginning of one in upper or lower case.
+    *kinds : type
+        Of what kinds it may be: `Outcome`, `Finding` or both.
+
+    Returns
+    -------
+    Outcome or Finding
+        As it was recorded.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or more than one.
+    CatalogError
+        If it cannot be read.
+    """
+    with database.reading() as connection:
+        found = _matches(connection, kinds, lambda ids: ids == key)
+        if not found and key:
+            beginning = key.upper()
+            found = _matches(
+                connection, kinds, lambda ids: ids.startswith(beginning, autoescape=True)
+            )
+    what = " or ".join(map(_noun, kinds))
+    if not found:
+        shown = " and ".join(_LISTS[kind] for kind in kinds)
+        raise UsageError(f"no such {what}: {key!r} in {database.name}", hint=f"see {shown}")
+    if len(found) > 1:
+        some = ", ".join(row.id for _, row in found[:_SOME])
+        raise UsageError(f"more than one {what} begins with {key!r}: {some}")
+    kind, row = found[0]
+    return _read(database, kind, row)
+
+
+def stream(database: Database, kind: type[V], query: Select[Any]) -> Iterator[V]:
+    """Iterate over whole entries.
+
+    Parameters
+    ----------
+    database : Database
+        Where they are.
+    kind : type
+        What they are: `Outcome` or `Finding`.
+    query : Select
+        Of ``id`` and ``document``.
+
+    Yields
+    ------
+    Outcome or Finding
+        As it was recorded.
+
+    Raises
+    ------
+    CatalogError
+        If one cannot be read.
+    """
+    with database.reading() as connection:
+        for row in connection.execute(query.execution_options(yield_per=_PAGE)):
+            yield _read(database, kind, row)
+
+
+def newest_rows(
+    database: Database, table: Table, query: Select[Any], limit: int | None
+) -> list[Any]:
+    """Return rows, oldest first.
+
+    Parameters
+    ----------
+    database : Database
+        Where they are.
+    table : Table
+        What they are of.
+    query : Select
+        Of any of its columns.
+    limit : int or None
+        At most so many, the newest ones.
+
+    Returns
+    -------
+    list
+        The rows.
+
+    Raises
+    ------
+    UsageError
+        If the limit is negative.
+    CatalogError
+        If they cannot be read.
+    """
+    if limit is not None and limit < 0:
+        raise UsageError(f"limit is negative: {limit}; allowed: 0 and more")
+    newest_first = query.order_by(table.c.recorded_at.desc(), table.c.id.desc()).limit(limit)
+    with database.reading() as connection:
+        return list(reversed(connection.execute(newest_first).all()))
+
+
+def oldest_first(query: Select[Any], table: Table) -> Select[Any]:
+    """Order rows by the instant at which they were recorded.
+
+    Parameters
+    ----------
+    query : Select
+        Any of the table.
+    table : Table
+        Which table it is.
+
+    Returns
+    -------
+    Select
+        The same in a stable order.
+    """
+    return query.order_by(table.c.recorded_at, table.c.id)
+
+
+def filtered(
+    query: Select[Any],
+    table: Table,
+    wanted: Mapping[str, str | tuple[str, ...] | None],
+    since: datetime | None = None,
+) -> Select[Any]:
+    """Keep the rows that are asked for.
+
+    Parameters
+    ----------
+    query : Select
+        Any of the table.
+    table : Table
+        Which table it is.
+    wanted : mapping
+        What a column must hold, one of several values where it is a tuple; None: anything.
+    since : datetime, optional
+        Aware; only what was recorded at this instant or later.
+
+    Returns
+    -------
+    Select
+        Narrower.
+
+    Raises
+    ------
+    UsageError
+        If the instant is naive.
+    """
+    for name, value in wanted.items():
+        if isinstance(value, tuple):
+            query = query.where(table.c[name].in_(value))
+        elif value is not None:
+            query = query.where(table.c[name] == value)
+    if since is None:
+        return query
+    if since.tzinfo is None:
+        raise UsageError(f"an instant needs a zone: {since.isoformat()}")
+    return query.where(table.c.recorded_at >= since)
+
+
+def names_of(
+    given: str | Iterable[str] | None, allowed: type[StrEnum], what: str
+) -> tuple[str, ...] | None:
+    """Check names that a caller chose from a closed set.
+
+    Parameters
+    ----------
+    given : str, several of them, or None
+        What the caller gave; None: no choice.
+    allowed : type of StrEnum
+        The closed set.
+    what : str
+        What it is a set of, for the message.
+
+    Returns
+    -------
+    tuple of str, or None
+        The names as they are recorded; None: no choice.
+
+    Raises
+    ------
+    UsageError
+        If a name is not in the set.
+    """
+    if given is None:
+        return None
+    names = [given] if isinstance(given, str) else list(given)
+    for name in names:
+        if name not in set(allowed):
+            raise UsageError(f"unknown {what}: {name!r}; allowed: {', '.join(allowed)}")
+    return tuple(allowed(name).value for name in names)
+
+
+def _matches(
+    connection: Connection,
+    kinds: Iterable[type[V]],
+    condition: Callable[[ColumnElement[str]], ColumnElement[bool]],
+) -> list[tuple[type[V], Any]]:
+    found = []
+    for kind in kinds:
+        ids = _TABLES[kind].c.id
+        query = select(ids, _TABLES[kind].c.document).where(condition(ids))
+        rows = connection.execute(query.order_by(ids).limit(_SOME))
+        found += [(kind, row) for row in rows]
+    return found
+
+
+def _read(database: Database, kind: type[V], row: Any) -> V:  # noqa: ANN401 - an id and a document
+    try:
+        return kind.model_validate_json(row.document)
+    except ValidationError as error:
+        raise CatalogError(
+            f"{_noun(kind)} {row.id} in {database.name} cannot be read: {error.error_count()} "
+            "fields are not as this buildvm-nb knows them",
+            hint="it was written by another version, or changed by hand",
+        ) from error
+
+
+def _noun(kind: type[Value]) -> str:
+    return kind.__name__.lower()
