@@ -36,7 +36,7 @@ def dump_case(case: Case) -> str:
         plain["source"] = {"kind": case.source.kind, **data["source"]}
     for entry, written in zip(case.inputs, data.get("input", ()), strict=False):
         written["source"] = {"kind": entry.source.kind, **written["source"]}
-    order = ["schema", "id", "title", "artifacts", "source", "image", "input", "step"]
+    order = ["schema", "id", "title", "artifacts", "prepare_on", "source", "image", "input", "step"]
     document = tomlkit.document()
     for key in [*order, *(key for key in plain if key not in order)]:
         if key in plain:
@@ -157,6 +157,10 @@ _TEMPLATE = """\
 schema = 1
 id = {id}
 title = {title}
+
+# Where CPUs or kernels are compared, prepare and build run in each machine; with "once" they run
+# in one, and the build directory is carried over: for software built here and run there.
+# prepare_on = "once"
 
 {source}
 

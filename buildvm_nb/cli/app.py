@@ -12,6 +12,8 @@ from buildvm_nb.cli.doctor import doctor
 from buildvm_nb.cli.images import IMAGE_COMMANDS, kernels
 from buildvm_nb.cli.machines import run, shell
 from buildvm_nb.cli.options import Command, new_group, take_global_options
+from buildvm_nb.cli.scan import scan
+from buildvm_nb.cli.sweep import sweep
 
 __all__ = ["COMMANDS", "app"]
 
@@ -22,7 +24,7 @@ Runs commands and builds cases in virtual machines whose date, CPU and kernel yo
 """
 
 COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
-    "": (_PURPOSE, (doctor, run, shell, build, cpus, kernels)),
+    "": (_PURPOSE, (doctor, run, shell, build, sweep, scan, cpus, kernels)),
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
     "catalog": ("Outcomes: what was built, and what came of it.", CATALOG_COMMANDS),

@@ -2,7 +2,14 @@
 
 from collections.abc import Iterable
 
-__all__ = ["complete_case", "complete_cpu", "complete_kernel", "complete_verdict"]
+__all__ = [
+    "complete_axis",
+    "complete_case",
+    "complete_cpu",
+    "complete_hint_kind",
+    "complete_kernel",
+    "complete_verdict",
+]
 
 _WITHOUT_DATE = (("max", "all that the accelerator can do"), ("qemu64", "least common features"))
 
@@ -97,3 +104,43 @@ def complete_verdict(incomplete: str) -> Iterable[tuple[str, str]]:
     for verdict in Verdict:
         if verdict.startswith(incomplete):
             yield verdict.value, ""
+
+
+def complete_hint_kind(incomplete: str) -> Iterable[tuple[str, str]]:
+    """Offer kinds of hints.
+
+    Parameters
+    ----------
+    incomplete : str
+        What is typed so far.
+
+    Yields
+    ------
+    (str, str)
+        Kind and nothing.
+    """
+    from buildvm_nb.model.hint import HintKind
+
+    for kind in HintKind:
+        if kind.startswith(incomplete):
+            yield kind.value, ""
+
+
+def complete_axis(incomplete: str) -> Iterable[tuple[str, str]]:
+    """Offer the axes that a diagnosis can vary.
+
+    Parameters
+    ----------
+    incomplete : str
+        What is typed so far.
+
+    Yields
+    ------
+    (str, str)
+        Axis and nothing.
+    """
+    from buildvm_nb.model.finding import Axis
+
+    for axis in Axis:
+        if axis.startswith(incomplete):
+            yield axis.value, ""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "can_show",
     "discard_output",
     "printable",
     "printable_lines",
@@ -18,6 +19,7 @@ __all__ = [
     "write_fields",
     "write_json",
     "write_line",
+    "write_pieces",
     "write_table",
 ]
 
@@ -57,6 +59,26 @@ def printable_lines(text: str) -> list[str]:
         Its lines, without their ends; a tab becomes spaces.
     """
     return [printable(line.rstrip("\r").expandtabs()) for line in text.rstrip().split("\n")]
+
+
+def can_show(text: str) -> bool:
+    """Tell whether standard output has all characters of a text.
+
+    Parameters
+    ----------
+    text : str
+        What is to be written.
+
+    Returns
+    -------
+    bool
+        False where its encoding lacks some.
+    """
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def write_line(text: str = "") -> None:
@@ -108,6 +130,24 @@ def write_fields(fields: Iterable[tuple[str, str]]) -> None:
         write_line(f"{name:<{width}}{_GAP}{first}")
         for line in rest:
             write_line(f"{'':<{width}}{_GAP}{line}")
+
+
+def write_pieces(pieces: Iterable[tuple[str, str]]) -> None:
+    """Write a line to standard output, with colours on a terminal.
+
+    Parameters
+    ----------
+    pieces : iterable of (str, str)
+        Text that the caller has made printable, and its style in rich's words; empty: none.
+    """
+    if not sys.stdout.isatty():
+        write_line("".join(text for text, _ in pieces))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+    console.print(Text.assemble(*pieces), soft_wrap=True)
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -18,6 +18,7 @@ DEBIAN_PACKAGES = {
     "fakeroot": "fakeroot",
     "sqfstar": "squashfs-tools",
     "mksquashfs": "squashfs-tools",
+    "unsquashfs": "squashfs-tools",
     "apt-get": "apt",
     "apt-cache": "apt",
     "apt-config": "apt",

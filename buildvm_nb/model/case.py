@@ -244,6 +244,10 @@ class Case(Value):
     artifacts: tuple[RelativePath, ...] = ()
     """Glob patterns relative to the build directory; what matches is digested."""
     limits: Limits = Limits()
+    prepare_on: Literal["each", "once"] = "each"
+    """Where prepare and build run when CPUs or kernels are compared: in each machine, or once, in
+    the case's own, from which the build directory is carried over: for software that is built on
+    one machine and run on another."""
     claim: Claim | None = None
     provenance: Provenance | None = None
 

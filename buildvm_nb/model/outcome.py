@@ -91,6 +91,8 @@ class Probing(Value):
 
     prepared_at: Instant | None = None
     """Guest's clock at which prepare and build ran, where the test ran in a fork; None: no fork."""
+    prepared_on: MachineSpec | None = None
+    """Machine in which prepare and build ran, where the build directory was carried over."""
     held: bool = False
     """Whether the guest's clock was held at the machine's date while the test ran."""
     drift_s: float | None = None

@@ -4,7 +4,8 @@
 """
 
 from buildvm_nb.source.fetch import fetch
+from buildvm_nb.source.git_history import Commit, list_commits
 from buildvm_nb.source.store import Fetched
 from buildvm_nb.source.tree import tree_digest
 
-__all__ = ["Fetched", "fetch", "tree_digest"]
+__all__ = ["Commit", "Fetched", "fetch", "list_commits", "tree_digest"]

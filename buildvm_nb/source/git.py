@@ -32,7 +32,7 @@ from buildvm_nb.source.store import Fetched, Make, keep
 from buildvm_nb.source.tree import tree_digest
 from buildvm_nb.source.writer import TreeWriter
 
-__all__ = ["fetch_git"]
+__all__ = ["choose_commit", "fetch_git"]
 
 _FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{4,64}", re.IGNORECASE)
@@ -85,7 +85,7 @@ class _Fetching:
 
     def from_path(self, path: Path) -> Fetched:
         repository = open_local(path)
-        commit = _chosen(repository, self._source)
+        commit = choose_commit(repository, self._source)
 
         def make(tree: Path, scratch: Path) -> tuple[SourceRecord, str]:  # noqa: ARG001 - see keep
             return self._write(repository, commit, tree)
@@ -98,7 +98,7 @@ class _Fetching:
         if not _FULL_ID.fullmatch(commit):
             with open_mirror(url, self._cache, self._progress) as mirror:
                 _refresh(mirror, self._source)
-                commit = _chosen(mirror.repository, self._source)
+                commit = choose_commit(mirror.repository, self._source)
 
         def make(tree: Path, scratch: Path) -> tuple[SourceRecord, str]:
             with open_mirror(url, self._cache, self._progress) as mirror:
@@ -165,8 +165,26 @@ def _refresh(mirror: Mirror, source: GitSource) -> None:
     mirror.update()
 
 
-def _chosen(repository: Repository, source: GitSource) -> str:
-    """Return the full id of the commit that is wanted."""
+def choose_commit(repository: Repository, source: GitSource) -> str:
+    """Find the commit that is wanted.
+
+    Parameters
+    ----------
+    repository : Repository
+        Where to look.
+    source : GitSource
+        Names it.
+
+    Returns
+    -------
+    str
+        Its full id.
+
+    Raises
+    ------
+    SourceError
+        If there is none.
+    """
     if source.commit is not None:
         if found := _resolved(repository, source.commit):
             return found

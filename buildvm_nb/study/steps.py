@@ -1,7 +1,7 @@
 """The steps of a case, run in a machine, and the verdict on each."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from buildvm_nb.model.case import Case, Step
@@ -88,9 +88,19 @@ class Judgement:
     reason: str = ""
     evidence: str = ""
     steps: tuple[StepRecord, ...] = ()
+    drift_s: float | None = None
+    """How far a held clock strayed at most."""
 
 
-def run_steps(machine: BuildMachine, case: Case, top: str, log: Log) -> Judgement:
+def run_steps(
+    machine: BuildMachine,
+    case: Case,
+    top: str,
+    log: Log,
+    *,
+    steps: Sequence[Step] | None = None,
+    held: bool = False,
+) -> Judgement:
     """Run a case's steps until one does not pass.
 
     Parameters
@@ -103,6 +113,10 @@ def run_steps(machine: BuildMachine, case: Case, top: str, log: Log) -> Judgemen
         The source's top directory, relative to the build directory; steps start there.
     log : Log
         Gets their output.
+    steps : sequence of Step, optional
+        Only these; by default all.
+    held : bool
+        Hold the guest's clock at the machine's date while they run.
 
     Returns
     -------
@@ -115,17 +129,21 @@ def run_steps(machine: BuildMachine, case: Case, top: str, log: Log) -> Judgemen
         If the machine fails.
     """
     records: list[StepRecord] = []
-    for number, step in enumerate(case.steps):
+    drift_s: float | None = None
+    for number, step in enumerate(case.steps if steps is None else steps):
         log.begin(step)
         result = machine.run(
             step.run,
             cwd=top if step.cwd is None else step.cwd,
             env=step.env,
             timeout_s=step.timeout_s or case.limits.step_timeout_s,
-            clock=machine.spec.date if number == 0 else None,
+            clock=machine.spec.date if held or number == 0 else None,
+            held=held,
             stdout=log.write,
             stderr=log.write,
         )
+        if result.drift_s is not None:
+            drift_s = max(result.drift_s, drift_s or 0.0)
         text = log.end()
         verdict, reason = _judge(step, result, text, case)
         records.append(_record(step, result, verdict, reason, text, log.seen))
@@ -137,8 +155,9 @@ def run_steps(machine: BuildMachine, case: Case, top: str, log: Log) -> Judgemen
                 reason=f"{step.name}: {reason}",
                 evidence=failing_lines(text, kernel_log),
                 steps=tuple(records),
+                drift_s=drift_s,
             )
-    return Judgement(verdict=Verdict.PASSED, steps=tuple(records))
+    return Judgement(verdict=Verdict.PASSED, steps=tuple(records), drift_s=drift_s)
 
 
 def _judge(step: Step, result: CommandResult, text: str, case: Case) -> tuple[Verdict, str]:

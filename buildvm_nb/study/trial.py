@@ -1,30 +1,38 @@
 """One trial: a case built once in one machine, whatever happens told as an outcome."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from buildvm_nb.errors import BuildVMError, GuestLost, MachineError, SourceError, UsageError
-from buildvm_nb.host.cache import Cache, file_digest
-from buildvm_nb.host.facts import host_facts
+from buildvm_nb.errors import BuildVMError, GuestLost, SourceError, UsageError
+from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.image import build_image
-from buildvm_nb.model.case import Case
+from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.machine import MachineSpec
-from buildvm_nb.model.outcome import Artifact, Outcome, Verdict
+from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study.environment import choose_faithful, open_machine
-from buildvm_nb.study.steps import Judgement, Log, Output, run_steps
-from buildvm_nb.vm import BuildMachine, Provision, check_cpu, find_emulator
+from buildvm_nb.study.inputs import Inputs, gather
+from buildvm_nb.study.recording import broken, export, finish, judged, unavailable
+from buildvm_nb.study.steps import Log, Output, run_steps
+from buildvm_nb.vm import BuildMachine, check_cpu, find_emulator
 
 if TYPE_CHECKING:
     from buildvm_nb.source import Fetched
 
-__all__ = ["Trial", "machine_for", "run_case"]
+__all__ = [
+    "Part",
+    "Setting",
+    "Trial",
+    "attempt",
+    "machine_for",
+    "run_case",
+    "run_once",
+    "run_part",
+]
 
 _ATTEMPTS = 3
 
@@ -39,14 +47,35 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Setting:
+class Setting:
     """What does not change between the attempts of one trial."""
 
     case: Case
     cache: Cache
-    progress: Progress
-    output: Output | None
-    artifacts: Path | None
+    progress: Progress = SILENT
+    output: Output | None = None
+    """Gets the name of the step and what it prints, piece by piece."""
+    artifacts: Path | None = None
+    """Directory that artifacts are put into; None: they are only digested."""
+
+    def new_log(self) -> Log:
+        """Return an empty log, limited as the case says."""
+        return Log(limit=self.case.limits.log_mib * 2**20, output=self.output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Which part of a case a run does, and how."""
+
+    steps: tuple[Step, ...] | None = None
+    """None: all."""
+    earlier: tuple[StepRecord, ...] = ()
+    """Of steps that ran before, elsewhere."""
+    held: bool = False
+    """Hold the guest's clock at the machine's date while the steps run."""
+
+
+WHOLE = Part()
 
 
 def machine_for(case: Case, overrides: Mapping[str, Any], dated: "Fetched | None") -> MachineSpec:
@@ -127,124 +156,130 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
     """
     began = time.monotonic()
     overrides = overrides or {}
-    setting = _Setting(
-        case=case, cache=cache, progress=progress, output=output, artifacts=artifacts
-    )
+    setting = Setting(case=case, cache=cache, progress=progress, output=output, artifacts=artifacts)
     spec = machine_for(case, overrides, None)
-    fetched: list[Fetched] = []
+    inputs: Inputs | None = None
     try:
         check_cpu(spec.cpu, find_emulator(cache.root))
-        fetched = _fetch(case, cache, base, progress)
-        spec = machine_for(case, overrides, fetched[0] if case.source else None)
+        inputs = gather(case, cache=cache, base=base, progress=progress)
+        spec = machine_for(case, overrides, inputs.main)
         build_image(spec.image, cache, progress)
     except UsageError:
         raise
     except SourceError as error:
-        sought = f" (sought in {', '.join(error.sought)})" if error.sought else ""
-        outcome = _outcome(case, spec, Verdict.UNAVAILABLE, f"{error.message}{sought}")
-        trial = Trial(outcome=outcome, log=b"")
+        trial = Trial(outcome=unavailable(case, spec, error), log=b"")
     except BuildVMError as error:
-        trial = _broken(case, spec, error, b"")
+        trial = Trial(outcome=broken(case, spec, error), log=b"")
     else:
-        trial = _attempt(setting, spec, fetched)
-    outcome = trial.outcome.model_copy(
-        update={
-            "sources": tuple(one.record for one in fetched),
-            "duration_s": round(time.monotonic() - began, 3),
-            "host": host_facts(),
-            "tool_version": version("buildvm-nb"),
-        }
-    )
-    return replace(trial, outcome=outcome)
+        trial = run_once(setting, spec, inputs)
+    sources = tuple(one.record for one in inputs.fetched) if inputs else ()
+    return replace(trial, outcome=finish(trial.outcome, sources, began))
 
 
-def _fetch(case: Case, cache: Cache, base: Path, progress: Progress) -> list["Fetched"]:
-    wanted = [case.source] if case.source else []
-    wanted += [entry.source for entry in case.inputs]
-    from buildvm_nb.source import fetch  # noqa: PLC0415 - 0.1 s that running a command can do without
+def run_once(setting: Setting, spec: MachineSpec, inputs: Inputs, part: Part = WHOLE) -> Trial:
+    """Boot a machine and run the steps of a case in it.
 
-    return [fetch(source, cache, base=base, progress=progress) for source in wanted]
+    Parameters
+    ----------
+    setting : Setting
+        The case, and where its output goes.
+    spec : MachineSpec
+        The machine.
+    inputs : Inputs
+        The case's sources.
+    part : Part
+        Which steps, and how.
+
+    Returns
+    -------
+    Trial
+        Its outcome is not finished yet.
+
+    Raises
+    ------
+    UsageError
+        If the request is wrong.
+    """
+
+    def boot_and_run(log: Log) -> Trial:
+        machine = open_machine(
+            spec, cache=setting.cache, progress=setting.progress, provision=inputs.provision
+        )
+        with closing(machine):
+            with setting.progress.task(f"boot {spec.cpu} at {spec.date:%Y-%m-%d}"):
+                machine.boot()
+            return run_part(setting, machine, inputs, part, log)
+
+    return attempt(setting, spec, boot_and_run)
 
 
-def _attempt(setting: _Setting, spec: MachineSpec, fetched: list["Fetched"]) -> Trial:
-    """Run the steps; again where the guest's kernel broke under emulation."""
-    case = setting.case
-    trees: dict[str, Path] = {"": fetched[0].tree} if case.source else {}
-    inputs = fetched[1:] if case.source else fetched
-    trees |= {entry.path: one.tree for entry, one in zip(case.inputs, inputs, strict=True)}
-    provision = Provision(
-        inputs=trees or None,
-        exports_mib=case.limits.artifacts_mib,
-        processes=case.limits.processes,
-    )
-    top = fetched[0].top if case.source else ""
-    for attempt in range(1, _ATTEMPTS + 1):
-        log = Log(limit=case.limits.log_mib * 2**20, output=setting.output)
+def attempt(setting: Setting, spec: MachineSpec, work: Callable[[Log], Trial]) -> Trial:
+    """Do something in a machine; again where the guest's kernel broke under emulation.
+
+    Parameters
+    ----------
+    setting : Setting
+        The case under study.
+    spec : MachineSpec
+        The machine, for the outcome if it breaks.
+    work : callable
+        Gets an empty log, boots or resumes a machine and returns what came of it.
+
+    Returns
+    -------
+    Trial
+        With verdict ``error`` where machinery broke.
+
+    Raises
+    ------
+    UsageError
+        If the request is wrong.
+    """
+    for number in range(1, _ATTEMPTS + 1):
+        log = setting.new_log()
         try:
-            machine = open_machine(
-                spec, cache=setting.cache, progress=setting.progress, provision=provision
-            )
-            with closing(machine):
-                with setting.progress.task(f"boot {spec.cpu} at {spec.date:%Y-%m-%d}"):
-                    machine.boot()
-                return _study(setting, machine, top, log)
+            return work(log)
         except UsageError:
             raise
         except BuildVMError as error:
             again = isinstance(error, GuestLost) and error.is_oops
-            if not again or attempt == _ATTEMPTS:
-                return _broken(case, spec, error, bytes(log.data))
+            if not again or number == _ATTEMPTS:
+                outcome = broken(setting.case, spec, error)
+                return Trial(outcome=outcome, log=bytes(log.data))
     raise AssertionError("unreachable")
 
 
-def _study(setting: _Setting, machine: BuildMachine, top: str, log: Log) -> Trial:
-    judgement = run_steps(machine, setting.case, top, log)
-    kept = _export(setting, machine) if judgement.verdict is Verdict.PASSED else ()
-    outcome = _outcome(setting.case, machine.spec, judgement.verdict, judgement.reason)
-    outcome = outcome.model_copy(
-        update={
-            "evidence": judgement.evidence,
-            "failing_step": _failing(judgement),
-            "steps": judgement.steps,
-            "environment": machine.environment,
-            "image_digest": machine.boot_files.image_digest,
-            "kernel_digest": machine.boot_files.kernel_digest,
-            "artifacts": kept,
-        }
-    )
+def run_part(
+    setting: Setting, machine: BuildMachine, inputs: Inputs, part: Part, log: Log
+) -> Trial:
+    """Run steps of a case in a machine that is up, and take out artifacts where they passed.
+
+    Parameters
+    ----------
+    setting : Setting
+        The case, and where artifacts go.
+    machine : BuildMachine
+        With the case's inputs.
+    inputs : Inputs
+        The case's sources.
+    part : Part
+        Which steps, and how.
+    log : Log
+        Gets what they print.
+
+    Returns
+    -------
+    Trial
+        Its outcome is not finished yet.
+
+    Raises
+    ------
+    MachineError
+        If the machine fails, or artifacts cannot be had.
+    """
+    judgement = run_steps(machine, setting.case, inputs.top, log, steps=part.steps, held=part.held)
+    passed = judgement.verdict is Verdict.PASSED
+    judgement = replace(judgement, steps=(*part.earlier, *judgement.steps))
+    kept = export(setting.case, machine, setting.cache, setting.artifacts) if passed else ()
+    outcome = judged(setting.case, machine, judgement, kept)
     return Trial(outcome=outcome, log=bytes(log.data))
-
-
-def _failing(judgement: Judgement) -> str | None:
-    return judgement.steps[-1].name if judgement.verdict is not Verdict.PASSED else None
-
-
-def _export(setting: _Setting, machine: BuildMachine) -> tuple[Artifact, ...]:
-    if not setting.case.artifacts:
-        return ()
-    with TemporaryDirectory(prefix="artifacts-", dir=setting.cache.root) as scratch:
-        into = setting.artifacts or Path(scratch)
-        paths = machine.export(setting.case.artifacts, into)
-        if not paths:
-            patterns = ", ".join(setting.case.artifacts)
-            raise MachineError(
-                f"the build passed, but left no artifacts: nothing matches {patterns}"
-            )
-        return tuple(
-            Artifact(
-                path=str(path),
-                size_bytes=(into / path).stat().st_size,
-                digest=file_digest(into / path),
-            )
-            for path in paths
-        )
-
-
-def _outcome(case: Case, spec: MachineSpec, verdict: Verdict, reason: str = "") -> Outcome:
-    return Outcome(case=case, machine=spec, verdict=verdict, reason=reason)
-
-
-def _broken(case: Case, spec: MachineSpec, error: BuildVMError, log: bytes) -> Trial:
-    outcome = _outcome(case, spec, Verdict.ERROR, str(error))
-    evidence = getattr(error, "evidence", "")
-    return Trial(outcome=outcome.model_copy(update={"evidence": evidence}), log=log)

@@ -6,10 +6,12 @@ from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
 from buildvm_nb.vm.emulator import Emulator, check_cpu, find_emulator
 from buildvm_nb.vm.machine import BuildMachine
+from buildvm_nb.vm.proof import INSTRUCTION_SETS
 from buildvm_nb.vm.provision import Provision
 from buildvm_nb.vm.result import CommandResult
 
 __all__ = [
+    "INSTRUCTION_SETS",
     "BootFiles",
     "BuildMachine",
     "Checkpoint",

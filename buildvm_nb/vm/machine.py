@@ -18,7 +18,7 @@ from buildvm_nb.vm.instance import Instance
 from buildvm_nb.vm.provision import Provision
 from buildvm_nb.vm.result import CommandResult
 from buildvm_nb.vm.session import GuestCommand, RunOptions, stream
-from buildvm_nb.vm.transfer import unpack_exports
+from buildvm_nb.vm.transfer import pack_exports, unpack_exports
 
 __all__ = ["BuildMachine"]
 
@@ -252,14 +252,26 @@ class BuildMachine:
         HostError
             If this host's disk is full.
         """
-        status, _, said = self._ask(["artifacts", *patterns])
-        if status != 0:
-            text = said.decode(errors="replace").strip()
-            raise MachineError(
-                f"the guest could not write its artifacts: {text or f'status {status}'}",
-                hint=f"the exports disk has {self.provision.exports_mib} MiB",
-            )
+        self._write_exports(patterns)
         return unpack_exports(self._up().files.exports, into)
+
+    def export_built(self, target: Path) -> None:
+        """Write the whole build directory to a file from which another machine can go on.
+
+        Parameters
+        ----------
+        target : Path
+            A squashfs, for `Provision.built`. Links, owners and times are as in the guest.
+
+        Raises
+        ------
+        MachineError
+            If the build directory does not fit the exports disk.
+        HostError
+            If this host's disk is full.
+        """
+        self._write_exports(["."])
+        pack_exports(self._up().files.exports, target)
 
     def shell(self) -> int:
         """Give the terminal of this process to a shell in the guest until that ends.
@@ -299,6 +311,15 @@ class BuildMachine:
         if instance:
             instance.close()
             self._last_console = instance.console.text
+
+    def _write_exports(self, patterns: Iterable[str]) -> None:
+        status, _, said = self._ask(["artifacts", *patterns])
+        if status != 0:
+            text = said.decode(errors="replace").strip()
+            raise MachineError(
+                f"the guest could not write its artifacts: {text or f'status {status}'}",
+                hint=f"the exports disk has {self.provision.exports_mib} MiB",
+            )
 
     def _up(self) -> Instance:
         if self._instance is None or self._environment is None:

@@ -19,14 +19,15 @@ _LINUX_NAMES = {"sse3": "pni", "pni": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4
 INSTRUCTION_SETS = frozenset(
     """
     mmx sse sse2 pni ssse3 sse4.1 sse4.2 sse4a cx16 popcnt movbe aes pclmulqdq avx avx2 f16c fma
-    fma4 xop tbm bmi1 bmi2 abm lahf-lm 3dnow 3dnowext 3dnowprefetch misalignsse adx rdrand rdseed
+    fma4 xop tbm bmi1 bmi2 abm lahf-lm 3dnow 3dnowext misalignsse adx rdrand rdseed
     sha-ni gfni vaes vpclmulqdq clflushopt clwb erms avx512f avx512bw avx512cd avx512dq avx512vl
     avx512ifma avx512vbmi syscall nx lm
     """.split()  # noqa: SIM905 - a list of 50 quoted words is harder to read
 )
 """Features that programs see and that Linux shows as QEMU gives them.
 
-Left out is what a kernel may hide or invent for its own reasons: xsave and its kin, rtm, pku, umip.
+Left out is what a kernel may hide or invent for its own reasons: xsave and its kin, rtm, pku, umip,
+and 3dnowprefetch, which it adds to every 64-bit AMD processor (arch/x86/kernel/cpu/amd.c).
 """
 
 

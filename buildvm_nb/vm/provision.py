@@ -23,6 +23,8 @@ class Provision:
 
     inputs: Mapping[str, Path] | None = None
     """Place below ``/build`` to a directory of the host; the guest gets copies."""
+    built: Path | None = None
+    """Instead of inputs: a build directory that `BuildMachine.export_built` wrote."""
     exports_mib: int = 1024
     """Room for artifacts."""
     processes: int = 2048
@@ -57,10 +59,10 @@ def lay_out(
     HostError
         If they cannot be written.
     """
-    inputs = place / "inputs.squashfs" if provision.inputs else None
+    inputs = place / "inputs.squashfs" if provision.inputs else provision.built
     initramfs = place / "initramfs.cpio"
     try:
-        if inputs and provision.inputs:
+        if provision.inputs and inputs:
             pack_inputs(provision.inputs, inputs, newest=spec.date)
         write_initramfs(
             initramfs,

@@ -14,12 +14,14 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from buildvm_nb.errors import HostError, MachineError
-from buildvm_nb.host.tools import find_tool
+from buildvm_nb.host.tools import find_tool, run_tool
 
-__all__ = ["pack_inputs", "unpack_exports"]
+__all__ = ["pack_exports", "pack_inputs", "unpack_exports"]
 
 _BUILD_USER = 1000
 _PIPE = 1 << 20
+_PACK = ("sqfstar", "-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX")
+"""Not compressed: the guest would have to undo it under emulation."""
 
 
 def pack_inputs(trees: Mapping[str, Path], target: Path, *, newest: datetime) -> None:
@@ -40,7 +42,7 @@ def pack_inputs(trees: Mapping[str, Path], target: Path, *, newest: datetime) ->
     HostError
         If a file cannot be read, or the disk is full.
     """
-    argv = [find_tool("sqfstar"), "-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX"]
+    argv = [find_tool(_PACK[0]), *_PACK[1:]]
     with tempfile.TemporaryFile() as complaints:
         packer = subprocess.Popen(
             [*argv, str(target)],
@@ -67,6 +69,25 @@ def pack_inputs(trees: Mapping[str, Path], target: Path, *, newest: datetime) ->
     if result.returncode not in {0, 1}:  # 1: a file changed while it was read, as logs do
         said = result.stderr.decode(errors="replace").strip()[-2000:]
         raise HostError(f"cannot read an input: tar exited with {result.returncode}: {said}")
+
+
+def pack_exports(disk: Path, target: Path) -> None:
+    """Turn what a guest exported into a squashfs, unpacking nothing on this host.
+
+    Parameters
+    ----------
+    disk : Path
+        The exports disk, with a tar archive at its beginning.
+    target : Path
+        The squashfs; owners and times are those in the guest.
+
+    Raises
+    ------
+    HostError
+        If the archive cannot be read, or the disk is full.
+    """
+    with disk.open("rb") as archive:
+        run_tool([find_tool(_PACK[0]), *_PACK[1:], target], stdin=archive)
 
 
 def _tar(trees: Mapping[str, Path], newest: datetime) -> list[str]:

@@ -35,7 +35,7 @@ class Scripted:
         return "[   14.2] traps: a[2] trap invalid opcode ip:401136 sp:7ffe error:0 in a[4+1]\n"
 
 
-def ended(status=0, *, signal=None, timed_out=False, free_kib=ROOM_KIB):
+def ended(status=0, *, signal=None, timed_out=False, free_kib=ROOM_KIB, drift_s=None):
     return CommandResult(
         exit_status=None if signal or timed_out else status,
         signal=signal,
@@ -44,6 +44,7 @@ def ended(status=0, *, signal=None, timed_out=False, free_kib=ROOM_KIB):
         clock_ended_at=DATE + timedelta(seconds=2),
         duration_s=1.23456,
         free_kib=free_kib,
+        drift_s=drift_s,
     )
 
 
@@ -152,9 +153,27 @@ def test_each_step_runs_where_and_as_the_case_says_and_the_first_at_the_date():
     )
     assert judgement.verdict is Verdict.PASSED
     assert machine.asked == [
-        ("make", {"cwd": "top", "env": {"A": "b"}, "timeout_s": 30, "clock": DATE}),
-        ("make check", {"cwd": "sub", "env": {}, "timeout_s": 9, "clock": None}),
+        ("make", {"cwd": "top", "env": {"A": "b"}, "timeout_s": 30, "clock": DATE, "held": False}),
+        ("make check", {"cwd": "sub", "env": {}, "timeout_s": 9, "clock": None, "held": False}),
     ]
+
+
+def test_a_held_clock_is_held_at_the_date_in_every_step():
+    steps = [{"name": "build", "run": "make"}, {"name": "test", "run": "make check"}]
+    machine = Scripted((b"", ended(drift_s=0.25)), (b"", ended(drift_s=0.125)))
+    judgement = run_steps(machine, case(*steps), "", Log(limit=100), held=True)
+    assert [(options["clock"], options["held"]) for _, options in machine.asked] == [
+        (DATE, True)
+    ] * 2
+    assert judgement.drift_s == 0.25
+
+
+def test_only_some_steps_can_be_run():
+    machine = Scripted((b"", ended()))
+    both = case({"name": "build", "run": "make"}, {"name": "test", "run": "make check"})
+    judgement = run_steps(machine, both, "", Log(limit=100), steps=both.steps[1:])
+    assert [step.name for step in judgement.steps] == ["test"]
+    assert machine.asked[0][1]["clock"] == DATE
 
 
 def test_colours_and_line_ends_of_terminals_do_not_hide_what_was_printed():

@@ -1,0 +1,38 @@
+"""Pure search: where a state changes along an ordered axis, and which items make it change.
+
+Nothing here does I/O or looks at a clock. The search sees only a callable that answers.
+"""
+
+from buildvm_nb.search.agreement import coin_confidence
+from buildvm_nb.search.answers import Answer, Ask, Probe, State
+from buildvm_nb.search.plan import Plan, Rhythm
+from buildvm_nb.search.reduction import Flips, Reduction, reduce_set
+from buildvm_nb.search.survey import (
+    Assumption,
+    AssumptionKind,
+    Disagreement,
+    Stretch,
+    Survey,
+    Transition,
+)
+from buildvm_nb.search.transitions import find_transitions
+
+__all__ = [
+    "Answer",
+    "Ask",
+    "Assumption",
+    "AssumptionKind",
+    "Disagreement",
+    "Flips",
+    "Plan",
+    "Probe",
+    "Reduction",
+    "Rhythm",
+    "State",
+    "Stretch",
+    "Survey",
+    "Transition",
+    "coin_confidence",
+    "find_transitions",
+    "reduce_set",
+]

@@ -1,0 +1,364 @@
+"""From what the axes showed to one finding."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind, Reruns, Window
+from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.search import (
+    Assumption,
+    AssumptionKind,
+    Probe,
+    State,
+    Survey,
+    Transition,
+    coin_confidence,
+)
+from buildvm_nb.study.cpus import CpuStudy
+from buildvm_nb.study.dates import DateStudy, state_of, when
+from buildvm_nb.study.hinting import explain_boundary
+from buildvm_nb.study.kernels import OrderedStudy
+
+if TYPE_CHECKING:
+    from buildvm_nb.model.machine import MachineSpec
+
+__all__ = [
+    "cpu_finding",
+    "date_finding",
+    "flaky_finding",
+    "ordered_finding",
+    "reruns_of",
+    "windows_of",
+]
+
+_SECOND = timedelta(seconds=1)
+
+
+def date_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Finding:
+    """Conclude from changes along the date axis.
+
+    Parameters
+    ----------
+    study : DateStudy
+        With one change at least.
+    hints : sequence of Hint
+        What may explain them.
+    base : Finding
+        What is the same whatever is found.
+
+    Returns
+    -------
+    Finding
+        A time trap.
+    """
+    transitions = study.survey.transitions
+    boundaries = tuple(_date_boundary(study, change, hints) for change in transitions)
+    windows = windows_of(study.survey)
+    failing = [change for change in transitions if change.after is State.BAD] or transitions
+    bad = _beside(study.outcomes, failing[-1], State.BAD)
+    changes = {
+        "kind": FindingKind.TIME_TRAP,
+        "axis": Axis.DATE,
+        "boundaries": boundaries,
+        "windows": windows,
+        "failing_line": bad.evidence if bad else "",
+        "confidence": coin_confidence(min(change.confirmed for change in transitions)),
+        "assumptions": tuple(map(_in_words, study.survey.assumptions)),
+    }
+    finding = base.model_copy(update=changes)
+    return finding.model_copy(update={"summary": _tell_dates(finding)})
+
+
+def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
+    """Conclude from differences between CPUs.
+
+    Parameters
+    ----------
+    study : CpuStudy
+        With a passing and a failing model.
+    base : Finding
+        What is the same whatever is found.
+
+    Returns
+    -------
+    Finding
+        CPU-dependent.
+    """
+    good, bad = study.good, study.bad
+    if good is None or bad is None:
+        raise AssertionError("a CPU finding needs a passing and a failing model")
+    features = study.features or study.harmful
+    if study.features:
+        why = f"{good.machine.cpu} fails without {_listed(study.features)}"
+        if study.needed:
+            why += f", {bad.machine.cpu} passes with {_listed(study.needed)}"
+    elif study.harmful:
+        why = f"{good.machine.cpu} fails with {_listed(study.harmful)}"
+    else:
+        why = "no set of features was seen to decide it"
+    return base.model_copy(
+        update={
+            "kind": FindingKind.CPU_DEPENDENT,
+            "axis": Axis.CPU,
+            "summary": f"{bad.verdict} on {bad.machine.cpu}, passes on {good.machine.cpu}: {why}",
+            "passing_cpus": tuple(one.machine.cpu for one in study.passing),
+            "failing_cpus": tuple(one.machine.cpu for one in study.failing),
+            "features": features,
+            "features_base": good.machine.cpu,
+            "features_needed": study.needed,
+            "failing_line": bad.evidence or bad.reason,
+            "environment": good.machine,
+            "confidence": coin_confidence(study.confirmed),
+            "assumptions": (*base.assumptions, *study.notes),
+        }
+    )
+
+
+def ordered_finding(study: OrderedStudy, axis: Axis, kind: FindingKind, base: Finding) -> Finding:
+    """Conclude from changes along an axis of a few values.
+
+    Parameters
+    ----------
+    study : OrderedStudy
+        With one change at least.
+    axis : Axis
+        Which one.
+    kind : FindingKind
+        What a change on it means.
+    base : Finding
+        What is the same whatever is found.
+
+    Returns
+    -------
+    Finding
+        Of that kind.
+    """
+    transitions = study.survey.transitions
+    boundaries = tuple(_ordered_boundary(study, axis, change) for change in transitions)
+    bad = _first(study.outcomes.values(), State.BAD)
+    good = _first(reversed(list(study.outcomes.values())), State.GOOD)
+    told = "; ".join(
+        f"{_verdict_words(b.before)} up to {axis} {b.last_before}, "
+        f"{_verdict_words(b.after)} from {b.first_after} on"
+        for b in boundaries
+    )
+    changes = {
+        "kind": kind,
+        "axis": axis,
+        "summary": told,
+        "boundaries": boundaries,
+        "failing_line": bad.evidence if bad else "",
+        "environment": good.machine if good else None,
+        "confidence": coin_confidence(min(change.confirmed for change in transitions)),
+        "assumptions": (*base.assumptions, *study.notes),
+    }
+    if axis is Axis.KERNEL:
+        changes["passing_kernels"] = _kernels(study, State.GOOD)
+        changes["failing_kernels"] = _kernels(study, State.BAD)
+    return base.model_copy(update=changes)
+
+
+def flaky_finding(disagreeing: Iterable[Outcome], axis: Axis | None, base: Finding) -> Finding:
+    """Conclude from runs of the same thing in the same environment that do not agree.
+
+    Parameters
+    ----------
+    disagreeing : iterable of Outcome
+        All of those runs.
+    axis : Axis or None
+        Along which they were noticed.
+    base : Finding
+        What is the same whatever is found.
+
+    Returns
+    -------
+    Finding
+        Flaky, with counts.
+    """
+    runs = list(disagreeing)
+    bad = _first(runs, State.BAD)
+    good = _first(runs, State.GOOD)
+    counts = Counter(state_of(one) for one in runs)
+    total = counts[State.GOOD] + counts[State.BAD]
+    summary = (
+        f"the same run in the same environment does not always end alike: "
+        f"{counts[State.GOOD]} of {total} repeated runs passed"
+    )
+    changes = {
+        "kind": FindingKind.FLAKY,
+        "axis": axis,
+        "summary": summary,
+        "reruns": reruns_of(runs),
+        "failing_line": bad.evidence if bad else "",
+        "environment": good.machine if good else base.environment,
+        "confidence": 1.0 if good and bad else 0.0,
+    }
+    return base.model_copy(update=changes)
+
+
+def reruns_of(outcomes: Iterable[Outcome]) -> tuple[Reruns, ...]:
+    """Count verdicts for each machine.
+
+    Parameters
+    ----------
+    outcomes : iterable of Outcome
+        In any order.
+
+    Returns
+    -------
+    tuple of Reruns
+        One for each machine, in the order of its first run.
+    """
+    counts: dict[str, Counter[Verdict]] = {}
+    machines: dict[str, MachineSpec] = {}
+    for outcome in outcomes:
+        key = outcome.machine.content_digest()
+        machines.setdefault(key, outcome.machine)
+        counts.setdefault(key, Counter())[outcome.verdict] += 1
+    return tuple(Reruns(machine=machines[key], verdicts=dict(counts[key])) for key in machines)
+
+
+def windows_of(survey: Survey) -> tuple[Window, ...]:
+    """Return when a case passes.
+
+    Parameters
+    ----------
+    survey : Survey
+        Along the date axis.
+
+    Returns
+    -------
+    tuple of Window
+        In order. Where a change is not exact, only what is known to pass belongs to them.
+    """
+    windows = []
+    starts: int | None = None
+    is_good = bool(survey.stretches) and survey.stretches[0].state is State.GOOD
+    for change in survey.transitions:
+        if change.after is State.GOOD:
+            starts, is_good = change.first_after, True
+        elif change.before is State.GOOD:
+            windows.append(_window(starts, change.last_before))
+            starts, is_good = None, False
+    if is_good:
+        windows.append(_window(starts, None))
+    return tuple(windows)
+
+
+def _window(first: int | None, last: int | None) -> Window:
+    return Window(
+        passes_from=None if first is None else when(first),
+        passes_until=None if last is None else when(last),
+    )
+
+
+def _date_boundary(study: DateStudy, change: Transition, hints: Sequence[Hint]) -> Boundary:
+    becomes_good = change.after is State.GOOD
+    cause = None
+    if change.is_exact and change.first_after - change.last_before == 1:
+        cause = explain_boundary(hints, change.first_after, becomes_good=becomes_good)
+    return Boundary(
+        axis=Axis.DATE,
+        last_before=format_instant(when(change.last_before)),
+        first_after=format_instant(when(change.first_after)),
+        before=_verdict(_beside(study.outcomes, change, change.before), change.before),
+        after=_verdict(_beside(study.outcomes, change, change.after), change.after),
+        is_exact=change.is_exact,
+        confirmed=change.confirmed,
+        cause=cause,
+    )
+
+
+def _ordered_boundary(study: OrderedStudy, axis: Axis, change: Transition) -> Boundary:
+    return Boundary(
+        axis=axis,
+        last_before=study.values[change.last_before],
+        first_after=study.values[change.first_after],
+        before=_verdict(_first(study.at(change.last_before), change.before), change.before),
+        after=_verdict(_first(study.at(change.first_after), change.after), change.after),
+        is_exact=change.is_exact,
+        confirmed=change.confirmed,
+    )
+
+
+def _beside(outcomes: dict[Probe, Outcome], change: Transition, state: State) -> Outcome | None:
+    """Return the outcome of a state that is nearest to a change, on its side."""
+    is_before = state is change.before
+    fitting = [
+        (abs(probe.at - change.first_after), probe.held, outcome.id, outcome)
+        for probe, outcome in outcomes.items()
+        if state_of(outcome) is state
+        and (probe.at <= change.last_before if is_before else probe.at >= change.first_after)
+    ]
+    return min(fitting, key=lambda found: found[:3])[3] if fitting else None
+
+
+def _first(outcomes: Iterable[Outcome], state: State) -> Outcome | None:
+    return next((outcome for outcome in outcomes if state_of(outcome) is state), None)
+
+
+def _verdict(outcome: Outcome | None, state: State) -> Verdict:
+    if outcome:
+        return outcome.verdict
+    return Verdict.PASSED if state is State.GOOD else Verdict.FAILED
+
+
+def _kernels(study: OrderedStudy, state: State) -> tuple[str, ...]:
+    return tuple(
+        dict.fromkeys(
+            outcome.machine.kernel
+            for _, outcome in sorted(study.outcomes.items())
+            if state_of(outcome) is state
+        )
+    )
+
+
+def _tell_dates(finding: Finding) -> str:
+    parts = []
+    for boundary in finding.boundaries:
+        verb = "passes" if boundary.after is Verdict.PASSED else _verdict_words(boundary.after)
+        moment = (
+            f"from {boundary.first_after} on"
+            if boundary.is_exact
+            else f"from between {boundary.last_before} and {boundary.first_after} on"
+        )
+        parts.append(f"{verb} {moment}{_tell_cause(boundary.cause)}")
+    return "; ".join(parts)
+
+
+def _tell_cause(cause: Hint | None) -> str:
+    if cause is None:
+        return ""
+    line = "" if cause.line is None else f":{cause.line}"
+    place = f"{cause.path}{line}: " if cause.path else ""
+    return f" ({place}{cause.why})"
+
+
+def _verdict_words(verdict: Verdict) -> str:
+    return {
+        Verdict.PASSED: "passes",
+        Verdict.FAILED: "fails",
+        Verdict.CRASHED: "crashes",
+        Verdict.TIMEOUT: "hangs",
+    }.get(verdict, str(verdict))
+
+
+def _in_words(assumption: Assumption) -> str:
+    first, last = (format_instant(when(at)) for at in (assumption.first, assumption.last))
+    if assumption.kind is AssumptionKind.NO_SHORT_WINDOW:
+        step = str(timedelta(seconds=assumption.step)).removesuffix(", 0:00:00")
+        return f"between {first} and {last} no further change that is undone within {step}"
+    if assumption.kind is AssumptionKind.ONE_CHANGE:
+        return f"only one change between {first} and {last}"
+    return (
+        f"between {first} and {last} runs with a held clock contradict runs whose clock goes on; "
+        "they were left out"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -1,0 +1,255 @@
+"""The date axis: at which seconds a case's verdict changes, asked of machines."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from math import ceil
+
+from buildvm_nb.hints import midnights, year_turns
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Outcome, Probing, Verdict
+from buildvm_nb.search import Answer, Plan, Probe, State, Survey, find_transitions
+from buildvm_nb.study.keeping import split_steps
+from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.probe import Order
+
+__all__ = ["DateRange", "DateStudy", "position", "state_of", "study_dates", "when"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SCAN_STEP_S = 5 * 365 * 86_400
+"""Distance of the coarse scan's probes, at most; what is shorter needs a hint to be seen."""
+_REVEAL = 6
+"""Hints that are probed for windows between the scan's probes, at most."""
+_HELD_WITHIN_S = 1.0
+_BAD = frozenset({Verdict.FAILED, Verdict.CRASHED, Verdict.TIMEOUT})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DateRange:
+    """What to search, and how hard."""
+
+    first: datetime
+    last: datetime
+    hints: Sequence[datetime] = ()
+    resolution_s: int = 1
+    repeats: int = 2
+    budget: int | None = None
+    """Guest runs at most, those of the whole laboratory."""
+
+
+@dataclass(kw_only=True)
+class DateStudy:
+    """What the search along the date axis found."""
+
+    survey: Survey
+    outcomes: dict[Probe, Outcome] = field(default_factory=dict)
+    is_forked: bool
+    """Whether prepare and build ran once, at the first date, and tests in forks."""
+
+
+def position(instant: datetime) -> int:
+    """Return an instant as the search counts: whole seconds since 1970.
+
+    Parameters
+    ----------
+    instant : datetime
+        Aware.
+
+    Returns
+    -------
+    int
+        The second that it lies in.
+    """
+    return (instant - _EPOCH) // timedelta(seconds=1)
+
+
+def when(at: int) -> datetime:
+    """Return the instant of a position.
+
+    Parameters
+    ----------
+    at : int
+        Seconds since 1970.
+
+    Returns
+    -------
+    datetime
+        Aware, UTC.
+    """
+    return _EPOCH + timedelta(seconds=at)
+
+
+def state_of(outcome: Outcome) -> State:
+    """Return what an outcome says about its case.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        Of a run.
+
+    Returns
+    -------
+    State
+        UNKNOWN where it says nothing.
+    """
+    if outcome.verdict is Verdict.PASSED:
+        return State.GOOD
+    return State.BAD if outcome.verdict in _BAD else State.UNKNOWN
+
+
+def study_dates(
+    lab: Laboratory,
+    spec: MachineSpec,
+    span: DateRange,
+    plain: Sequence[Outcome] = (),
+) -> DateStudy:
+    """Find all changes of the verdict in a range of dates.
+
+    The test runs in forks of a machine that was prepared at the first date. Where that cannot be,
+    or where preparing and building at the date itself makes a difference, every probe is a run of
+    all steps.
+
+    Parameters
+    ----------
+    lab : Laboratory
+        Runs the case.
+    spec : MachineSpec
+        The machine; its date does not matter.
+    span : DateRange
+        What to search.
+    plain : sequence of Outcome
+        Runs of all steps in such a machine, at dates within the range.
+
+    Returns
+    -------
+    DateStudy
+        With the outcomes behind each answer.
+
+    Raises
+    ------
+    UsageError
+        If a date is out of a guest's range.
+    HostError
+        If the executor breaks.
+    CatalogError
+        If an outcome cannot be recorded.
+    """
+    before, _ = split_steps(lab.case)
+    builders = {step.name for step in before}
+    if not any(outcome.failing_step in builders for outcome in plain):
+        study = _search(lab, spec, span, plain, is_forked=True)
+        if study and all(_agrees(study, outcome) for outcome in plain):
+            return study
+    study = _search(lab, spec, span, plain, is_forked=False)
+    if study is None:
+        raise AssertionError("unreachable")
+    return study
+
+
+def _search(
+    lab: Laboratory,
+    spec: MachineSpec,
+    span: DateRange,
+    plain: Sequence[Outcome],
+    *,
+    is_forked: bool,
+) -> DateStudy | None:
+    """Search; None where the case cannot be prepared for forks."""
+    prober = _Prober(lab, spec, span.first if is_forked else None)
+    dates = [position(outcome.machine.date) for outcome in plain]
+    has_builders = bool(split_steps(lab.case)[0])
+    if not (is_forked and has_builders):
+        prober.learn(plain)
+    elif prober.cannot_prepare(dates[0] if dates else position(span.first)):
+        return None
+    plan = _plan(span, dates, lab)
+    survey = find_transitions(prober.ask, plan, prober.answers)
+    return DateStudy(survey=survey, outcomes=prober.outcomes, is_forked=is_forked)
+
+
+def _plan(span: DateRange, dates: Sequence[int], lab: Laboratory) -> Plan:
+    first, last = position(span.first), position(span.last)
+    parts = max(1, ceil((last - first) / _SCAN_STEP_S))
+    scan = [first + (last - first) * index // parts for index in range(1, parts)]
+    within = {position(hint) for hint in span.hints}
+    return Plan(
+        first=first,
+        last=last,
+        scan=[at for at in (*dates, *scan) if first <= at <= last],
+        hints=sorted(at for at in within if first <= at <= last),
+        rhythms=(year_turns, midnights),
+        resolution=span.resolution_s,
+        repeats=span.repeats,
+        workers=lab.workers,
+        budget=None if span.budget is None else max(0, span.budget - lab.runs),
+        reveal=_REVEAL,
+    )
+
+
+def _agrees(study: DateStudy, plain: Outcome) -> bool:
+    """Tell whether forks say at a date what a run of all steps says there."""
+    at = position(plain.machine.date)
+    states = {
+        state_of(outcome)
+        for probe, outcome in study.outcomes.items()
+        if probe.at == at and not probe.held
+    }
+    return states <= {state_of(plain), State.UNKNOWN} or study.survey.is_flaky
+
+
+class _Prober:
+    """Answers the search's questions by runs."""
+
+    def __init__(self, lab: Laboratory, spec: MachineSpec, prepared_at: datetime | None) -> None:
+        self._lab = lab
+        self._spec = spec
+        self._prepared_at = prepared_at
+        _, after = split_steps(lab.case)
+        steps = after if prepared_at else lab.case.steps
+        self._names = {step.name for step in steps}
+        self.outcomes: dict[Probe, Outcome] = {}
+        self.answers: Mapping[Probe, Answer] = {}
+
+    def learn(self, plain: Sequence[Outcome]) -> None:
+        """Take in runs of all steps as answers."""
+        for outcome in plain:
+            probe = Probe(at=position(outcome.machine.date), attempt=outcome.probing.attempt)
+            self.outcomes[probe] = outcome
+        self.answers = {
+            probe: self._answer(probe, outcome) for probe, outcome in self.outcomes.items()
+        }
+
+    def cannot_prepare(self, at: int) -> bool:
+        """Run one probe and tell whether its machine could not even be prepared."""
+        [outcome] = self._lab.run([self._order(Probe(at=at))])
+        return outcome.verdict is Verdict.ERROR and outcome.failing_step is not None
+
+    def ask(self, probes: Sequence[Probe]) -> list[Answer]:
+        """Run probes, side by side where there are workers."""
+        outcomes = self._lab.run([self._order(probe) for probe in probes])
+        self.outcomes |= zip(probes, outcomes, strict=True)
+        return [
+            self._answer(probe, outcome) for probe, outcome in zip(probes, outcomes, strict=True)
+        ]
+
+    def _order(self, probe: Probe) -> Order:
+        spec = self._spec.model_copy(update={"date": when(probe.at)})
+        probing = Probing(prepared_at=self._prepared_at, held=probe.held, attempt=probe.attempt)
+        return Order(case=self._lab.case, machine=spec, probing=probing)
+
+    def _answer(self, probe: Probe, outcome: Outcome) -> Answer:
+        state = state_of(outcome)
+        if probe.held:
+            drift_s = outcome.probing.drift_s
+            is_held = drift_s is not None and drift_s < _HELD_WITHIN_S
+            # a clock that stands still lets some software wait for ever
+            is_sure = is_held and outcome.verdict is not Verdict.TIMEOUT
+            known = state if is_sure else State.UNKNOWN
+            return Answer(state=known, first=probe.at, last=probe.at)
+        starts = [s.clock_started_at for s in outcome.steps if s.name in self._names]
+        ends = [s.clock_ended_at for s in outcome.steps if s.name in self._names]
+        first = min((position(at) for at in starts if at), default=probe.at)
+        last = max((position(at) for at in ends if at), default=first)
+        if last < first:  # the step set the clock back, or it wrapped
+            return Answer(state=State.UNKNOWN, first=probe.at, last=probe.at)
+        return Answer(state=state, first=first, last=last)

@@ -1,0 +1,316 @@
+"""Diagnosis: from one case to one finding, with as few guest runs as possible."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.model.finding import Axis, Finding, FindingKind
+from buildvm_nb.model.hint import Hint, HintKind
+from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, now
+from buildvm_nb.model.machine import Accelerator, MachineSpec
+from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.search import State
+from buildvm_nb.study.commits import between_commits, study_commits
+from buildvm_nb.study.conclusion import (
+    cpu_finding,
+    date_finding,
+    flaky_finding,
+    ordered_finding,
+)
+from buildvm_nb.study.cpus import study_cpus
+from buildvm_nb.study.dates import DateRange, DateStudy, state_of, study_dates
+from buildvm_nb.study.environment import kvm_status
+from buildvm_nb.study.hinting import collect_hints, dates_in_logs
+from buildvm_nb.study.kernels import OrderedStudy, study_cores, study_kernels
+from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.outputs import study_outputs
+from buildvm_nb.study.probe import Order
+from buildvm_nb.study.trial import machine_for
+
+__all__ = ["DEFAULT_AXES", "Questions", "diagnose"]
+
+DEFAULT_AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL)
+_YEARS_BEFORE = 10
+_YEARS_AFTER = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """What a diagnosis is to find out, and how hard it may try."""
+
+    axes: tuple[Axis, ...] = DEFAULT_AXES
+    """In this order; the first one that explains the case ends the diagnosis."""
+    first: datetime | None = None
+    """Beginning of the dates; None: ten years before the case's own date."""
+    last: datetime | None = None
+    """End of the dates; None: fifteen years from now."""
+    resolution_s: int = 1
+    repeats: int = 2
+    budget: int | None = None
+    """Guest runs at most."""
+    use_hints: bool = True
+    """Look for dates in sources, packages and failing logs."""
+    cpus: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
+    cores: tuple[int, ...] = (1, 2, 4)
+    good: str = ""
+    bad: str = ""
+    """Ends of the commit axis, where that is asked for: commits, tags or branches."""
+
+
+def diagnose(
+    lab: Laboratory, questions: Questions, overrides: Mapping[str, Any] | None = None
+) -> Finding:
+    """Find out when, on which CPU and on which kernel a case stops building.
+
+    Parameters
+    ----------
+    lab : Laboratory
+        Runs the case.
+    questions : Questions
+        What to find out.
+    overrides : mapping, optional
+        Fields of `MachineSpec` that hold for every machine.
+
+    Returns
+    -------
+    Finding
+        Not recorded yet.
+
+    Raises
+    ------
+    UsageError
+        If the request is wrong.
+    HostError
+        If this host lacks something, or the executor breaks.
+    CatalogError
+        If an outcome cannot be recorded.
+    """
+    return _Diagnosis(lab, questions, dict(overrides or {})).run()
+
+
+class _Diagnosis:
+    """One diagnosis under way."""
+
+    def __init__(self, lab: Laboratory, questions: Questions, overrides: dict[str, Any]) -> None:
+        self.lab = lab
+        self.questions = questions
+        overrides.setdefault("accelerator", _accelerator(lab, questions.axes))
+        today = now().replace(hour=0, minute=0, second=0, microsecond=0)
+        self.own = machine_for(lab.case, overrides, lab.inputs.main)
+        overrides = {name: value for name, value in overrides.items() if value is not None}
+        self.today = machine_for(lab.case, {"date": today} | overrides, None)
+        if not (lab.inputs.main and lab.inputs.main.record.dated_at):
+            self.own = self.today  # the source tells no date of its own
+        self.plain: list[Outcome] = []
+        self.dates: DateStudy | None = None
+        self.tried: list[str] = []
+
+    def run(self) -> Finding:
+        """Ask one axis after the other until one explains the case."""
+        if Axis.COMMIT in self.questions.axes:
+            return self._commits()
+        self.plain = self._plain([self.own, self.today])
+        if all(state_of(outcome) is State.UNKNOWN for outcome in self.plain):
+            why = self.plain[-1].reason
+            return self._base(
+                kind=FindingKind.UNDETERMINED, summary=f"no machine gave a verdict: {why}"
+            )
+        studies = {
+            Axis.DATE: self._dates,
+            Axis.CPU: self._cpus,
+            Axis.KERNEL: self._kernels,
+            Axis.CORES: self._cores,
+        }
+        for axis in self._order():
+            if self._is_spent():
+                break
+            if finding := studies[axis]():
+                return finding
+            self.tried.append(axis)
+        return self._same_everywhere()
+
+    def _plain(self, specs: Sequence[MachineSpec]) -> list[Outcome]:
+        """Run all steps in machines; the same one only once."""
+        different = [spec for at, spec in enumerate(specs) if spec not in specs[:at]]
+        return self.lab.run([Order(case=self.lab.case, machine=spec) for spec in different])
+
+    def _order(self) -> tuple[Axis, ...]:
+        """Begin with the CPU where it alone makes the difference between both machines."""
+        own, today = self.plain[0], self.plain[-1]
+        axes = self.questions.axes
+        if Axis.CPU in axes and state_of(own) is not state_of(today):
+            crossed = self._crossed()
+            if crossed and state_of(crossed) is state_of(own):
+                return (Axis.CPU, *(axis for axis in axes if axis is not Axis.CPU))
+        return axes
+
+    def _crossed(self) -> Outcome | None:
+        """Run today on the case's own CPU; None where that is today's."""
+        if self.own.cpu == self.today.cpu:
+            return None
+        return self._plain([self.today.model_copy(update={"cpu": self.own.cpu})])[0]
+
+    def _dates(self) -> Finding | None:
+        plain = [outcome for outcome in self.plain if outcome.machine.cpu == self.own.cpu]
+        crossed = self._crossed()
+        plain += [crossed] if crossed else []
+        first, last = self._range()
+        plain = [outcome for outcome in plain if first <= outcome.machine.date <= last]
+        hints: list[Hint] = []
+        if self.questions.use_hints:
+            hints = collect_hints(self.lab, self.own.image, first, last)
+            failed = [outcome for outcome in self.plain if state_of(outcome) is State.BAD]
+            hints += dates_in_logs(self.lab.log(outcome) for outcome in failed)
+        span = DateRange(
+            first=first,
+            last=last,
+            hints=[h.instant for h in hints if h.instant and h.kind is not HintKind.CALENDAR],
+            resolution_s=self.questions.resolution_s,
+            repeats=self.questions.repeats,
+            budget=self.questions.budget,
+        )
+        self.dates = study_dates(self.lab, self.own, span, plain)
+        survey = self.dates.survey
+        if survey.is_flaky:
+            split = {(one.at, one.held) for one in survey.disagreements}
+            runs = [o for p, o in self.dates.outcomes.items() if (p.at, p.held) in split]
+            return flaky_finding(runs, Axis.DATE, self._base())
+        if survey.transitions:
+            return date_finding(self.dates, hints, self._base())
+        return None
+
+    def _cpus(self) -> Finding | None:
+        cpus = (self.own.cpu, self.today.cpu, *self.questions.cpus)
+        spec = self._somewhere()
+        if spec.accelerator is not Accelerator.TCG:
+            spec = spec.model_copy(update={"accelerator": Accelerator.TCG})
+        study = study_cpus(self.lab, spec, cpus, repeats=self.questions.repeats)
+        if study.disagreeing:
+            return flaky_finding(study.disagreeing, Axis.CPU, self._base())
+        if study.good and study.bad:
+            return cpu_finding(study, self._base())
+        return None
+
+    def _kernels(self) -> Finding | None:
+        names = self.questions.kernels
+        study = study_kernels(self.lab, self._somewhere(), names, repeats=self.questions.repeats)
+        return self._ordered(study, Axis.KERNEL, FindingKind.KERNEL_DEPENDENT)
+
+    def _cores(self) -> Finding | None:
+        counts = self.questions.cores
+        study = study_cores(self.lab, self._somewhere(), counts, repeats=self.questions.repeats)
+        return self._ordered(study, Axis.CORES, FindingKind.CORES_DEPENDENT)
+
+    def _commits(self) -> Finding:
+        good, bad = self.questions.good, self.questions.bad
+        if not (good and bad) or self.questions.axes != (Axis.COMMIT,):
+            raise UsageError(
+                "the commit axis needs a good and a bad commit, and no other axis beside it",
+                hint="--axis commit --good v1.0 --bad HEAD",
+            )
+        commits = between_commits(self.lab, good, bad)
+        repeats = self.questions.repeats
+        finding = study_commits(self.lab, self.today, commits, self._base(), repeats=repeats)
+        if finding is None:
+            self.tried.append(Axis.COMMIT)
+            return self._same_everywhere()
+        return finding.model_copy(
+            update={"evidence": tuple(self.lab.evidence), "runs": self.lab.runs}
+        )
+
+    def _ordered(self, study: OrderedStudy, axis: Axis, kind: FindingKind) -> Finding | None:
+        if study.survey.is_flaky:
+            split = {one.at for one in study.survey.disagreements}
+            runs = [outcome for index in sorted(split) for outcome in study.at(index)]
+            return flaky_finding(runs, axis, self._base())
+        if study.survey.transitions:
+            return ordered_finding(study, axis, kind, self._base())
+        return None
+
+    def _somewhere(self) -> MachineSpec:
+        """Return a machine to vary other axes from: today's, unless only the other one passes."""
+        own, today = self.plain[0], self.plain[-1]
+        only_own = state_of(own) is State.GOOD and state_of(today) is not State.GOOD
+        return self.own if only_own else self.today
+
+    def _same_everywhere(self) -> Finding:
+        """Conclude where no axis made a difference."""
+        outcomes = [one for one in self.lab.evidence.values() if state_of(one) is not State.UNKNOWN]
+        states = {state_of(outcome) for outcome in outcomes}
+        tried = ", ".join(self.tried) or "no axis"
+        count = len(outcomes)
+        if self._is_spent():
+            summary = f"the budget of {self.questions.budget} runs ended before the questions did"
+            return self._base(kind=FindingKind.UNDETERMINED, summary=summary)
+        if states == {State.GOOD} and (varying := self._outputs()):
+            return varying
+        if states == {State.GOOD}:
+            kind, summary = FindingKind.SOUND, f"passes everywhere: {count} runs along {tried}"
+        elif states == {State.BAD}:
+            kind = FindingKind.ALWAYS_FAILING
+            summary = f"fails everywhere: {count} runs along {tried}"
+        else:
+            kind = FindingKind.UNDETERMINED
+            summary = f"verdicts differ, but not along {tried}"
+        bad = next((one for one in outcomes if state_of(one) is State.BAD), None)
+        good = next((one for one in outcomes if state_of(one) is State.GOOD), None)
+        return self._base(
+            kind=kind,
+            summary=summary,
+            failing_line=bad.evidence if bad else "",
+            environment=good.machine if good else None,
+            confidence=0.0 if kind is FindingKind.UNDETERMINED else 1 - 0.5 ** max(count - 1, 0),
+        )
+
+    def _outputs(self) -> Finding | None:
+        repeats = self.questions.repeats
+        return study_outputs(self.lab, self.own, self.today, self._base(), repeats=repeats)
+
+    def _base(self, **fields: Any) -> Finding:  # noqa: ANN401 - fields of Finding
+        """Return what is the same whatever is found."""
+        first, last = self._range()
+        passed = [one for one in self.plain if state_of(one) is State.GOOD] or [
+            one for one in self.lab.evidence.values() if state_of(one) is State.GOOD
+        ]
+        known = {
+            "case": self.lab.case,
+            "kind": FindingKind.UNDETERMINED,
+            "summary": "",
+            "studied_from": first if self.dates else None,
+            "studied_until": last if self.dates else None,
+            "environment": passed[0].machine if passed else None,
+            "confidence": 0.0,
+            "evidence": tuple(self.lab.evidence),
+            "runs": self.lab.runs,
+            "study": self.lab.study,
+            "tool_version": version("buildvm-nb"),
+        }
+        return Finding.model_validate(known | fields)
+
+    def _range(self) -> tuple[datetime, datetime]:
+        first = self.questions.first or max(EARLIEST, _shifted(self.own.date, -_YEARS_BEFORE))
+        last = self.questions.last or min(LATEST_CLOCK, _shifted(self.today.date, _YEARS_AFTER))
+        if first >= last:
+            raise UsageError(f"the range ends before it begins: from {first} to {last}")
+        return first, last
+
+    def _is_spent(self) -> bool:
+        budget = self.questions.budget
+        return budget is not None and self.lab.runs >= budget
+
+
+def _accelerator(lab: Laboratory, axes: Sequence[Axis]) -> Accelerator:
+    """Choose what executes guests: emulation where the CPU is under study."""
+    if Axis.CPU in axes or lab.is_remote:
+        return Accelerator.TCG
+    works, _ = kvm_status(lab.cache)
+    return Accelerator.KVM if works else Accelerator.TCG
+
+
+def _shifted(instant: datetime, years: int) -> datetime:
+    day = 28 if (instant.month, instant.day) == (2, 29) else instant.day
+    return instant.replace(year=instant.year + years, day=day)

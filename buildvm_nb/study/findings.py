@@ -1,0 +1,107 @@
+"""A whole diagnosis: a laboratory opened, questions asked, the finding recorded."""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.progress import SILENT, Progress
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.finding import Finding
+from buildvm_nb.study.diagnose import Questions, diagnose
+from buildvm_nb.study.executors import is_local, open_executor
+from buildvm_nb.study.jobs import default_jobs, fit_jobs
+from buildvm_nb.study.laboratory import Laboratory, OnOutcome
+from buildvm_nb.study.trial import machine_for
+
+if TYPE_CHECKING:
+    from buildvm_nb.catalog import Catalog
+
+__all__ = ["diagnose_case"]
+
+_DEFAULT_QUESTIONS = Questions()
+
+
+def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are places
+    case: Case,
+    questions: Questions = _DEFAULT_QUESTIONS,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    cache: Cache,
+    catalog: "Catalog",
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    base: Path = Path(),
+    progress: Progress = SILENT,
+    on_outcome: OnOutcome | None = None,
+    fresh: bool = False,
+) -> Finding:
+    """Find out when, on which CPU and on which kernel a case stops building, and record it.
+
+    Every answer is recorded as it comes, so that a diagnosis that was interrupted goes on where it
+    was when it is asked for again.
+
+    Parameters
+    ----------
+    case : Case
+        Under study.
+    questions : Questions
+        What to find out, and how hard to try.
+    overrides : mapping, optional
+        Fields of `MachineSpec` that hold for every machine.
+    cache : Cache
+        Keeps sources, images, kernels and checkpoints; a remote worker has its own.
+    catalog : Catalog
+        Gets outcomes and the finding, and is asked for what it has.
+    executor : Executor, optional
+        Where runs are executed, of any kind; it is not shut down. By default one is opened.
+    jobs : int, optional
+        Guests side by side; by default as many as there are cores and fit into memory.
+    scheduler : str, optional
+        Address of a Dask scheduler to use instead.
+    base : Path
+        Directory that relative paths of the case are below.
+    progress : Progress
+        Shows what is being fetched or made.
+    on_outcome : callable, optional
+        Gets each outcome as it comes, and whether the catalog had it already.
+    fresh : bool
+        Run everything anew.
+
+    Returns
+    -------
+    Finding
+        As recorded.
+
+    Raises
+    ------
+    UsageError
+        If the request is wrong.
+    SourceError
+        If a source, a package or a kernel cannot be had.
+    HostError
+        If this host lacks something, or the executor breaks.
+    CatalogError
+        If something cannot be recorded.
+    """
+    remote = scheduler is not None if executor is None else not is_local(executor)
+    if scheduler is None:
+        jobs = fit_jobs(jobs, machine_for(case, overrides or {}, None).memory_mib)
+    with nullcontext(executor) if executor else open_executor(jobs, scheduler) as chosen:
+        lab = Laboratory(
+            case,
+            cache=cache,
+            catalog=catalog,
+            executor=chosen,
+            workers=jobs or default_jobs(),
+            base=base,
+            progress=progress,
+            on_outcome=on_outcome,
+            fresh=fresh,
+            is_remote=remote,
+            study=f"diagnose-{case.build_digest()[:16]}",
+        )
+        return catalog.record_finding(diagnose(lab, questions, overrides))

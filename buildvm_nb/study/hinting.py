@@ -1,0 +1,159 @@
+"""Hints for a case: read from its sources, from the packages of its image and from failing logs."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from buildvm_nb.errors import BuildVMError
+from buildvm_nb.hints import calendar_hints, scan_tree, text_hints
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.tools import find_tool, run_tool
+from buildvm_nb.image import build_image
+from buildvm_nb.model.hint import Hint, HintKind
+from buildvm_nb.model.machine import ImageSpec
+from buildvm_nb.study.laboratory import Laboratory
+
+__all__ = ["collect_hints", "dates_in_logs", "explain_boundary"]
+
+_BEGINNINGS = frozenset(
+    {
+        HintKind.CERTIFICATE_BEGINS,
+        HintKind.CRL_BEGINS,
+        HintKind.OPENPGP_KEY_BEGINS,
+        HintKind.OPENPGP_SIGNATURE_BEGINS,
+        HintKind.TOKEN_BEGINS,
+        HintKind.SSH_CERTIFICATE_BEGINS,
+    }
+)
+_ENDS = frozenset(
+    {
+        HintKind.CERTIFICATE_ENDS,
+        HintKind.CRL_ENDS,
+        HintKind.OPENPGP_KEY_ENDS,
+        HintKind.OPENPGP_SIGNATURE_ENDS,
+        HintKind.TOKEN_ENDS,
+        HintKind.SSH_CERTIFICATE_ENDS,
+    }
+)
+_RANKS = (
+    _BEGINNINGS | _ENDS,
+    {HintKind.ROLLOVER},
+    {HintKind.OUTPUT_DATE},
+    {HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT},
+    {HintKind.CALENDAR},
+)
+
+
+def collect_hints(lab: Laboratory, image: ImageSpec, first: datetime, last: datetime) -> list[Hint]:
+    """Read all hints on dates for a case.
+
+    Parameters
+    ----------
+    lab : Laboratory
+        Has the case's sources.
+    image : ImageSpec
+        Its explicitly named packages are looked through too.
+    first, last : datetime
+        What is told lies in this span.
+
+    Returns
+    -------
+    list of Hint
+        Each has an instant.
+    """
+    places = [entry.path for entry in lab.case.inputs]
+    if lab.case.source:
+        places.insert(0, "")
+    found: list[Hint] = []
+    for place, fetched in zip(places, lab.inputs.fetched, strict=True):
+        with lab.progress.task(f"look for dates in {fetched.record.name}"):
+            prefix = f"{place}/" if place else ""
+            found += (
+                hint.model_copy(update={"path": f"{prefix}{hint.path}"})
+                for hint in scan_tree(fetched.tree)
+            )
+    if image.packages:
+        with lab.progress.task("look for dates in the image's packages"):
+            found += _in_packages(image, lab.cache)
+    found += calendar_hints(first, last)
+    return [hint for hint in found if hint.instant and first <= hint.instant <= last]
+
+
+def dates_in_logs(texts: Iterable[str]) -> list[Hint]:
+    """Read the dates that failing steps printed.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        What they printed.
+
+    Returns
+    -------
+    list of Hint
+        Each has an instant.
+    """
+    return [hint for text in texts for hint in text_hints(text)]
+
+
+def explain_boundary(hints: Iterable[Hint], first_after: int, *, becomes_good: bool) -> Hint | None:
+    """Find what says that something changes at just this second.
+
+    Parameters
+    ----------
+    hints : iterable of Hint
+        Known ones.
+    first_after : int
+        First second of the new state, since 1970.
+    becomes_good : bool
+        Whether the case passes from then on.
+
+    Returns
+    -------
+    Hint or None
+        The most telling one: a validity that begins where the case begins to pass or ends where
+        it begins to fail, before overflows, dates in logs and in sources, and the calendar. None
+        where nothing says so.
+    """
+    fitting = _BEGINNINGS if becomes_good else _ENDS
+    matching = []
+    for hint in hints:
+        if hint.instant is None or hint.kind in (_BEGINNINGS | _ENDS) - fitting:
+            continue
+        second = int(hint.instant.timestamp())
+        # the end of a validity may be its last good second or the first bad one
+        if second == first_after or (hint.kind in _ENDS and second == first_after - 1):
+            matching.append(hint)
+    return min(matching, key=_telling, default=None)
+
+
+def _telling(hint: Hint) -> tuple[int, bool, int, str]:
+    rank = next((number for number, kinds in enumerate(_RANKS) if hint.kind in kinds), len(_RANKS))
+    return rank, "test" not in hint.path, len(hint.path), hint.path
+
+
+def _in_packages(image: ImageSpec, cache: Cache) -> Iterator[Hint]:
+    """Look through the files of the packages that an image was asked to have."""
+    root = build_image(image, cache).path
+    names = [package.split("=", maxsplit=1)[0] for package in image.packages]
+    with TemporaryDirectory(prefix="packages-", dir=cache.root) as scratch:
+        listed = Path(scratch) / "listed"
+        tree = Path(scratch) / "tree"
+        listed.write_text("\n".join(_files(root, names)))
+        unpack = [find_tool("unsquashfs"), "-quiet", "-no-progress", "-no-xattrs", "-force"]
+        try:
+            run_tool([*unpack, "-dest", tree, "-ef", listed, root])
+        except BuildVMError:
+            return  # hints are a help, no more
+        yield from scan_tree(tree)
+
+
+def _files(root: Path, packages: list[str]) -> Iterator[str]:
+    info = "var/lib/dpkg/info"
+    for package in packages:
+        for name in (f"{package}.list", f"{package}:amd64.list"):
+            try:
+                listing = run_tool([find_tool("unsquashfs"), "-cat", root, f"{info}/{name}"])
+            except BuildVMError:
+                continue
+            yield from (line.lstrip("/") for line in listing.decode().splitlines() if line != "/.")

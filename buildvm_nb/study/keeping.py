@@ -1,0 +1,161 @@
+"""What is kept of a case that is prepared and built: under which key, and how much of it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.case import Case, Step
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.study.inputs import Inputs
+from buildvm_nb.study.trial import Setting, Trial
+from buildvm_nb.vm import BootFiles, find_emulator
+
+__all__ = ["KINDS", "NotPreparedError", "evict", "home_of", "recipe_of", "split_steps"]
+
+KINDS = ("checkpoints", "built")
+"""Kinds of cache entries that are made again when they are missing, so that any may be removed."""
+
+_RECIPE = 1
+_LIMIT_VARIABLE = "BUILDVM_CHECKPOINTS_GIB"
+_LIMIT_GIB = 10.0
+_NOT_PART_OF_A_MACHINE = {"name", "systems", "auto_start"}
+
+
+class NotPreparedError(Exception):
+    """Carries the trial in which prepare or build did not pass out of the cache's making."""
+
+    def __init__(self, trial: "Trial") -> None:
+        super().__init__()
+        self.trial = trial
+
+
+def split_steps(case: Case) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Divide a case's steps into those before a checkpoint and those that run in every fork.
+
+    Parameters
+    ----------
+    case : Case
+        With one step at least.
+
+    Returns
+    -------
+    tuple of two tuples of Step
+        Prepare and build, then test; a case without a test runs all its steps in every fork.
+    """
+    if case.steps[-1].name != "test":
+        return (), case.steps
+    return case.steps[:-1], case.steps[-1:]
+
+
+def home_of(case: Case, spec: MachineSpec) -> MachineSpec | None:
+    """Return where prepare and build run when a study varies the machine.
+
+    Parameters
+    ----------
+    case : Case
+        Says so with ``prepare_on``.
+    spec : MachineSpec
+        The machine that the study starts from.
+
+    Returns
+    -------
+    MachineSpec or None
+        None: in each machine anew.
+    """
+    carried = case.prepare_on == "once" and bool(split_steps(case)[0])
+    return spec if carried else None
+
+
+def evict(cache: Cache, *, keep: str = "") -> tuple[str, ...]:
+    """Remove the prepared machines and built directories that were used longest ago.
+
+    Parameters
+    ----------
+    cache : Cache
+        Holds them; ``BUILDVM_CHECKPOINTS_GIB`` says how many GiB of them, by default 10.
+    keep : str
+        Key of one that stays in any case.
+
+    Returns
+    -------
+    tuple of str
+        Keys of those removed.
+
+    Raises
+    ------
+    UsageError
+        If the variable is no number.
+    """
+    limit = _limit_bytes()
+    found = [
+        (place.stat().st_mtime_ns, kind, key, _size(place))
+        for kind in KINDS
+        for key, place in cache.entries(kind)
+    ]
+    used = sum(size for *_, size in found)
+    removed = []
+    for _, kind, key, size in sorted(found):
+        if used <= limit:
+            break
+        if key != keep and cache.remove(kind, key):
+            removed.append(key)
+            used -= size
+    return tuple(removed)
+
+
+def _limit_bytes() -> float:
+    text = os.environ.get(_LIMIT_VARIABLE, str(_LIMIT_GIB))
+    try:
+        limit = float(text)
+    except ValueError as error:
+        raise UsageError(f"{_LIMIT_VARIABLE} is no number: {text!r}; allowed: GiB") from error
+    return limit * 2**30
+
+
+def _size(place: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in place.iterdir())
+
+
+def recipe_of(
+    setting: Setting, spec: MachineSpec, inputs: Inputs, boot: BootFiles
+) -> dict[str, Any]:
+    """Write down everything that goes into a machine in which a case is prepared and built.
+
+    Parameters
+    ----------
+    setting : Setting
+        The case.
+    spec : MachineSpec
+        The machine.
+    inputs : Inputs
+        The case's sources.
+    boot : BootFiles
+        What the machine boots from.
+
+    Returns
+    -------
+    dict
+        Plain JSON.
+
+    Raises
+    ------
+    HostError
+        If QEMU is missing.
+    """
+    steps, _ = split_steps(setting.case)
+    emulator = find_emulator(setting.cache.root)
+    return {
+        "recipe": _RECIPE,
+        "machine": spec.model_dump(mode="json", exclude=_NOT_PART_OF_A_MACHINE),
+        "image": boot.image_digest,
+        "kernel": boot.kernel_digest,
+        "initramfs": boot.initramfs.parent.name,
+        "engine": [emulator.path, emulator.version],
+        "steps": [step.model_dump(mode="json") for step in steps],
+        "limits": setting.case.limits.model_dump(mode="json"),
+        "sources": [one.record.digest for one in inputs.fetched],
+        "places": [entry.path for entry in setting.case.inputs],
+        "top": inputs.top,
+    }

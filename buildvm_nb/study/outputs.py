@@ -1,0 +1,148 @@
+"""Outputs that vary: artifacts that differ along an axis although every run passes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from subprocess import DEVNULL, PIPE, run
+from tempfile import TemporaryDirectory
+
+from buildvm_nb.model.finding import Axis, Finding, FindingKind
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.search import coin_confidence
+from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.probe import Order
+from buildvm_nb.study.trial import Part, Setting, run_once
+
+__all__ = ["study_outputs"]
+
+_SHOWN_LINES = 40
+_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Variation:
+    """Two runs that passed and left different files."""
+
+    axis: Axis | None
+    first: Outcome
+    second: Outcome
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the artifacts that differ, or that only one run left."""
+        left = {artifact.path: artifact.digest for artifact in self.first.artifacts}
+        right = {artifact.path: artifact.digest for artifact in self.second.artifacts}
+        return tuple(sorted(path for path in left | right if left.get(path) != right.get(path)))
+
+
+def study_outputs(
+    lab: Laboratory, own: MachineSpec, today: MachineSpec, base: Finding, *, repeats: int = 2
+) -> Finding | None:
+    """Compare the artifacts of a case that passes everywhere, along every axis that was run.
+
+    Clocks are held while steps run, so that a time stamp in an artifact tells the date alone, and
+    not how long a build took. The same machine is asked again first: an artifact that differs
+    there says nothing about an axis.
+
+    Parameters
+    ----------
+    lab : Laboratory
+        Runs the case.
+    own, today : MachineSpec
+        Machines at two dates.
+    base : Finding
+        What is the same whatever is found.
+    repeats : int
+        How often the first machine is asked again.
+
+    Returns
+    -------
+    Finding or None
+        None where the case has no artifacts, or they are the same everywhere.
+
+    Raises
+    ------
+    HostError
+        If the executor breaks.
+    CatalogError
+        If an outcome cannot be recorded.
+    """
+    if not lab.case.artifacts:
+        return None
+    controls = lab.run([_order(lab, own, attempt) for attempt in range(repeats + 1)])
+    controls = [one for one in controls if one.verdict is Verdict.PASSED]
+    if len(controls) <= repeats:
+        return None  # it cannot be built with a held clock, so nothing can be told apart
+    first = controls[0]
+    varying = [_Variation(axis=None, first=first, second=one) for one in controls[1:]]
+    if not any(one.files for one in varying):
+        later = own.model_copy(update={"date": today.date})
+        others = {Axis.DATE: later} | dict(_tried(lab, own))
+        outcomes = lab.run([_order(lab, spec) for spec in others.values()])
+        varying = [
+            _Variation(axis=axis, first=first, second=outcome)
+            for axis, outcome in zip(others, outcomes, strict=True)
+            if outcome.verdict is Verdict.PASSED
+        ]
+    found = next((one for one in varying if one.files), None)
+    return _conclude(lab, found, base, repeats) if found else None
+
+
+def _order(lab: Laboratory, spec: MachineSpec, attempt: int = 0) -> Order:
+    return Order(case=lab.case, machine=spec, probing={"held": True, "attempt": attempt})
+
+
+def _tried(lab: Laboratory, own: MachineSpec) -> Iterable[tuple[Axis, MachineSpec]]:
+    """Return one machine for each further axis on which the case passed elsewhere."""
+    for axis, field in ((Axis.CPU, "cpu"), (Axis.KERNEL, "kernel"), (Axis.CORES, "cpu_count")):
+        for outcome in lab.evidence.values():
+            value = getattr(outcome.machine, field)
+            if outcome.verdict is Verdict.PASSED and value != getattr(own, field):
+                yield axis, own.model_copy(update={field: value})
+                break
+
+
+def _conclude(lab: Laboratory, found: _Variation, base: Finding, repeats: int) -> Finding:
+    files = ", ".join(found.files[:5]) + (", …" if len(found.files) > 5 else "")  # noqa: PLR2004
+    if found.axis is None:
+        summary = f"passes, but leaves different files each time: {files}"
+    else:
+        summary = f"passes, but leaves different files along the {found.axis} axis: {files}"
+    return base.model_copy(
+        update={
+            "kind": FindingKind.OUTPUT_VARIES,
+            "axis": found.axis,
+            "summary": summary,
+            "varying_files": found.files,
+            "difference": _first_difference(lab, found),
+            "environment": found.first.machine,
+            "confidence": coin_confidence(repeats),
+            "evidence": tuple(lab.evidence),
+            "runs": lab.runs,
+        }
+    )
+
+
+def _first_difference(lab: Laboratory, found: _Variation) -> str:
+    """Show how the first file differs, where diffoscope is installed; else nothing."""
+    program = which("diffoscope")
+    if program is None:
+        return ""
+    with TemporaryDirectory(prefix="difference-", dir=lab.cache.root) as scratch:
+        sides = [Path(scratch) / name for name in ("first", "second")]
+        for side, outcome in zip(sides, (found.first, found.second), strict=True):
+            side.mkdir()
+            setting = Setting(case=lab.case, cache=lab.cache, artifacts=side)
+            run_once(setting, outcome.machine, lab.inputs, Part(held=True))
+        return _compare(program, [side / found.files[0] for side in sides])
+
+
+def _compare(program: str, paths: Sequence[Path]) -> str:
+    if not all(path.exists() for path in paths):
+        return ""
+    argv = [program, "--text", "-", "--max-text-report-size", "4000", *map(str, paths)]
+    result = run(argv, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=_TIMEOUT_S, check=False)
+    lines = result.stdout.decode(errors="replace").splitlines()[:_SHOWN_LINES]
+    return "\n".join(lines)

@@ -1,0 +1,173 @@
+"""From what happened in a machine, or instead of one, to an outcome."""
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from buildvm_nb.errors import BuildVMError, MachineError, SourceError
+from buildvm_nb.host.cache import Cache, file_digest
+from buildvm_nb.host.facts import host_facts
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Artifact, Outcome, Probing, SourceRecord, Verdict
+from buildvm_nb.study.steps import Judgement
+from buildvm_nb.vm import BuildMachine
+
+__all__ = ["broken", "export", "finish", "judged", "unavailable"]
+
+
+def judged(
+    case: Case, machine: BuildMachine, judgement: Judgement, artifacts: tuple[Artifact, ...]
+) -> Outcome:
+    """Tell what came of running steps in a machine.
+
+    Parameters
+    ----------
+    case : Case
+        Whose steps.
+    machine : BuildMachine
+        Still up.
+    judgement : Judgement
+        What the steps did.
+    artifacts : tuple of Artifact
+        What they left behind.
+
+    Returns
+    -------
+    Outcome
+        Not finished yet.
+    """
+    passed = judgement.verdict is Verdict.PASSED
+    return Outcome(
+        case=case,
+        machine=machine.spec,
+        verdict=judgement.verdict,
+        reason=judgement.reason,
+        evidence=judgement.evidence,
+        failing_step=None if passed else judgement.steps[-1].name,
+        steps=judgement.steps,
+        environment=machine.environment,
+        image_digest=machine.boot_files.image_digest,
+        kernel_digest=machine.boot_files.kernel_digest,
+        artifacts=artifacts,
+        probing=Probing(drift_s=judgement.drift_s),
+    )
+
+
+def unavailable(case: Case, spec: MachineSpec, error: SourceError) -> Outcome:
+    """Tell that a source cannot be had.
+
+    Parameters
+    ----------
+    case : Case
+        Whose source.
+    spec : MachineSpec
+        The machine that it was wanted for.
+    error : SourceError
+        What is wrong with it.
+
+    Returns
+    -------
+    Outcome
+        Not finished yet.
+    """
+    sought = f" (sought in {', '.join(error.sought)})" if error.sought else ""
+    reason = f"{error.message}{sought}"
+    return Outcome(case=case, machine=spec, verdict=Verdict.UNAVAILABLE, reason=reason)
+
+
+def broken(case: Case, spec: MachineSpec, error: BuildVMError) -> Outcome:
+    """Tell that our machinery or the host broke.
+
+    Parameters
+    ----------
+    case : Case
+        What was to be run.
+    spec : MachineSpec
+        Where.
+    error : BuildVMError
+        What broke.
+
+    Returns
+    -------
+    Outcome
+        Not finished yet.
+    """
+    evidence = getattr(error, "evidence", "")
+    return Outcome(
+        case=case, machine=spec, verdict=Verdict.ERROR, reason=str(error), evidence=evidence
+    )
+
+
+def finish(outcome: Outcome, sources: tuple[SourceRecord, ...], began: float) -> Outcome:
+    """Add what is the same for every outcome.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        Of one run.
+    sources : tuple of SourceRecord
+        What was fetched for it.
+    began : float
+        The host's monotonic clock at the request.
+
+    Returns
+    -------
+    Outcome
+        Ready to be recorded.
+    """
+    return outcome.model_copy(
+        update={
+            "sources": sources,
+            "duration_s": round(time.monotonic() - began, 3),
+            "host": host_facts(),
+            "tool_version": version("buildvm-nb"),
+        }
+    )
+
+
+def export(
+    case: Case, machine: BuildMachine, cache: Cache, into: Path | None
+) -> tuple[Artifact, ...]:
+    """Take a case's artifacts out of a machine.
+
+    Parameters
+    ----------
+    case : Case
+        Names them.
+    machine : BuildMachine
+        In which its steps passed.
+    cache : Cache
+        Has room for them.
+    into : Path or None
+        Where they are put; None: they are only digested.
+
+    Returns
+    -------
+    tuple of Artifact
+        Sorted by path; empty where the case names none.
+
+    Raises
+    ------
+    MachineError
+        If nothing matches, or they cannot be had.
+    """
+    if not case.artifacts:
+        return ()
+    with TemporaryDirectory(prefix="artifacts-", dir=cache.root) as scratch:
+        target = into or Path(scratch)
+        paths = machine.export(case.artifacts, target)
+        if not paths:
+            patterns = ", ".join(case.artifacts)
+            raise MachineError(
+                f"the build passed, but left no artifacts: nothing matches {patterns}"
+            )
+        return tuple(
+            Artifact(
+                path=str(path),
+                size_bytes=(target / path).stat().st_size,
+                digest=file_digest(target / path),
+            )
+            for path in paths
+        )

@@ -1,0 +1,216 @@
+"""Sweeps over an executor that answers by itself: what is recorded, reused and tried again."""
+
+from concurrent.futures import BrokenExecutor, Executor, Future
+from types import SimpleNamespace
+
+import pytest
+
+from buildvm_nb.catalog import Catalog
+from buildvm_nb.errors import HostError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Outcome, SourceRecord
+from buildvm_nb.study.answers import find_answers
+from buildvm_nb.study.cells import _compared, run_cell
+from buildvm_nb.study.grid import Cell, Place
+from buildvm_nb.study.sweep import run_cells
+from buildvm_nb.study.trial import Trial
+
+IMAGE, KERNEL, SOURCE = "1" * 64, "2" * 64, "3" * 64
+
+
+class Answering(Executor):
+    """Answers each call at once with what a list has for the cell's year."""
+
+    def __init__(self, answers):
+        self.answers = {year: list(some) for year, some in answers.items()}
+        self.asked = []
+
+    def submit(self, _fn, cell, *_where):
+        year = cell.machine.date.year
+        self.asked.append(year)
+        answer = self.answers[year].pop(0)
+        if isinstance(answer, BrokenExecutor):
+            raise answer
+        future = Future()
+        if isinstance(answer, str):
+            future.set_result(trial_of(cell, answer))
+        elif answer is None:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        else:
+            future.set_exception(answer)
+        return future
+
+
+def trial_of(cell, verdict, **fields):
+    record = SourceRecord(kind="local", name="x", version="", digest=SOURCE)
+    outcome = Outcome(
+        case=cell.case,
+        machine=cell.machine,
+        verdict=verdict,
+        image_digest=IMAGE,
+        kernel_digest=KERNEL,
+        sources=(record,),
+        **fields,
+    )
+    return Trial(outcome=outcome, log=f"in {cell.machine.date.year}\n".encode())
+
+
+def cells_of(*years, run="true", **fields):
+    case = Case.parse({"id": "demo", "steps": [{"name": "test", "run": run}]})
+    defaults = {"image_digest": IMAGE, "kernel_digest": KERNEL, "source_digests": (SOURCE,)}
+    return tuple(
+        Cell(
+            index=index,
+            case=case,
+            machine=MachineSpec(date=f"{year}-01-01", cpu="Westmere", accelerator="tcg"),
+            **defaults | fields,
+        )
+        for index, year in enumerate(years)
+    )
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    with Catalog(tmp_path / "catalog.sqlite") as catalog:
+        yield catalog
+
+
+@pytest.fixture
+def run(tmp_path, catalog):
+    def run(cells, answers, **options):
+        executor = Answering(answers)
+        place = Place(cache=Cache(tmp_path / "cache"))
+        result = run_cells(cells, executor, place=place, catalog=catalog, **options)
+        return SimpleNamespace(
+            asked=executor.asked,
+            study=result.study,
+            verdicts=[outcome.verdict.value for outcome in result.outcomes],
+            reused=[each.reused for each in result.results],
+            errors=result.errors,
+            outcomes=result.outcomes,
+        )
+
+    return run
+
+
+def test_each_outcome_is_recorded_with_its_log_under_one_study(run, catalog):
+    told = []
+    ran = run(
+        cells_of(2018, 2019),
+        {2018: ["passed"], 2019: ["failed"]},
+        on_outcome=lambda result, far: told.append((result.outcome.verdict.value, far)),
+    )
+    assert ran.verdicts == ["passed", "failed"]
+    assert catalog.outcomes(study=ran.study)["verdict"].tolist() == ["passed", "failed"]
+    assert catalog.log(ran.outcomes[1].id) == b"in 2019\n"
+    assert told == [("passed", "1 of 2, about 0 s left"), ("failed", "2 of 2")]
+
+
+def test_a_sweep_goes_on_where_it_was_and_keeps_its_name(run):
+    cells = cells_of(2018, 2019, 2020)
+    first = run(cells, {2018: ["passed"], 2019: ["error", "error"], 2020: ["unavailable"]})
+    again = run(cells, {2019: ["failed"], 2020: ["passed"]})
+    assert again.asked == [2019, 2020]
+    assert again.verdicts == ["passed", "failed", "passed"]
+    assert again.reused == [True, False, False]
+    assert again.study == first.study
+    fresh = run(cells, {2018: ["passed"], 2019: ["passed"], 2020: ["passed"]}, fresh=True)
+    assert fresh.reused == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"image_digest": "a" * 64},
+        {"kernel_digest": "a" * 64},
+        {"source_digests": ("a" * 64,)},
+        {"source_digests": None},
+        {"run": "false"},
+    ],
+    ids=str,
+)
+def test_an_answer_about_something_else_does_not_count(run, difference):
+    run(cells_of(2018), {2018: ["passed"]})
+    assert run(cells_of(2018, **difference), {2018: ["failed"]}).verdicts == ["failed"]
+
+
+def test_a_probe_with_a_held_clock_is_no_answer(catalog):
+    (cell,) = cells_of(2018)
+    catalog.record(trial_of(cell, "passed", probing={"held": True}).outcome)
+    assert find_answers((cell,), catalog) == {}
+    newest = catalog.record(trial_of(cell, "failed").outcome)
+    assert find_answers((cell,), catalog) == {0: newest}
+
+
+def test_an_error_is_tried_once_more_and_both_are_kept(run, catalog):
+    ran = run(
+        cells_of(2018, 2019, 2020),
+        {2018: ["error", "passed"], 2019: [OSError("lost"), None], 2020: ["passed"]},
+    )
+    assert ran.verdicts == ["passed", "error", "passed"]
+    assert [each.cell.index for each in ran.errors] == [1]
+    assert ran.errors[0].outcome.reason == "the executor dropped it: was the cluster restarted?"
+    reasons = catalog.outcomes(verdict="error")["reason"].fillna("").tolist()
+    assert "the worker broke: OSError: lost" in reasons
+    assert len(reasons) == 3
+
+
+def test_an_executor_that_breaks_ends_the_sweep_and_what_has_ended_is_kept(run, catalog):
+    cells = cells_of(2018, 2019)
+    with pytest.raises(HostError, match="the executor takes no more runs: gone"):
+        run(cells, {2018: ["error", BrokenExecutor("gone")], 2019: ["passed"]})
+    assert len(catalog.outcomes()) >= 1
+
+
+def test_what_has_not_begun_is_cancelled_when_the_sweep_is_interrupted(tmp_path, catalog):
+    futures = []
+
+    class Waiting(Executor):
+        def submit(self, _fn, cell, *_where):
+            futures.append(Future())
+            if cell.index == 0:
+                futures[0].set_result(trial_of(cell, "passed"))
+            return futures[-1]
+
+    def interrupt(_result, _far):
+        raise KeyboardInterrupt
+
+    place = Place(cache=Cache(tmp_path / "cache"))
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(
+            cells_of(2018, 2019, 2020),
+            Waiting(),
+            place=place,
+            catalog=catalog,
+            on_outcome=interrupt,
+        )
+    assert [future.cancelled() for future in futures] == [False, True, True]
+    assert catalog.outcomes()["verdict"].tolist() == ["passed"]
+
+
+def test_a_worker_that_lacks_something_gives_an_error_that_names_it(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (cell,) = cells_of(2018)
+    trial = run_cell(cell, tmp_path / "file", tmp_path)
+    assert trial.outcome.verdict == "error"
+    assert trial.outcome.reason.startswith("worker ")
+    assert "the cache is no directory" in trial.outcome.reason
+    assert trial.outcome.host["cores"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected", "reason"),
+    [
+        ("failed", SOURCE, ""),
+        ("failed", "a" * 64, f"has other sources: their digests are {SOURCE}"),
+        ("unavailable", "a" * 64, "cannot have the sources, which were there before"),
+    ],
+)
+def test_a_verdict_on_other_sources_is_taken_back(verdict, expected, reason):
+    (cell,) = cells_of(2018, source_digests=(expected,))
+    seen = _compared(cell, trial_of(cell, verdict)).outcome
+    assert seen.verdict == ("error" if reason else verdict)
+    assert reason in seen.reason
