@@ -79,11 +79,15 @@ class Bracket:
         duration = self.evidence.duration
         return _NEAR_DURATIONS * (duration + SLACK) if duration else 0
 
+    @property
+    def needs_hold(self) -> bool:
+        """Whether a running clock is too coarse for the resolution."""
+        return self.plan.resolution < self.reach
+
     @cached_property
     def holds(self) -> bool:
         """Whether to ask with a held clock where a running one is too coarse."""
-        needed = self.plan.resolution < self.reach
-        return needed and self.evidence.can_hold and self.change.trusts_hold
+        return self.needs_hold and self.evidence.can_hold and self.change.trusts_hold
 
     @cached_property
     def is_split(self) -> bool:

@@ -66,7 +66,7 @@ def count_confirmed(bracket: Bracket) -> int:
 
 
 def _checks(bracket: Bracket) -> Iterator[_Check]:
-    by_hold = bracket.holds and _is_marked_by_hold(bracket)
+    by_hold = bracket.holds and (bracket.is_narrow or _is_marked_by_hold(bracket))
     if by_hold or not bracket.evidence.duration:
         yield _at_end(bracket, bracket.low, bracket.change.before, held=by_hold)
         yield _at_end(bracket, bracket.high, bracket.change.after, held=by_hold)

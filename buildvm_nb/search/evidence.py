@@ -28,7 +28,7 @@ class Evidence:
     """The answers that a search has, those inside its range.
 
     A *place* is a position together with whether the clock is held there. A place is split when
-    it was answered in both ways; a position is solid when at least two answers agree on it.
+    it was answered in both ways; a position is solid when several answers agree on it.
 
     Parameters
     ----------
@@ -92,8 +92,8 @@ class Evidence:
         """The answers GOOD and BAD to reason from, ordered by the positions they are about.
 
         Split places are left out. Where one lies, lone answers around it are left out as well, as
-        far as the next position that is solid or belongs to the scan: they may be tosses of the
-        same coin. When the answers are erratic only those at solid positions are left.
+        far as the next position that was repeated or belongs to the scan: they may be tosses of
+        the same coin. When the answers are erratic only those at repeated positions are left.
         """
         records = [
             record
@@ -102,12 +102,17 @@ class Evidence:
             and (record[0].at, record[0].held) not in self.split
         ]
         if self.split:
-            solid = {probe.at for probe, answer in records if self.is_solid(probe.at, answer.state)}
-            firm = sorted(solid.union(self._plan.scanned))
+            repeated = {
+                probe.at
+                for probe, answer in records
+                if self._agreeing_at(probe.at, answer.state) >= _REPEATED
+            }
+            firm = sorted(repeated.union(self._plan.scanned))
             records = [
                 (probe, answer)
                 for probe, answer in records
-                if probe.at in solid or not (self.is_erratic or self._is_near_split(probe.at, firm))
+                if probe.at in repeated
+                or not (self.is_erratic or self._is_near_split(probe.at, firm))
             ]
         return tuple(
             sorted(records, key=lambda record: (record[1].first, record[1].last, record[0]))
@@ -124,12 +129,18 @@ class Evidence:
             for place, _held in self.split
         )
 
+    def _agreeing_at(self, at: int, state: State) -> int:
+        places = [(at, held) for held in (False, True) if (at, held) not in self.split]
+        return sum(self.places[place][state] for place in places if place in self.places)
+
+    @property
+    def caution(self) -> int:
+        """How many answers must agree for a position to be solid: more once any place is split."""
+        return _REPEATED * 2 if self.split else _REPEATED
+
     def is_solid(self, at: int, state: State) -> bool:
-        """Tell whether at least two answers agree that position `at` has `state`."""
-        places = ((at, held) for held in (False, True) if (at, held) not in self.split)
-        return (
-            sum(self.places[place][state] for place in places if place in self.places) >= _REPEATED
-        )
+        """Tell whether enough answers agree that position `at` has `state`."""
+        return self._agreeing_at(at, state) >= self.caution
 
     def is_lone(self, probe: Probe) -> bool:
         """Tell whether the place of `probe` was asked no more than once."""

@@ -4,6 +4,8 @@ Each answer says that some moment of its stretch has its state. The search belie
 number of changes with which all answers can be true, and derives from it, for every change, the
 first and the last position at which it can be: an answer "before" proves that the change comes
 after the answer's beginning, an answer "after" that it comes no later than the answer's end.
+Where one answer covers just the moment at which another begins or ends, and says otherwise, that
+moment is not the one that the other answer is about.
 
 How many changes there are is for answers under a running clock to say. Answers under a held clock
 only narrow them down: software may dislike a clock that stands still, and where held answers would
@@ -46,7 +48,7 @@ class Explanation:
     """Answers under a held clock that contradict those under a running one."""
 
     def stretch(self, index: int) -> tuple[Record, ...]:
-        """Return the answers between two changes.
+        """Return the answers that may be about the positions between two changes.
 
         Parameters
         ----------
@@ -56,13 +58,13 @@ class Explanation:
         Returns
         -------
         tuple of Record
-            Those with the stretch's state that no earlier or later stretch must account for.
+            Those with the stretch's state that reach into it; at least one.
         """
+        if not self.changes:
+            return self.records
         previous = self.changes[index - 1] if index > 0 else None
         following = self.changes[index] if index < len(self.changes) else None
-        if previous is None and following is None:
-            return self.records
-        state = following.before if following else previous.after if previous else None
+        state = previous.after if previous else self.changes[0].before
         return tuple(
             (probe, answer)
             for probe, answer in self.records

@@ -95,10 +95,10 @@ def suspect_ends(bracket: Bracket) -> list[Question]:
     """Return the questions that make sure of both ends before a bracket is narrowed down.
 
     An end that was answered only once is asked again, so that a coin toss does not cost a whole
-    bisection. Where held probes will be needed, the second question is asked with a held clock:
-    it tells at once whether the software bears that. If the answer is another one, either the
-    change comes while the step runs, or the software does not bear it, and a running clock right
-    before that shows which.
+    bisection; several times if there was disagreement anywhere. Where held probes will be needed,
+    the second question is asked with a held clock: it tells at once whether the software bears
+    that. If the answer is another one, either the change comes while the step runs, or the
+    software does not bear it, and a running clock right before that shows which.
 
     Parameters
     ----------
@@ -125,15 +125,15 @@ def _asked_again(bracket: Bracket, side: list[Record], state: State) -> list[Que
     """Ask the nearest answer again, unless one as far as the scan's next position is solid."""
     evidence = bracket.evidence
     at = side[0][0].at
+    is_disputed = bracket.holds and evidence.agreeing(at, state.opposite, held=True) > 0
+    for probe, _answer in side:
+        if evidence.is_solid(probe.at, state) and not (is_disputed and probe.at == at):
+            return []
+        if probe.at in bracket.plan.scanned:
+            break
     again = [Probe(at=at, held=True)] if bracket.holds else []
-    again += [Probe(at=at), Probe(at=at, attempt=1)]
-    if bracket.holds and evidence.agreeing(at, state.opposite, held=True):
+    again += [Probe(at=at, attempt=attempt) for attempt in range(evidence.caution)]
+    if is_disputed:
         clear = 2 * evidence.duration + SLACK
         again.append(Probe(at=max(bracket.plan.first, at - clear)))
-    else:
-        for probe, _answer in side:
-            if evidence.is_solid(probe.at, state):
-                return []
-            if probe.at in bracket.plan.scanned:
-                break
     return [Question(probe=probe, expected=state) for probe in evidence.unasked(again)[:1]]

@@ -66,7 +66,8 @@ def summarize(plan: Plan, evidence: Evidence, asked: int, *, exhausted: bool) ->
 
 
 def _describe(bracket: Bracket) -> Transition:
-    is_exact = bracket.is_narrow and not bracket.is_split and not confirmations(bracket)
+    is_doubtful = bracket.is_split or (bracket.needs_hold and not bracket.change.trusts_hold)
+    is_exact = bracket.is_narrow and not is_doubtful and not confirmations(bracket)
     return Transition(
         last_before=bracket.low,
         first_after=bracket.high,

@@ -50,7 +50,7 @@ def assert_true(survey, guest):
             assert found.first_after in guest.changes
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=50)
 @given(st.data(), WORKERS, LOOKS, STATES)
 def test_every_bracket_holds_a_true_change_and_exact_ones_are_right_to_the_second(
     guest, data, workers, looks, starts
@@ -80,7 +80,7 @@ def test_every_bracket_holds_a_true_change_and_exact_ones_are_right_to_the_secon
         assert all(found.is_exact for found in survey.transitions)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.integers(1, 500), max_size=12, unique=True),
     st.lists(st.integers(0, 500), max_size=6),
@@ -102,7 +102,7 @@ def test_exact_changes_are_true_however_short_the_windows_are(
             assert software.truth(found.first_after) is found.after
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(st.data(), WORKERS, LOOKS, STATES)
 def test_all_windows_wider_than_the_scans_step_are_found(guest, data, workers, looks, starts):
     scan = evenly(SINCE, UNTIL, 13)
@@ -144,7 +144,7 @@ def test_a_window_between_two_points_of_the_scan_is_found_when_hints_name_its_en
     assert [found.hint for found in survey.transitions] == [begins - early, begins + width - late]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(
     st.lists(st.integers(150_000, 400_000), max_size=4),
     st.lists(st.integers(0, 900_000), max_size=5),
@@ -167,7 +167,13 @@ def test_the_result_does_not_depend_on_the_number_of_workers(guest, gaps, hints,
         )
         survey = find_transitions(software, plan)
         assert_true(survey, software)
-        outlines.append((outline(survey), [found.hint for found in survey.transitions]))
+        assert all(found.is_exact or unknown for found in survey.transitions)
+        outlines.append(
+            [
+                (found.first_after if found.is_exact else None, found.after, found.hint)
+                for found in survey.transitions
+            ]
+        )
     assert outlines[0] == outlines[1] == outlines[2]
 
 
