@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from buildvm_nb.cli.case_options import SourceOptions, make_case
+from buildvm_nb.cli.case_options import SourceOptions, choose_case, limit_steps
 from buildvm_nb.cli.completion import complete_case
 from buildvm_nb.cli.exits import ExitStatus
 from buildvm_nb.cli.machine_options import MachineOptions
@@ -16,7 +16,6 @@ from buildvm_nb.cli.options import command
 from buildvm_nb.cli.output import write_fields, write_json
 from buildvm_nb.cli.session import Session
 from buildvm_nb.cli.summary import outcome_fields
-from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
@@ -70,8 +69,8 @@ def build(
     nothing about the case; 1 and 2 are trouble with the tool or the request.
     """
     session.trouble = ExitStatus.MACHINE
-    case, base = _choose(source, machine, words or [])
-    case, overrides = _limited(case, machine.timeout_s()), machine.overrides(case.image)
+    case, base = choose_case(source, words or [], machine.overrides().get("image"))
+    case, overrides = limit_steps(case, machine.timeout_s()), machine.overrides(case.image)
     if machine.dry_run:
         _show_command_line(session, case, overrides, base)
         return
@@ -95,37 +94,6 @@ def build(
         finally:  # the evidence first, also when it cannot be recorded
             _show(session, outcome, _again(session, machine, outcome))
     raise typer.Exit(_STATUS[outcome.verdict.value])
-
-
-def _choose(
-    source: SourceOptions, machine: MachineOptions, words: list[str]
-) -> tuple["Case", Path]:
-    """Return the case that is meant and the directory that its paths start from."""
-    if source.given() is not None or not words:
-        image = machine.overrides().get("image")
-        if image is None:
-            from buildvm_nb.model.machine import ImageSpec
-
-            image = ImageSpec()
-        return make_case(source, words, image), Path.cwd()
-    if len(words) > 1:
-        raise UsageError(
-            f"a case says itself what to run; got a command as well: {shlex.join(words[1:])}",
-            hint="leave the command out, or name the source with --git, --pypi or --local",
-        )
-    from buildvm_nb.catalog import find_case_file, load_case
-
-    path = find_case_file(words[0])
-    return load_case(path), path.absolute().parent
-
-
-def _limited(case: "Case", timeout_s: int | None) -> "Case":
-    """Give every step the time that the user allows."""
-    if timeout_s is None:
-        return case
-    limits = case.limits.model_copy(update={"step_timeout_s": timeout_s})
-    steps = tuple(step.model_copy(update={"timeout_s": None}) for step in case.steps)
-    return case.model_copy(update={"limits": limits, "steps": steps})
 
 
 def _show_command_line(

@@ -1,4 +1,4 @@
-"""Cases made from options: what ``buildvm build --git …`` builds without a case file."""
+"""Which case is meant: a file, a curated one, or one made from options such as ``--git``."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from buildvm_nb.model.case import Case, Source
     from buildvm_nb.model.machine import ImageSpec
 
-__all__ = ["SourceOptions", "make_case"]
+__all__ = ["SourceOptions", "choose_case", "limit_steps", "make_case"]
 
 _KINDS = ("git", "pypi", "debian", "debian_binary", "local")
 _LONGEST_ID = 100
@@ -161,11 +161,72 @@ def make_case(options: SourceOptions, words: Sequence[str], image: "ImageSpec") 
     if not words:
         raise UsageError(
             "no command: what is to be run in the source's directory?",
-            hint="put it at the end: buildvm build … -- make check",
+            hint="put it at the end, for example: -- make check",
         )
     run = words[0] if len(words) == 1 else shlex.join(words)
     step = {"name": "test", "run": run}
     return Case.parse({"id": _case_id(source), "source": source, "image": image, "steps": [step]})
+
+
+def choose_case(
+    source: SourceOptions, words: Sequence[str], image: "ImageSpec | None"
+) -> tuple["Case", Path]:
+    """Return the case that is meant, and the directory that its relative paths start from.
+
+    Parameters
+    ----------
+    source : SourceOptions
+        What to build where there is no case file.
+    words : sequence of str
+        A case file or the id of a curated case; with a source, the command to run.
+    image : ImageSpec, optional
+        What a source is built in; default: that of a machine.
+
+    Returns
+    -------
+    tuple of Case and Path
+        That of the case file, or made from the options.
+
+    Raises
+    ------
+    UsageError
+        If no case is meant or more than one, or a value is none.
+    """
+    if source.given() is not None or not words:
+        from buildvm_nb.model.machine import ImageSpec
+
+        return make_case(source, words, image or ImageSpec()), Path.cwd()
+    if len(words) > 1:
+        raise UsageError(
+            f"a case says itself what to run; got a command as well: {shlex.join(words[1:])}",
+            hint="leave the command out, or name the source with --git, --pypi or --local",
+        )
+    from buildvm_nb.catalog import find_case_file, load_case
+
+    path = find_case_file(words[0])
+    return load_case(path), path.absolute().parent
+
+
+def limit_steps(case: "Case", timeout_s: int | None) -> "Case":
+    """Give every step of a case the time that the user allows.
+
+    Parameters
+    ----------
+    case : Case
+        As it is written.
+    timeout_s : int, optional
+        Seconds; None: what the case says.
+
+    Returns
+    -------
+    Case
+        With that limit.
+    """
+    if timeout_s is None:
+        return case
+    limits = case.limits.model_copy(update={"step_timeout_s": timeout_s})
+    steps = tuple(step.model_copy(update={"timeout_s": None}) for step in case.steps)
+    return case.model_copy(update={"limits": limits, "steps": steps})
 
 
 def _option(field: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from buildvm_nb.cli.completion import complete_case, complete_verdict
-from buildvm_nb.cli.finding_summary import finding_fields
+from buildvm_nb.cli.finding_summary import show_finding
 from buildvm_nb.cli.options import Command, command
 from buildvm_nb.cli.output import write_fields, write_json, write_table
 from buildvm_nb.cli.session import Session
@@ -149,7 +149,7 @@ def show(session: Session, key: EntryKey) -> None:
         if session.as_json:
             write_json(entry.model_dump(mode="json"))
         elif isinstance(entry, Finding):
-            write_fields(finding_fields(entry, _successors(catalog, entry)))
+            show_finding(entry, _successors(catalog, entry))
         else:
             write_fields(_recorded_fields(entry, session))
 

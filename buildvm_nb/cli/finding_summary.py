@@ -1,16 +1,45 @@
 """A finding, told to people."""
 
-from collections.abc import Iterable
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
+
+from buildvm_nb.cli.again import passing_command
+from buildvm_nb.cli.output import can_show, printable, write_fields, write_line, write_pieces
+from buildvm_nb.cli.timeline import Mark, Timeline, draw_timeline
 
 if TYPE_CHECKING:
     from buildvm_nb.model.finding import Boundary, Finding, Reruns, Window
+    from buildvm_nb.model.hint import Hint
+    from buildvm_nb.model.machine import MachineSpec
 
-__all__ = ["finding_fields"]
+__all__ = [
+    "describe_cause",
+    "describe_confidence",
+    "describe_counts",
+    "describe_machine",
+    "describe_precision",
+    "show_finding",
+]
+
+_WIDTHS = (20, 78)
+_STYLES = {
+    Mark.PASSES: "green",
+    Mark.FAILS: "red",
+    Mark.CHANGES: "bold yellow",
+    Mark.UNKNOWN: "dim",
+}
+_WORDS = ((1, "certain"), (0.999, "very high"), (0.98, "high"), (0.9, "fair"), (0.5, "low"))
+_IDS_IN_A_LINE = 2
+_MOST_SECONDS = 120
 
 
-def finding_fields(finding: "Finding", superseded_by: Iterable[str]) -> list[tuple[str, str]]:
-    """Tell a finding: what was concluded and why, where the case passes, what proves it.
+def show_finding(
+    finding: "Finding", superseded_by: Iterable[str] = (), named: Sequence[str] = ()
+) -> None:
+    """Write a finding to standard output: what was concluded, when it passes, and all the rest.
 
     Parameters
     ----------
@@ -18,6 +47,46 @@ def finding_fields(finding: "Finding", superseded_by: Iterable[str]) -> list[tup
         Any finding.
     superseded_by : iterable of str
         Ids of the findings that replace it.
+    named : sequence of str
+        Words by which the user named the case; left out, they follow from it.
+    """
+    write_pieces([(finding.kind.value, "bold"), (f": {printable(finding.summary)}", "")])
+    columns = shutil.get_terminal_size().columns - 2 if sys.stdout.isatty() else max(_WIDTHS)
+    timeline = draw_timeline(finding, max(min(_WIDTHS), min(columns, max(_WIDTHS))))
+    if timeline is not None:
+        _show_timeline(timeline)
+    write_line()
+    write_fields(finding_fields(finding, superseded_by, named))
+
+
+def _show_timeline(timeline: Timeline) -> None:
+    ascii_only = not can_show(timeline.bar() + timeline.scale())
+    write_line()
+    bar = timeline.bar(ascii_only=ascii_only)
+    marked = zip(timeline.marks, bar, strict=True)
+    write_pieces(
+        [
+            ("".join(letter for _, letter in run), _STYLES[mark])
+            for mark, run in groupby(marked, key=lambda pair: pair[0])
+        ]
+    )
+    write_line(timeline.scale(ascii_only=ascii_only))
+    write_line(timeline.legend(ascii_only=ascii_only))
+
+
+def finding_fields(
+    finding: "Finding", superseded_by: Iterable[str] = (), named: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Tell all of a finding but its conclusion: what supports it, where the case passes.
+
+    Parameters
+    ----------
+    finding : Finding
+        Any finding.
+    superseded_by : iterable of str
+        Ids of the findings that replace it.
+    named : sequence of str
+        Words by which the user named the case; left out, they follow from it.
 
     Returns
     -------
@@ -26,23 +95,84 @@ def finding_fields(finding: "Finding", superseded_by: Iterable[str]) -> list[tup
     """
     return [
         ("case", _titled(finding)),
-        ("kind", finding.kind.value),
-        ("axis", finding.axis.value if finding.axis else ""),
-        ("summary", finding.summary),
         ("superseded by", " ".join(superseded_by)),
         ("boundaries", "\n".join(map(_boundary, finding.boundaries))),
-        ("cause", "\n".join(filter(None, map(_cause, finding.boundaries)))),
+        ("cause", "\n".join(describe_cause(b.cause) for b in finding.boundaries if b.cause)),
         *_dates(finding),
         *_machines(finding),
-        ("environment", _environment(finding)),
-        ("shown by", finding.failing_line),
+        ("passes in", _environment(finding, named)),
+        ("failing line", finding.failing_line),
         ("disagreed", "\n".join(map(_reruns, finding.reruns))),
-        ("confidence", f"{finding.confidence:.4g}"),
+        ("confidence", describe_confidence(finding.confidence)),
+        ("runs", f"{finding.runs} made for it, {len(finding.evidence)} in its evidence"),
         ("assumed", "\n".join(finding.assumptions)),
-        ("runs", str(finding.runs)),
-        ("evidence", "\n".join(finding.evidence)),
+        ("evidence", _evidence(finding.evidence)),
         *_origin(finding),
     ]
+
+
+def describe_cause(cause: "Hint") -> str:
+    """Tell what changes at a boundary, and where that is written.
+
+    Parameters
+    ----------
+    cause : Hint
+        Of a boundary.
+
+    Returns
+    -------
+    str
+        For example ``certificate-ends tests/c.pem:3: CN=x ends``.
+    """
+    return f"{cause.kind.value}{_place(cause)}: {cause.why}"
+
+
+def _place(cause: "Hint") -> str:
+    if cause.path:
+        return f" {cause.path}" if cause.line is None else f" {cause.path}:{cause.line}"
+    return "" if cause.line is None else f", line {cause.line} of the log"
+
+
+def describe_confidence(confidence: float) -> str:
+    """Tell a confidence in words and as a number.
+
+    Parameters
+    ----------
+    confidence : float
+        From 0 to 1.
+
+    Returns
+    -------
+    str
+        For example ``high (0.9844): a coin would give the same picture 1 time in 64``.
+    """
+    word = next((word for least, word in _WORDS if confidence >= least), "very low")
+    if not 0 < confidence < 1:
+        return f"{word} (1)" if confidence else "none (0)"
+    times = round(1 / (1 - confidence))
+    return f"{word} ({confidence:.4g}): a coin would give the same picture 1 time in {times:,}"
+
+
+def describe_machine(machine: "MachineSpec") -> str:
+    """Tell what a machine is.
+
+    Parameters
+    ----------
+    machine : MachineSpec
+        Any.
+
+    Returns
+    -------
+    str
+        In one line.
+    """
+    from buildvm_nb.model.instants import format_instant
+
+    return (
+        f"{format_instant(machine.date)}, {machine.cpu}, {machine.cpu_count} virtual, "
+        f"{machine.memory_mib} MiB, kernel {machine.kernel}, {machine.accelerator.value}, "
+        f"{machine.image}"
+    )
 
 
 def _titled(finding: "Finding") -> str:
@@ -51,21 +181,36 @@ def _titled(finding: "Finding") -> str:
 
 
 def _boundary(boundary: "Boundary") -> str:
-    exact = "exact" if boundary.is_exact else "somewhere between"
     return (
         f"{boundary.axis.value}: {boundary.before.value} up to {boundary.last_before}, "
         f"{boundary.after.value} from {boundary.first_after} "
-        f"({exact}; {boundary.confirmed} confirming runs)"
+        f"({describe_precision(boundary)}; {boundary.confirmed} confirming runs)"
     )
 
 
-def _cause(boundary: "Boundary") -> str:
-    cause = boundary.cause
-    if cause is None:
-        return ""
-    line = "" if cause.line is None else f":{cause.line}"
-    place = f" {cause.path}{line}" if cause.path else ""
-    return f"{cause.kind.value}{place}: {cause.why}"
+def describe_precision(boundary: "Boundary") -> str:
+    """Tell how closely a change is known.
+
+    Parameters
+    ----------
+    boundary : Boundary
+        Any.
+
+    Returns
+    -------
+    str
+        ``exact`` where nothing lies between both ends, for dates else the time between them.
+    """
+    from buildvm_nb.model.finding import Axis
+    from buildvm_nb.model.instants import parse_instant
+
+    if boundary.axis is not Axis.DATE:
+        return "exact" if boundary.is_exact else "somewhere between"
+    between = parse_instant(boundary.first_after) - parse_instant(boundary.last_before)
+    seconds = int(between.total_seconds())
+    if boundary.is_exact and seconds == 1:
+        return "exact"
+    return f"within {seconds} s" if seconds <= _MOST_SECONDS else f"within {between}"
 
 
 def _dates(finding: "Finding") -> list[tuple[str, str]]:
@@ -94,6 +239,7 @@ def _machines(finding: "Finding") -> list[tuple[str, str]]:
         ("passing CPUs", ", ".join(finding.passing_cpus)),
         ("failing CPUs", ", ".join(finding.failing_cpus)),
         ("features", f"{' '.join(finding.features)}{base}" if finding.features else ""),
+        ("harmful features", _harmful(finding)),
         ("needs features", " ".join(finding.features_needed)),
         ("passing kernels", ", ".join(finding.passing_kernels)),
         ("failing kernels", ", ".join(finding.failing_kernels)),
@@ -102,25 +248,46 @@ def _machines(finding: "Finding") -> list[tuple[str, str]]:
     ]
 
 
-def _environment(finding: "Finding") -> str:
-    from buildvm_nb.model.instants import format_instant
+def describe_counts(reruns: "Reruns") -> str:
+    """Tell how often which verdict came.
 
+    Parameters
+    ----------
+    reruns : Reruns
+        Of one machine.
+
+    Returns
+    -------
+    str
+        For example ``3 passed, 1 failed``.
+    """
+    return ", ".join(f"{count} {verdict.value}" for verdict, count in reruns.verdicts.items())
+
+
+def _harmful(finding: "Finding") -> str:
+    if not finding.features_harmful:
+        return ""
+    return f"{' '.join(finding.features_harmful)} (added to {finding.features_base})"
+
+
+def _environment(finding: "Finding", named: Sequence[str]) -> str:
     machine = finding.environment
     if machine is None:
         return ""
-    return (
-        f"{format_instant(machine.date)}, {machine.cpu}, {machine.cpu_count} virtual, "
-        f"{machine.memory_mib} MiB, kernel {machine.kernel}, {machine.accelerator.value}, "
-        f"{machine.image}"
-    )
+    return f"{describe_machine(machine)}\n{passing_command(finding, named)}"
+
+
+def _evidence(ids: Sequence[str]) -> str:
+    rows = range(0, len(ids), _IDS_IN_A_LINE)
+    return "\n".join(" ".join(ids[start : start + _IDS_IN_A_LINE]) for start in rows)
 
 
 def _reruns(reruns: "Reruns") -> str:
     from buildvm_nb.model.instants import format_instant
 
     machine = reruns.machine
-    counts = ", ".join(f"{count} {verdict.value}" for verdict, count in reruns.verdicts.items())
-    return f"{counts}: {format_instant(machine.date)}, {machine.cpu}, kernel {machine.kernel}"
+    where = f"{format_instant(machine.date)}, {machine.cpu}, kernel {machine.kernel}"
+    return f"{describe_counts(reruns)}: {where}"
 
 
 def _origin(finding: "Finding") -> list[tuple[str, str]]:

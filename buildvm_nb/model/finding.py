@@ -103,6 +103,8 @@ class Finding(Value):
     """That model."""
     features_needed: tuple[str, ...] = ()
     """Smallest set of CPU features found whose addition to a failing model makes it pass."""
+    features_harmful: tuple[str, ...] = ()
+    """Smallest set of CPU features found whose addition to `features_base` makes it fail."""
     passing_kernels: tuple[str, ...] = ()
     failing_kernels: tuple[str, ...] = ()
     varying_files: tuple[str, ...] = ()

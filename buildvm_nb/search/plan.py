@@ -51,8 +51,13 @@ class Plan:
     """How many probes to ask at most, from 0; None: as many as it takes."""
     can_hold: bool = True
     """Whether the clock can be held inside one second."""
+    behind: Sequence[int] | None = None
+    """Hints to look behind for windows that the scan steps over, the most promising first.
+
+    None: all hints, the newest first.
+    """
     reveal: int = 32
-    """How many hints, newest first, to probe for windows that the scan steps over, from 0."""
+    """How many hints to look behind at most, from 0."""
 
     def __post_init__(self) -> None:
         if self.first > self.last:

@@ -65,13 +65,14 @@ def _revealing(plan: Plan, evidence: Evidence, explanation: Explanation) -> list
     """Look right behind hints where the answers around them agree: a window may begin there."""
     if evidence.split:
         return []
-    behind = sorted({h + 1 for h in plan.hints if plan.first <= h < plan.last}, reverse=True)
+    hints = sorted(plan.hints, reverse=True) if plan.behind is None else plan.behind
+    behind = list(dict.fromkeys(h + 1 for h in hints if plan.first <= h < plan.last))
     asked = sorted({probe.at for probe in evidence.answers})
     room = plan.reveal - sum(Probe(at=at) in evidence.answers for at in behind)
     probes: list[Probe] = []
     for at in behind:
         looked = [other for other in asked if at <= other <= at + evidence.duration]
-        is_clustered = bool(probes) and probes[-1].at - at <= evidence.duration
+        is_clustered = any(abs(probe.at - at) <= evidence.duration for probe in probes)
         is_located = any(change.low < at <= change.high + 1 for change in explanation.changes)
         if not (looked or is_clustered or is_located):
             probes.append(Probe(at=at))

@@ -91,7 +91,6 @@ def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
     good, bad = study.good, study.bad
     if good is None or bad is None:
         raise AssertionError("a CPU finding needs a passing and a failing model")
-    features = study.features or study.harmful
     if study.features:
         why = f"{good.machine.cpu} fails without {_listed(study.features)}"
         if study.needed:
@@ -107,7 +106,8 @@ def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
             "summary": f"{bad.verdict} on {bad.machine.cpu}, passes on {good.machine.cpu}: {why}",
             "passing_cpus": tuple(one.machine.cpu for one in study.passing),
             "failing_cpus": tuple(one.machine.cpu for one in study.failing),
-            "features": features,
+            "features": study.features,
+            "features_harmful": study.harmful,
             "features_base": good.machine.cpu,
             "features_needed": study.needed,
             "failing_line": bad.evidence or bad.reason,
@@ -259,7 +259,7 @@ def _window(first: int | None, last: int | None) -> Window:
 def _date_boundary(study: DateStudy, change: Transition, hints: Sequence[Hint]) -> Boundary:
     becomes_good = change.after is State.GOOD
     cause = None
-    if change.is_exact and change.first_after - change.last_before == 1:
+    if _is_exact(change):
         cause = explain_boundary(hints, change.first_after, becomes_good=becomes_good)
     return Boundary(
         axis=Axis.DATE,
@@ -267,7 +267,7 @@ def _date_boundary(study: DateStudy, change: Transition, hints: Sequence[Hint]) 
         first_after=format_instant(when(change.first_after)),
         before=_verdict(_beside(study.outcomes, change, change.before), change.before),
         after=_verdict(_beside(study.outcomes, change, change.after), change.after),
-        is_exact=change.is_exact,
+        is_exact=_is_exact(change),
         confirmed=change.confirmed,
         cause=cause,
     )
@@ -280,9 +280,14 @@ def _ordered_boundary(study: OrderedStudy, axis: Axis, change: Transition) -> Bo
         first_after=study.values[change.first_after],
         before=_verdict(_first(study.at(change.last_before), change.before), change.before),
         after=_verdict(_first(study.at(change.first_after), change.after), change.after),
-        is_exact=change.is_exact,
+        is_exact=_is_exact(change),
         confirmed=change.confirmed,
     )
+
+
+def _is_exact(change: Transition) -> bool:
+    """Tell whether nothing lies between both sides, however coarse an answer was asked for."""
+    return change.is_exact and change.first_after - change.last_before == 1
 
 
 def _beside(outcomes: dict[Probe, Outcome], change: Transition, state: State) -> Outcome | None:
@@ -324,7 +329,7 @@ def _tell_dates(finding: Finding) -> str:
         moment = (
             f"from {boundary.first_after} on"
             if boundary.is_exact
-            else f"from between {boundary.last_before} and {boundary.first_after} on"
+            else f"from a moment between {boundary.last_before} and {boundary.first_after} on"
         )
         parts.append(f"{verb} {moment}{_tell_cause(boundary.cause)}")
     return "; ".join(parts)
@@ -350,7 +355,7 @@ def _verdict_words(verdict: Verdict) -> str:
 def _in_words(assumption: Assumption) -> str:
     first, last = (format_instant(when(at)) for at in (assumption.first, assumption.last))
     if assumption.kind is AssumptionKind.NO_SHORT_WINDOW:
-        step = str(timedelta(seconds=assumption.step)).removesuffix(", 0:00:00")
+        step = _lasting(assumption.step)
         return f"between {first} and {last} no further change that is undone within {step}"
     if assumption.kind is AssumptionKind.ONE_CHANGE:
         return f"only one change between {first} and {last}"
@@ -358,6 +363,13 @@ def _in_words(assumption: Assumption) -> str:
         f"between {first} and {last} runs with a held clock contradict runs whose clock goes on; "
         "they were left out"
     )
+
+
+def _lasting(seconds: int) -> str:
+    for size, unit in ((365.25 * 86_400, "years"), (86_400, "days"), (3600, "hours")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds} seconds"
 
 
 def _listed(names: Sequence[str]) -> str:

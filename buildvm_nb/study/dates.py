@@ -31,6 +31,8 @@ class DateRange:
     first: datetime
     last: datetime
     hints: Sequence[datetime] = ()
+    behind: Sequence[datetime] = ()
+    """Those of them behind which a short window may begin, the most promising first."""
     resolution_s: int = 1
     repeats: int = 2
     budget: int | None = None
@@ -134,8 +136,10 @@ def study_dates(
     CatalogError
         If an outcome cannot be recorded.
     """
-    before, _ = split_steps(lab.case)
-    builders = {step.name for step in before}
+    builders = {step.name for step in split_steps(lab.case)[0]}
+    if builders:  # a fork cannot tell whether they pass at its date
+        ends = [spec.model_copy(update={"date": end}) for end in (span.first, span.last)]
+        plain = [*plain, *lab.run([Order(case=lab.case, machine=end) for end in ends])]
     if not any(outcome.failing_step in builders for outcome in plain):
         study = _search(lab, spec, span, plain, is_forked=True)
         if study and all(_agrees(study, outcome) for outcome in plain):
@@ -182,6 +186,7 @@ def _plan(span: DateRange, dates: Sequence[int], lab: Laboratory) -> Plan:
         repeats=span.repeats,
         workers=lab.workers,
         budget=None if span.budget is None else max(0, span.budget - lab.runs),
+        behind=[position(hint) for hint in span.behind],
         reveal=_REVEAL,
     )
 

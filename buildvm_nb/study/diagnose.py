@@ -11,7 +11,7 @@ from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.hint import Hint, HintKind
 from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, now
 from buildvm_nb.model.machine import Accelerator, MachineSpec
-from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.model.outcome import Outcome, new_id
 from buildvm_nb.search import State
 from buildvm_nb.study.commits import between_commits, study_commits
 from buildvm_nb.study.conclusion import (
@@ -23,7 +23,7 @@ from buildvm_nb.study.conclusion import (
 from buildvm_nb.study.cpus import study_cpus
 from buildvm_nb.study.dates import DateRange, DateStudy, state_of, study_dates
 from buildvm_nb.study.environment import kvm_status
-from buildvm_nb.study.hinting import collect_hints, dates_in_logs
+from buildvm_nb.study.hinting import collect_hints, dates_in_logs, worth_revealing
 from buildvm_nb.study.kernels import OrderedStudy, study_cores, study_kernels
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.outputs import study_outputs
@@ -89,7 +89,9 @@ def diagnose(
     CatalogError
         If an outcome cannot be recorded.
     """
-    return _Diagnosis(lab, questions, dict(overrides or {})).run()
+    finding = _Diagnosis(lab, questions, dict(overrides or {})).run()
+    known = {"evidence": tuple(lab.evidence), "runs": lab.runs}
+    return finding.model_copy(update=known | {"id": new_id(), "recorded_at": now()})
 
 
 class _Diagnosis:
@@ -115,7 +117,7 @@ class _Diagnosis:
             return self._commits()
         self.plain = self._plain([self.own, self.today])
         if all(state_of(outcome) is State.UNKNOWN for outcome in self.plain):
-            why = self.plain[-1].reason
+            why = self.plain[-1].reason.partition("\n")[0]
             return self._base(
                 kind=FindingKind.UNDETERMINED, summary=f"no machine gave a verdict: {why}"
             )
@@ -169,6 +171,7 @@ class _Diagnosis:
             first=first,
             last=last,
             hints=[h.instant for h in hints if h.instant and h.kind is not HintKind.CALENDAR],
+            behind=worth_revealing(hints, self.own.date),
             resolution_s=self.questions.resolution_s,
             repeats=self.questions.repeats,
             budget=self.questions.budget,
@@ -217,10 +220,7 @@ class _Diagnosis:
         finding = study_commits(self.lab, self.today, commits, self._base(), repeats=repeats)
         if finding is None:
             self.tried.append(Axis.COMMIT)
-            return self._same_everywhere()
-        return finding.model_copy(
-            update={"evidence": tuple(self.lab.evidence), "runs": self.lab.runs}
-        )
+        return finding or self._same_everywhere()
 
     def _ordered(self, study: OrderedStudy, axis: Axis, kind: FindingKind) -> Finding | None:
         if study.survey.is_flaky:
@@ -284,8 +284,6 @@ class _Diagnosis:
             "studied_until": last if self.dates else None,
             "environment": passed[0].machine if passed else None,
             "confidence": 0.0,
-            "evidence": tuple(self.lab.evidence),
-            "runs": self.lab.runs,
             "study": self.lab.study,
             "tool_version": version("buildvm-nb"),
         }

@@ -11,6 +11,7 @@ from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.study.diagnose import Questions, diagnose
+from buildvm_nb.study.environment import prepare
 from buildvm_nb.study.executors import is_local, open_executor
 from buildvm_nb.study.jobs import default_jobs, fit_jobs
 from buildvm_nb.study.laboratory import Laboratory, OnOutcome
@@ -104,4 +105,6 @@ def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are plac
             is_remote=remote,
             study=f"diagnose-{case.build_digest()[:16]}",
         )
+        own = machine_for(case, overrides or {}, lab.inputs.main)
+        prepare(own, cache=cache, progress=progress)  # what cannot be had at all ends it here
         return catalog.record_finding(diagnose(lab, questions, overrides))

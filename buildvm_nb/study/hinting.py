@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from debian.deb822 import Packages
 
 from buildvm_nb.errors import BuildVMError
 from buildvm_nb.hints import calendar_hints, scan_tree, text_hints
@@ -13,8 +16,12 @@ from buildvm_nb.image import build_image
 from buildvm_nb.model.hint import Hint, HintKind
 from buildvm_nb.model.machine import ImageSpec
 from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.steps import STEP_MARK
 
-__all__ = ["collect_hints", "dates_in_logs", "explain_boundary"]
+__all__ = ["collect_hints", "dates_in_logs", "explain_boundary", "worth_revealing"]
+
+_KIND = "package-hints"
+_RECIPE = 1
 
 _BEGINNINGS = frozenset(
     {
@@ -93,7 +100,11 @@ def dates_in_logs(texts: Iterable[str]) -> list[Hint]:
     list of Hint
         Each has an instant.
     """
-    return [hint for text in texts for hint in text_hints(text)]
+    printed = (
+        "\n".join(line for line in text.splitlines() if not line.startswith(STEP_MARK))
+        for text in texts
+    )
+    return [hint for text in printed for hint in text_hints(text)]
 
 
 def explain_boundary(hints: Iterable[Hint], first_after: int, *, becomes_good: bool) -> Hint | None:
@@ -132,11 +143,45 @@ def _telling(hint: Hint) -> tuple[int, bool, int, str]:
     return rank, "test" not in hint.path, len(hint.path), hint.path
 
 
-def _in_packages(image: ImageSpec, cache: Cache) -> Iterator[Hint]:
-    """Look through the files of the packages that an image was asked to have."""
-    root = build_image(image, cache).path
-    names = [package.split("=", maxsplit=1)[0] for package in image.packages]
-    with TemporaryDirectory(prefix="packages-", dir=cache.root) as scratch:
+def worth_revealing(hints: Iterable[Hint], around: datetime) -> list[datetime]:
+    """Choose the hints behind which a short window may begin.
+
+    Parameters
+    ----------
+    hints : iterable of Hint
+        Known ones.
+    around : datetime
+        Aware; near it a window matters most.
+
+    Returns
+    -------
+    list of datetime
+        Ends and beginnings of validities, the nearest first, then overflows.
+    """
+    validities = sorted(
+        {hint.instant for hint in hints if hint.instant and hint.kind in _BEGINNINGS | _ENDS},
+        key=lambda instant: abs(instant - around),
+    )
+    overflows = [h.instant for h in hints if h.instant and h.kind is HintKind.ROLLOVER]
+    return [*validities, *sorted(overflows, key=lambda instant: abs(instant - around))]
+
+
+def _in_packages(image: ImageSpec, cache: Cache) -> list[Hint]:
+    """Look through the packages that an image was asked to have, once for each image."""
+    built = build_image(image, cache)
+    names = sorted(package.split("=", maxsplit=1)[0] for package in image.packages)
+
+    def make(work: Path) -> dict[str, Any]:
+        found = _scan_packages(built.path, names, work)
+        return {"hints": [hint.model_dump(mode="json") for hint in found]}
+
+    recipe = {"recipe": _RECIPE, "image": built.digest, "packages": names}
+    place = cache.entry(_KIND, recipe, make)
+    return [Hint.model_validate(hint) for hint in cache.record(place)["facts"]["hints"]]
+
+
+def _scan_packages(root: Path, names: list[str], work: Path) -> Iterator[Hint]:
+    with TemporaryDirectory(prefix="packages-", dir=work) as scratch:
         listed = Path(scratch) / "listed"
         tree = Path(scratch) / "tree"
         listed.write_text("\n".join(_files(root, names)))
@@ -149,11 +194,26 @@ def _in_packages(image: ImageSpec, cache: Cache) -> Iterator[Hint]:
 
 
 def _files(root: Path, packages: list[str]) -> Iterator[str]:
-    info = "var/lib/dpkg/info"
-    for package in packages:
+    """Name the files of packages and of those that they depend on directly; no directories."""
+    for package in _with_dependencies(root, packages):
         for name in (f"{package}.list", f"{package}:amd64.list"):
-            try:
-                listing = run_tool([find_tool("unsquashfs"), "-cat", root, f"{info}/{name}"])
-            except BuildVMError:
-                continue
-            yield from (line.lstrip("/") for line in listing.decode().splitlines() if line != "/.")
+            paths = _read(root, f"var/lib/dpkg/info/{name}").splitlines()
+            parents = {str(PurePosixPath(path).parent) for path in paths}
+            yield from (path.lstrip("/") for path in paths if path not in parents and path != "/.")
+
+
+def _with_dependencies(root: Path, packages: list[str]) -> list[str]:
+    wanted = set(packages)
+    status = _read(root, "var/lib/dpkg/status")
+    for paragraph in Packages.iter_paragraphs(status, use_apt_pkg=False):
+        if paragraph["Package"] in packages:
+            groups = paragraph.relations["depends"] or ()
+            wanted |= {alternative["name"] for group in groups for alternative in group}
+    return sorted(wanted)
+
+
+def _read(root: Path, name: str) -> str:
+    try:
+        return run_tool([find_tool("unsquashfs"), "-cat", root, name]).decode(errors="replace")
+    except BuildVMError:
+        return ""  # hints are a help, no more

@@ -119,8 +119,6 @@ def _conclude(lab: Laboratory, found: _Variation, base: Finding, repeats: int) -
             "difference": _first_difference(lab, found),
             "environment": found.first.machine,
             "confidence": coin_confidence(repeats),
-            "evidence": tuple(lab.evidence),
-            "runs": lab.runs,
         }
     )
 

@@ -10,7 +10,10 @@ from buildvm_nb.study.evidence import failing_lines, name_signal
 from buildvm_nb.study.testcount import count_tests
 from buildvm_nb.vm import BuildMachine, CommandResult
 
-__all__ = ["Judgement", "Log", "run_steps"]
+__all__ = ["STEP_MARK", "Judgement", "Log", "run_steps"]
+
+STEP_MARK = "==> "
+"""Begins the lines of a log that are ours."""
 
 Output = Callable[[str, bytes], None]
 _FULL_KIB = 1024
@@ -46,7 +49,8 @@ class Log:
         step : Step
             Whose output follows.
         """
-        self.data += f"==> {step.name}: {step.run.strip()}\n".encode()
+        command = step.run.strip().replace("\n", f"\n{STEP_MARK}")
+        self.data += f"{STEP_MARK}{step.name}: {command}\n".encode()
         self._step, self._start, self.seen = step.name, len(self.data), 0
 
     def write(self, piece: bytes) -> None:
@@ -73,7 +77,7 @@ class Log:
         """
         text = self.data[self._start :].decode(errors="replace")
         if self.seen > self.limit:
-            note = f"\n==> {self.seen - self.limit} more bytes were printed and dropped\n"
+            note = f"\n{STEP_MARK}{self.seen - self.limit} more bytes were printed and dropped\n"
             self.data += note.encode()
         elif self.data and not self.data.endswith(b"\n"):
             self.data += b"\n"

@@ -59,7 +59,7 @@ def test_help_goes_to_standard_output_and_imports_nothing_heavy():
 
 def test_help_of_each_machine_command_imports_nothing_heavy():
     program = "import sys\nfrom buildvm_nb.cli import main\nmain()\nprint('\\n'.join(sys.modules))"
-    for name in ("run", "shell", "build", "doctor"):
+    for name in ("run", "shell", "build", "diagnose", "doctor"):
         _, out, _ = call(name, "--help", program=program)
         assert not HEAVY & set(out.split())
 

@@ -129,18 +129,28 @@ def test_a_kind_of_finding_that_is_none_is_refused(buildvm, findings):
 
 def test_a_finding_is_shown_with_boundaries_cause_environment_and_evidence(buildvm, findings):
     status, out, _ = buildvm("catalog", "show", TRAP)
-    told = dict(line.split("  ", 1) for line in out.splitlines())
+    headline, _, bar, scale, legend, _, *lines = out.splitlines()
+    told = dict(line.split("  ", 1) for line in lines if not line.startswith(" "))
     told = {name: value.strip() for name, value in told.items()}
     assert status == 0
+    assert headline == "time-trap: ends at \\x1b[2J[red]noon[/red]"
+    assert bar == "█" * 56 + "┃" + "░" * 21
+    assert "╵2000" in scale
+    assert legend == "█ passes  ░ fails  ┃ changes"
     assert told["case"] == "demo: A demo"
-    assert told["kind"] == "time-trap"
     assert told["boundaries"] == (
         "date: passed up to 2020-10-05T23:01:56Z, failed from 2020-10-05T23:01:57Z "
         "(exact; 4 confirming runs)"
     )
     assert told["cause"] == "certificate-ends tests/c.pem:3: CN=x ends"
     assert told["passes"] == "from the beginning until 2020-10-05T23:01:56Z"
-    assert told["environment"].startswith("2020-01-01T00:00:00Z, Nehalem, 1 virtual, 1024 MiB")
+    assert told["passes in"].startswith("2020-01-01T00:00:00Z, Nehalem, 1 virtual, 1024 MiB")
+    assert (
+        "buildvm build demo.toml --date 2020-01-01T00:00:00Z --cpu Nehalem "
+        "--kernel debian:bookworm --accelerator auto\n"
+    ) in out
+    assert told["failing line"] == "certificate has expired"
+    assert told["confidence"] == "high (0.99): a coin would give the same picture 1 time in 100"
     assert (told["evidence"], told["supersedes"]) == (OUTCOME, OLD)
     assert "\x1b" not in out
     assert "superseded by" not in told

@@ -1,0 +1,144 @@
+"""What a diagnosis would ask first, without a guest."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Never
+
+from buildvm_nb.errors import SearchError
+from buildvm_nb.model.finding import Axis
+from buildvm_nb.model.hint import HintKind
+from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, format_instant
+from buildvm_nb.study.diagnose import Questions, diagnose
+from buildvm_nb.study.hinting import collect_hints
+from buildvm_nb.study.laboratory import Laboratory
+
+if TYPE_CHECKING:
+    from buildvm_nb.catalog import Catalog
+    from buildvm_nb.host.cache import Cache
+    from buildvm_nb.host.progress import Progress
+    from buildvm_nb.model.case import Case
+    from buildvm_nb.study.probe import Order
+
+__all__ = ["Outlook", "look_ahead"]
+
+_YEARS_BEFORE = 10
+_YEARS_AFTER = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a diagnosis would do."""
+
+    axes: tuple[Axis, ...]
+    orders: "tuple[Order, ...]"
+    """Its first runs."""
+    dates: tuple[datetime, datetime] | None
+    """Beginning and end of the dates, where they are studied."""
+    hints: int | None
+    """Dates found in sources and packages; None: they are not looked for."""
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plain JSON.
+
+        Returns
+        -------
+        dict
+            Axes, the machines of the first runs, dates and the number of hints.
+        """
+        return {
+            "axes": [axis.value for axis in self.axes],
+            "machines": [order.machine.model_dump(mode="json") for order in self.orders],
+            "dates": None if self.dates is None else [format_instant(at) for at in self.dates],
+            "hints": self.hints,
+        }
+
+
+def look_ahead(
+    case: "Case",
+    questions: Questions,
+    overrides: Mapping[str, Any],
+    *,
+    cache: "Cache",
+    catalog: "Catalog",
+    base: Path,
+    progress: "Progress",
+    is_remote: bool,
+) -> Outlook:
+    """Work out what a diagnosis would ask first; sources are fetched for it.
+
+    Parameters
+    ----------
+    case, questions, overrides, cache, catalog, base, progress
+        As `buildvm_nb.study.findings.diagnose_case` takes them.
+    is_remote : bool
+        Whether runs are done elsewhere.
+
+    Returns
+    -------
+    Outlook
+        From the diagnosis itself, which is stopped at its first question.
+
+    Raises
+    ------
+    UsageError
+        If the request is wrong.
+    SourceError
+        If a source or a package cannot be had.
+    HostError
+        If this host lacks something.
+    """
+    with ThreadPoolExecutor(1) as unused:
+        lab = _ClosedLaboratory(
+            case,
+            cache=cache,
+            catalog=catalog,
+            executor=unused,
+            base=base,
+            progress=progress,
+            is_remote=is_remote,
+        )
+        orders = _first_orders(lab, questions, overrides)
+    if Axis.DATE not in questions.axes:
+        return Outlook(axes=questions.axes, orders=orders, dates=None, hints=None)
+    own, today = orders[0].machine, orders[-1].machine
+    first = questions.first or max(EARLIEST, _shifted(own.date, -_YEARS_BEFORE))
+    last = questions.last or min(LATEST_CLOCK, _shifted(today.date, _YEARS_AFTER))
+    hints = None
+    if questions.use_hints:
+        found = collect_hints(lab, own.image, first, last)
+        hints = len({hint.instant for hint in found if hint.kind is not HintKind.CALENDAR})
+    return Outlook(axes=questions.axes, orders=orders, dates=(first, last), hints=hints)
+
+
+class _Asked(Exception):
+    """The first question of a diagnosis: a way out of it, no error."""
+
+    def __init__(self, orders: "Sequence[Order]") -> None:
+        super().__init__()
+        self.orders = tuple(orders)
+
+
+class _ClosedLaboratory(Laboratory):
+    """Runs nothing."""
+
+    def run(self, orders: "Sequence[Order]") -> Never:
+        """Stop the diagnosis at its question."""
+        raise _Asked(orders)
+
+
+def _first_orders(
+    lab: Laboratory, questions: Questions, overrides: Mapping[str, Any]
+) -> "tuple[Order, ...]":
+    try:
+        diagnose(lab, questions, overrides)
+    except _Asked as asked:
+        return asked.orders
+    raise SearchError("the diagnosis ended without a question")
+
+
+def _shifted(instant: datetime, years: int) -> datetime:
+    day = 28 if (instant.month, instant.day) == (2, 29) else instant.day
+    return instant.replace(year=instant.year + years, day=day)

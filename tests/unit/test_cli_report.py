@@ -1,0 +1,283 @@
+"""A finding as a Markdown report, and the commands that build it again."""
+
+import re
+import shlex
+
+import pytest
+
+from buildvm_nb.catalog import find_case_file, load_case
+from buildvm_nb.cli.again import failing_command, passing_command
+from buildvm_nb.cli.case_options import SourceOptions, make_case
+from buildvm_nb.cli.finding_report import code, escaped, fenced, write_report
+from buildvm_nb.cli.finding_summary import describe_confidence, describe_precision
+from buildvm_nb.model.case import Case, Step
+from buildvm_nb.model.finding import Boundary, Finding, Reruns
+from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.machine import ImageSpec, MachineSpec
+
+HOSTILE = "a | b `c` ``` <script>alert(1)</script> \x1b[31m @octocat [x](http://e) *b*\u202e"
+CASE = Case(id="demo", title="A | demo", step=[Step(name="test", run="true")])
+MACHINE = MachineSpec(date="2020-01-01", cpu="Nehalem", accelerator="tcg")
+
+
+def edge(**fields):
+    return Boundary.parse(
+        {
+            "axis": "date",
+            "last_before": "2020-10-05T23:01:56Z",
+            "first_after": "2020-10-05T23:01:57Z",
+            "before": "passed",
+            "after": "failed",
+            "is_exact": True,
+            "confirmed": 6,
+        }
+        | fields
+    )
+
+
+def trap(**fields):
+    return Finding.parse(
+        {
+            "id": "01M000000000000000000000A0",
+            "case": CASE,
+            "kind": "time-trap",
+            "axis": "date",
+            "summary": "fails from 2020-10-05T23:01:57Z on",
+            "boundaries": [
+                edge(cause=Hint(kind="certificate-ends", path="t/c.pem", line=3, why="CN=x"))
+            ],
+            "studied_from": "2010-01-01",
+            "studied_until": "2040-01-01",
+            "environment": MACHINE,
+            "failing_line": "certificate has expired",
+            "confidence": 1 - 0.5**6,
+            "assumptions": ["no *short* window"],
+            "evidence": ["01K0000000000000000000000A"],
+            "tool_version": "0.1.0",
+        }
+        | fields
+    )
+
+
+def blocks(report):
+    """Split a report into what is in fenced blocks and what is not, as CommonMark reads it."""
+    inside, outside, fence = [], [], None
+    for line in report.splitlines():
+        opening = re.match(r"^(`{3,})\w*$", line)
+        if fence is None and opening:
+            fence = opening[1]
+        elif fence is not None and line.startswith(fence) and not line.strip("`"):
+            fence = None
+        else:
+            (outside if fence is None else inside).append(line)
+    assert fence is None
+    return inside, outside
+
+
+def test_a_report_has_all_that_a_bug_tracker_needs():
+    report = write_report(trap(), named=["case.toml"], asked=["buildvm", "diagnose", "case.toml"])
+    inside, outside = blocks(report)
+    assert outside[0] == "# demo: fails from 2020-10-05T23:01:57Z on"
+    headings = [line for line in outside if line.startswith("## ")]
+    assert headings == [
+        "## When it passes",
+        "## Boundaries",
+        "## Cause",
+        "## The line that shows the failure",
+        "## Where it passes",
+        "## How to reproduce",
+        "## Taken for granted",
+        "## Evidence",
+    ]
+    row = "| date | `2020-10-05T23:01:56Z` | passed | `2020-10-05T23:01:57Z` | failed | exact | 6 |"
+    assert row in outside
+    assert "- `certificate-ends t/c.pem:3: CN=x`" in outside
+    place = "--cpu Nehalem --kernel debian:bookworm --accelerator tcg"
+    assert f"buildvm build case.toml --date 2020-01-01T00:00:00Z {place}" in inside
+    assert f"buildvm build case.toml --date 2020-10-05T23:01:57Z {place}" in inside
+    assert "buildvm diagnose case.toml" in inside
+    assert "certificate has expired" in inside
+    assert (
+        "Finding `01M000000000000000000000A0`; outcomes: `01K0000000000000000000000A`." in outside
+    )
+    assert "confidence high (0.9844): a coin would give the same picture 1 time in 64" in report
+
+
+def test_hostile_text_forms_no_part_of_the_page():
+    cause = Hint(kind="certificate-ends", path="a|b`.pem", why=HOSTILE)
+    report = write_report(
+        trap(
+            summary=HOSTILE,
+            failing_line=f"{HOSTILE}\n```\n# not a heading\n````",
+            assumptions=[HOSTILE],
+            boundaries=[edge(cause=cause)],
+        )
+    )
+    inside, outside = blocks(report)
+    assert "\x1b" not in report
+    assert "\u202e" not in report
+    assert "# not a heading" in inside
+    assert not any(line.startswith("# not") for line in outside)
+    titles = [line for line in outside if line.startswith("# ")]
+    assert len(titles) == 1
+    plain = re.sub(r"(`+).*?(?<!`)\1(?!`)", "", "\n".join(outside).replace(r"\`", ""))
+    assert not re.search(r"(?<!\\)<(?!!-- -->)", plain)
+    assert not re.search(r"(?<!\w)@\w", plain)
+    table = [line for line in outside if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "`plain`"),
+        ("a`b", "``a`b``"),
+        ("`x`", "`` `x` ``"),
+        ("", "` `"),
+        ("a\nb", "`a\\nb`"),
+    ],
+)
+def test_code_within_a_line_ends_where_it_ends(text, shown):
+    assert code(text) == shown
+
+
+def test_a_bar_within_a_table_is_escaped_and_elsewhere_not():
+    assert code("a|b", in_table=True) == r"`a\|b`"
+    assert code("a|b") == "`a|b`"
+    assert escaped("a|b") == r"a\|b"
+
+
+def test_a_block_has_longer_fences_than_its_text():
+    assert fenced("x\n````\ty") == ["`````text", "x", "````    y", "`````"]
+
+
+@pytest.mark.parametrize(
+    ("confidence", "told"),
+    [
+        (0, "none (0)"),
+        (0.5, "low (0.5): a coin would give the same picture 1 time in 2"),
+        (0.9375, "fair (0.9375): a coin would give the same picture 1 time in 16"),
+        (1 - 0.5**12, "very high (0.9998): a coin would give the same picture 1 time in 4,096"),
+        (1, "certain (1)"),
+    ],
+)
+def test_a_confidence_is_told_in_words_and_as_a_number(confidence, told):
+    assert describe_confidence(confidence) == told
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, "exact"),
+        ({"is_exact": False}, "within 1 s"),
+        ({"first_after": "2020-10-05T23:02:05Z"}, "within 9 s"),
+        ({"first_after": "2020-10-07T00:00:00Z", "is_exact": False}, "within 1 day, 0:58:04"),
+        ({"axis": "kernel", "last_before": "debian:bullseye"}, "exact"),
+        ({"axis": "commit", "is_exact": False}, "somewhere between"),
+    ],
+)
+def test_no_more_precision_is_told_than_the_ends_have(fields, told):
+    assert describe_precision(edge(**fields)) == told
+
+
+def test_a_curated_case_is_named_by_its_id():
+    case = load_case(find_case_file("chinesecalendar-1.8.0"))
+    machine = MACHINE.model_copy(update={"image": case.image})
+    told = passing_command(trap(case=case, environment=machine))
+    assert told.startswith("buildvm build chinesecalendar-1.8.0 --date 2020-01-01T00:00:00Z --cpu")
+    assert "--image" not in told
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pypi": "six==1.16.0"},
+        {"git": "https://example.org/a.git", "commit": "v1"},
+        {"git": "https://example.org/a.git", "before": "2020-01-01", "branch": "main"},
+        {"debian": "zlib"},
+        {"debian_binary": "zlib1g=1:1.2.13"},
+    ],
+    ids=str,
+)
+def test_a_case_made_from_options_is_named_by_them(options):
+    image = ImageSpec.parse("debian:bookworm,python3")
+    case = make_case(SourceOptions(**options), ["python3", "-c", "import x; y"], image)
+    machine = MACHINE.model_copy(update={"image": image})
+    words = shlex.split(passing_command(trap(case=case, environment=machine)))
+    assert words[-2:] == ["--", "python3 -c 'import x; y'"]
+    given = {
+        word.removeprefix("--").replace("-", "_"): value
+        for word, value in zip(words[2:-2:2], words[3:-2:2], strict=True)
+    }
+    source = {name: value for name, value in given.items() if name in options}
+    assert set(source) == set(options)
+    again = make_case(SourceOptions(**source), words[-1:], ImageSpec.parse(given["image"]))
+    assert again.build_digest() == case.build_digest()
+
+
+def test_memory_cores_image_and_network_are_told_where_they_are_not_the_cases():
+    machine = MACHINE.model_copy(
+        update={
+            "memory_mib": 2048,
+            "cpu_count": 4,
+            "network": MachineSpec(date="2020-01-01", network="user").network,
+            "image": ImageSpec.parse({"base": "debian:bookworm", "mirror": "http://m/"}),
+        }
+    )
+    told = passing_command(trap(environment=machine))
+    assert "--cpu-count 4 --memory 2048 --network user" in told
+    assert told.endswith("--image debian:bookworm --mirror http://m/")
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        (
+            {"axis": "cpu", "kind": "cpu-dependent", "failing_cpus": ["core2duo", "Penryn"]},
+            "Penryn",
+        ),
+        (
+            {"axis": "kernel", "kind": "kernel-dependent", "failing_kernels": ["debian:sid"]},
+            "debian:sid",
+        ),
+        (
+            {
+                "axis": "cores",
+                "kind": "cores-dependent",
+                "boundaries": [edge(axis="cores", last_before="1", first_after="2")],
+            },
+            "--cpu-count 2",
+        ),
+        ({"boundaries": [edge(before="failed", after="passed")]}, "--date 2010-01-01T00:00:00Z"),
+    ],
+)
+def test_the_failing_machine_differs_in_what_decides(fields, word):
+    assert word in failing_command(trap(**fields))
+    assert word not in passing_command(trap(**fields))
+
+
+def test_the_failing_commit_is_built_by_a_sweep_of_a_case_file():
+    commits = edge(axis="commit", last_before="a" * 40, first_after="b" * 40)
+    case = Case.parse(
+        {
+            "id": "demo",
+            "source": {"kind": "git", "url": "https://example.org/a.git", "commit": "main"},
+            "steps": [{"name": "test", "run": "true"}],
+        }
+    )
+    finding = trap(case=case, axis="commit", kind="commit-dependent", boundaries=[commits])
+    told = failing_command(finding, ["case.toml"])
+    assert told.startswith(f"buildvm sweep case.toml --commits {'b' * 40} --dates 2020-01-01T00:")
+    assert f"--git https://example.org/a.git --commit {'a' * 40} " in passing_command(finding)
+
+
+def test_where_nothing_passes_there_is_no_command():
+    finding = trap(environment=None, kind="always-failing", axis=None, boundaries=[])
+    assert passing_command(finding) == failing_command(finding) == ""
+    flaky = trap(
+        kind="flaky",
+        boundaries=[],
+        reruns=[Reruns(machine=MACHINE, verdicts={"passed": 3, "failed": 1})],
+    )
+    assert failing_command(flaky) == ""
+    assert "- 3 passed, 1 failed: `2020-01-01T00:00:00Z, Nehalem" in write_report(flaky)

@@ -1,0 +1,258 @@
+"""Whole diagnoses of tiny cases whose truth is known, in real guests."""
+
+import subprocess
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from buildvm_nb.catalog import Catalog
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.finding import Axis, FindingKind
+from buildvm_nb.model.instants import parse_instant
+from buildvm_nb.study.diagnose import Questions
+from buildvm_nb.study.executors import LocalExecutor
+from buildvm_nb.study.findings import diagnose_case
+
+pytestmark = pytest.mark.vm
+
+TRAP = parse_instant("2021-11-27T15:28:58Z")
+NOW = "now=$(date +%s)\n"
+
+
+@pytest.fixture(scope="module")
+def executor():
+    with LocalExecutor(2) as opened:
+        yield opened
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    with Catalog(tmp_path / "catalog.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def find_out(cache, catalog, executor, tmp_path):
+    """Diagnose a case given by its test; dates are the only axis unless others are asked for."""
+
+    def find(test, *, axes=(Axis.DATE,), overrides=None, fresh=False, on_outcome=None, **rest):
+        fields = {"id": "tiny", "image": "debian:bookworm,python3", "limits": {"memory_mib": 512}}
+        steps = [{"name": "test", "run": test}] if isinstance(test, str) else test
+        questions = {name: rest.pop(name) for name in list(rest) if name in QUESTIONS}
+        questions = {"repeats": 1} | questions
+        for end in ("first", "last"):
+            if end in questions:
+                questions[end] = parse_instant(questions[end])
+        return diagnose_case(
+            Case.parse(fields | {"steps": steps} | rest),
+            Questions(axes=axes, **questions),
+            overrides,
+            cache=cache,
+            catalog=catalog,
+            executor=executor,
+            jobs=2,
+            base=tmp_path,
+            on_outcome=on_outcome,
+            fresh=fresh,
+        )
+
+    return find
+
+
+QUESTIONS = set(Questions.__dataclass_fields__)
+
+
+def bounds(finding):
+    return [
+        (one.last_before, one.first_after, str(one.before), str(one.after), one.is_exact)
+        for one in finding.boundaries
+    ]
+
+
+def test_a_trap_is_located_to_the_second_and_asking_again_costs_no_run(find_out):
+    trap = f"{NOW}test $now -lt {TRAP.timestamp():.0f}"
+    span = {"first": "2021-11-27T15:00:00Z", "last": "2021-11-27T16:00:00Z"}
+    finding = find_out(trap, **span)
+    assert finding.kind is FindingKind.TIME_TRAP
+    assert bounds(finding) == [
+        ("2021-11-27T15:28:57Z", "2021-11-27T15:28:58Z", "passed", "failed", True)
+    ]
+    assert finding.environment.date < TRAP
+    assert 0 < finding.runs <= 40
+    again = find_out(trap, **span)
+    assert again.runs == 0
+    assert (again.boundaries, again.supersedes) == (finding.boundaries, finding.id)
+
+
+def test_a_step_that_looks_late_at_the_clock_does_not_move_the_boundary(find_out):
+    finding = find_out(
+        f"sleep 2\n{NOW}test $now -lt {TRAP.timestamp():.0f}",
+        first="2021-11-27T15:28:40Z",
+        last="2021-11-27T15:29:20Z",
+    )
+    assert bounds(finding) == [
+        ("2021-11-27T15:28:57Z", "2021-11-27T15:28:58Z", "passed", "failed", True)
+    ]
+
+
+def certificate(begins, ends):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "short-lived")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(begins)
+        .not_valid_after(ends)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+def test_a_hint_reveals_a_window_that_the_scan_steps_over_and_names_the_cause(find_out, tmp_path):
+    begins, ends = datetime(2022, 3, 1, 8, tzinfo=UTC), datetime(2022, 5, 1, 9, tzinfo=UTC)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "server.pem").write_bytes(certificate(begins, ends))
+    finding = find_out(
+        f"{NOW}test $now -lt {begins.timestamp():.0f} || test $now -ge {ends.timestamp():.0f}",
+        source={"kind": "local", "path": "source"},
+        first="2018-01-01",
+        last="2026-01-01",
+    )
+    assert [one.first_after for one in finding.boundaries] == [
+        "2022-03-01T08:00:00Z",
+        "2022-05-01T09:00:00Z",
+    ]
+    assert all(one.is_exact for one in finding.boundaries)
+    assert [window.passes_from for window in finding.windows] == [None, ends]
+
+
+def test_the_certificate_that_ends_at_the_boundary_is_the_cause(find_out, tmp_path):
+    (tmp_path / "source").mkdir()
+    pem = certificate(TRAP - timedelta(days=1000), TRAP)
+    (tmp_path / "source" / "server.pem").write_bytes(pem)
+    finding = find_out(
+        f"{NOW}test $now -lt {TRAP.timestamp():.0f}",
+        source={"kind": "local", "path": "source"},
+        first="2021-01-01",
+        last="2023-01-01",
+    )
+    [boundary] = finding.boundaries
+    assert boundary.is_exact
+    assert boundary.cause.path == "server.pem"
+    assert "CN=short-lived" in boundary.cause.why
+    assert finding.runs <= 10
+
+
+def test_the_overflow_of_2038_is_told_as_such(find_out):
+    finding = find_out(
+        f"{NOW}test $now -lt 2147483648", first="2038-01-19T03:00:00Z", last="2038-01-20"
+    )
+    assert [one.first_after for one in finding.boundaries] == ["2038-01-19T03:14:08Z"]
+    assert finding.boundaries[0].cause.kind == "rollover"
+
+
+def test_a_coin_toss_is_flaky_and_never_a_boundary(find_out):
+    toss = "test $(od -An -N1 -tu1 /dev/urandom) -lt 128"
+    finding = find_out(toss, first="2020-01-01", last="2024-01-01", budget=12)
+    assert finding.kind is not FindingKind.TIME_TRAP or finding.confidence < 0.9
+    assert not any(one.is_exact for one in finding.boundaries)
+
+
+def test_a_test_that_hangs_from_a_date_on_is_a_trap_that_hangs(find_out):
+    finding = find_out(
+        [{"name": "test", "run": f"{NOW}test $now -lt 1609459200 || sleep 1000", "timeout_s": 2}],
+        first="2020-12-31T23:59:40Z",
+        last="2021-01-01T00:00:20Z",
+        budget=8,
+    )
+    assert finding.kind is FindingKind.TIME_TRAP
+    [boundary] = finding.boundaries
+    assert boundary.after == "timeout"
+    assert boundary.last_before <= "2020-12-31T23:59:59Z" < boundary.first_after
+
+
+def test_a_build_that_depends_on_the_date_is_built_anew_at_every_date(find_out):
+    steps = [
+        {"name": "build", "run": f"{NOW}test $now -lt {TRAP.timestamp():.0f}"},
+        {"name": "test", "run": "true"},
+    ]
+    finding = find_out(steps, first="2021-11-27T15:28:50Z", last="2021-11-27T15:29:10Z")
+    assert [one.first_after for one in finding.boundaries] == ["2021-11-27T15:28:58Z"]
+
+
+def test_the_smallest_set_of_cpu_features_is_found(find_out):
+    finding = find_out("grep -qw sse4_2 /proc/cpuinfo", axes=(Axis.CPU,))
+    assert finding.kind is FindingKind.CPU_DEPENDENT
+    assert finding.features == ("sse4.2",)
+    assert finding.features_needed == ("sse4.2",)
+    assert "core2duo" in finding.failing_cpus
+
+
+def test_the_pair_of_kernels_is_found(find_out):
+    finding = find_out("uname -r | grep -qv '^5'", axes=(Axis.KERNEL,))
+    assert finding.kind is FindingKind.KERNEL_DEPENDENT
+    [boundary] = finding.boundaries
+    assert boundary.last_before.startswith("5.10.")
+    assert boundary.first_after.startswith("6.1.")
+    assert finding.failing_kernels == ("debian:bullseye",)
+
+
+def test_what_fails_or_passes_everywhere_is_told_so(find_out):
+    span = {"first": "2020-01-01", "last": "2021-01-01"}
+    assert find_out("true", **span).kind is FindingKind.SOUND
+    assert find_out("false", **span).kind is FindingKind.ALWAYS_FAILING
+
+
+def test_an_output_that_differs_between_cpus_varies_along_them(find_out):
+    finding = find_out(
+        [{"name": "build", "run": "grep -c sse4_2 /proc/cpuinfo >cpu || true; echo same >other"}],
+        axes=(Axis.CPU,),
+        artifacts=["cpu", "other"],
+    )
+    assert finding.kind is FindingKind.OUTPUT_VARIES
+    assert finding.axis is Axis.CPU
+    assert finding.varying_files == ("cpu",)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    place = tmp_path / "repository"
+
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *identity, "-C", place, *words], check=True, capture_output=True)
+
+    place.mkdir()
+    git("init", "-b", "main")
+    states = ["fine", "fine", "does not build", "fine", "broken", "broken", "broken"]
+    for number, state in enumerate(states):
+        (place / "state").write_text(f"{state}\n")
+        (place / "number").write_text(f"{number}\n")
+        git("add", ".")
+        git("commit", "-m", f"commit {number}: {state}")
+        git("tag", f"v{number}")
+    return place
+
+
+def test_the_commit_that_broke_it_is_found_past_one_that_does_not_build(find_out, repository):
+    finding = find_out(
+        [
+            {"name": "build", "run": "! grep build state"},
+            {"name": "test", "run": "grep fine state"},
+        ],
+        axes=(Axis.COMMIT,),
+        source={"kind": "git", "url": str(repository), "commit": "v6"},
+        good="v0",
+        bad="v6",
+    )
+    assert finding.kind is FindingKind.COMMIT_DEPENDENT
+    assert "commit 4: broken" in finding.summary
+    [boundary] = finding.boundaries
+    assert boundary.is_exact
