@@ -15,7 +15,10 @@ _UNITTEST = re.compile(
     re.MULTILINE,
 )
 _SKIPPED = re.compile(r"skip(?:s|ped)?=(\d+)", re.IGNORECASE)
-_PYTEST = re.compile(r"^(?:=+ )?((?:\d+ [a-z -]+(?:, )?)+) in [\d.]+(?:s| seconds)\b", re.MULTILINE)
+# less than no time passes by a clock that is held
+_PYTEST = re.compile(
+    r"^(?:=+ )?((?:\d+ [a-z -]+(?:, )?)+) in -?[\d.]+(?:s| seconds)\b", re.MULTILINE
+)
 _PYTEST_RAN = re.compile(r"(\d+) (?:passed|failed|errors?|xfailed|xpassed)\b")
 _REGRTEST = re.compile(r"^Total tests: run=([\d,]+)(?: [^\n]*?skipped=([\d,]+))?", re.MULTILINE)
 _SUMS = (

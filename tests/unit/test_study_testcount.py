@@ -90,6 +90,7 @@ Result: SUCCESS
         ("==== 1 failed, 2 passed, 3 warnings, 1 error in 1.23s ====\n", 4),
         ("=== 2 passed, 1 xfailed, 1 xpassed, 4 deselected in 75.34s (0:01:15) ===\n", 4),
         ("3 passed in 0.01s\n", 3),
+        ("3 passed in -0.01s\n", 3),
         ("2 skipped in 0.01s\n", 0),
         ("=== 3 passed, 2 subtests passed in 0.10s ===\n", 3),
         ("=== 3 passed, 1 skipped in 0.12 seconds ===\n", 3),
