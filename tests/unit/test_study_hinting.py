@@ -1,0 +1,58 @@
+from datetime import UTC, datetime, timedelta
+
+from buildvm_nb.model.hint import Hint, HintKind
+from buildvm_nb.study.hinting import dates_in_logs, explain_boundary, worth_revealing
+
+ENDS = datetime(2021, 11, 27, 15, 28, 58, tzinfo=UTC)
+SECOND = int(ENDS.timestamp())
+
+
+def hint(kind=HintKind.CERTIFICATE_ENDS, *, at=ENDS, path="tests/a.pem"):
+    return Hint(kind=kind, path=path, instant=at, why="something")
+
+
+def test_an_end_explains_a_failure_from_its_second_or_the_next_one_on():
+    for first_after in (SECOND, SECOND + 1):
+        assert explain_boundary([hint()], first_after, becomes_good=False) == hint()
+    for first_after in (SECOND - 1, SECOND + 2):
+        assert explain_boundary([hint()], first_after, becomes_good=False) is None
+
+
+def test_an_end_explains_no_recovery_and_a_beginning_no_failure():
+    begins = hint(HintKind.CERTIFICATE_BEGINS)
+    assert explain_boundary([hint()], SECOND, becomes_good=True) is None
+    assert explain_boundary([begins], SECOND, becomes_good=False) is None
+    assert explain_boundary([begins], SECOND, becomes_good=True) == begins
+
+
+def test_the_most_telling_hint_is_the_cause():
+    told = [
+        hint(HintKind.CALENDAR, path=""),
+        hint(HintKind.DATE_CONSTANT),
+        hint(HintKind.OUTPUT_DATE, path=""),
+        hint(path="vendor/deep/below/a.pem"),
+        hint(path="src/tests/a.pem"),
+    ]
+    for expected in reversed(told):
+        found = explain_boundary(told, SECOND, becomes_good=False)
+        assert found == expected
+        told.remove(expected)
+
+
+def test_the_command_itself_is_no_hint():
+    log = "==> test: test $(date +%s) -lt 1638026938\nexpired at 2020-05-01T10:00:00Z\n"
+    found = {one.instant for one in dates_in_logs([log])}
+    assert datetime(2020, 5, 1, 10, tzinfo=UTC) in found
+    assert ENDS not in found
+
+
+def test_windows_are_looked_for_behind_validities_near_the_case_and_then_behind_overflows():
+    near, far = ENDS + timedelta(days=1), ENDS + timedelta(days=900)
+    overflow = datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC)
+    hints = [
+        hint(HintKind.ROLLOVER, at=overflow),
+        hint(at=far),
+        hint(HintKind.DATE_CONSTANT, at=ENDS),
+        hint(at=near),
+    ]
+    assert worth_revealing(hints, ENDS) == [near, far, overflow]
