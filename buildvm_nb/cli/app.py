@@ -10,6 +10,7 @@ from buildvm_nb.cli.catalogs import CATALOG_COMMANDS
 from buildvm_nb.cli.cpus import cpus
 from buildvm_nb.cli.diagnose import diagnose
 from buildvm_nb.cli.doctor import doctor
+from buildvm_nb.cli.forecast import forecast
 from buildvm_nb.cli.images import IMAGE_COMMANDS, kernels
 from buildvm_nb.cli.machines import run, shell
 from buildvm_nb.cli.options import Command, new_group, take_global_options
@@ -25,7 +26,7 @@ Runs commands and builds cases in virtual machines whose date, CPU and kernel yo
 """
 
 COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
-    "": (_PURPOSE, (doctor, run, shell, build, diagnose, sweep, scan, cpus, kernels)),
+    "": (_PURPOSE, (doctor, run, shell, build, diagnose, sweep, forecast, scan, cpus, kernels)),
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
     "catalog": ("Outcomes: what was built, and what came of it.", CATALOG_COMMANDS),

@@ -25,6 +25,8 @@ class ExitStatus(IntEnum):
     """``build``: the case failed, crashed or ran out of time."""
     UNAVAILABLE = 4
     """``build``: the source or an input cannot be had."""
+    FAILS_TODAY = 5
+    """``forecast``: the tests fail today, so there is nothing to foretell."""
     TIMED_OUT = 124
     """``run``: the command was ended at ``--timeout``."""
     MACHINE = 125
