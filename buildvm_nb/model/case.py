@@ -270,4 +270,5 @@ class Case(Value):
         str
             SHA-256, 64 hexadecimal digits.
         """
-        return self.content_digest(exclude={"id", "title", "claim", "provenance"})
+        unsaid = {"prepare_on"} if self.prepare_on == "each" else set()  # older than the field
+        return self.content_digest(exclude={"id", "title", "claim", "provenance"} | unsaid)

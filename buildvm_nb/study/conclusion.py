@@ -291,13 +291,20 @@ def _is_exact(change: Transition) -> bool:
 
 
 def _beside(outcomes: dict[Probe, Outcome], change: Transition, state: State) -> Outcome | None:
-    """Return the outcome of a state that is nearest to a change, on its side."""
+    """Return the outcome of a state that is nearest to a change, from its own side if there is one.
+
+    A run whose clock went on may have begun on the other side.
+    """
     is_before = state is change.before
     fitting = [
-        (abs(probe.at - change.first_after), probe.held, outcome.id, outcome)
+        (
+            not (probe.at <= change.last_before if is_before else probe.at >= change.first_after),
+            abs(probe.at - change.first_after),
+            outcome.id,
+            outcome,
+        )
         for probe, outcome in outcomes.items()
         if state_of(outcome) is state
-        and (probe.at <= change.last_before if is_before else probe.at >= change.first_after)
     ]
     return min(fitting, key=lambda found: found[:3])[3] if fitting else None
 

@@ -334,7 +334,8 @@ class Instance:
                 hint=hint,
             )
         if not ended:
-            return error
+            said = self.console.text[-4000:]
+            return GuestLost(error.message, evidence=error.evidence or said, hint=error.hint)
         how = self.process.describe_end()
         if not self.console.text and "was killed" not in how:
             return LaunchError(f"QEMU did not start: {how}", evidence=how)

@@ -43,7 +43,7 @@ def test_the_guests_tools_have_every_library_they_need(cache):
         needed = {name for name in read_linkage(path).needed if not name.startswith("ld-linux")}
         assert needed <= libraries
     assert (root / "lib64/ld-linux-x86-64.so.2").is_file()
-    assert sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) < 8 * 2**20
+    assert sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) < 14 * 2**20
 
 
 def test_damaged_guest_tools_are_noticed(cache):

@@ -1,7 +1,12 @@
 """Whole diagnoses of tiny cases whose truth is known, in real guests."""
 
+import os
+import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -256,3 +261,50 @@ def test_the_commit_that_broke_it_is_found_past_one_that_does_not_build(find_out
     assert "commit 4: broken" in finding.summary
     [boundary] = finding.boundaries
     assert boundary.is_exact
+
+
+def test_a_guest_that_is_killed_in_mid_search_moves_no_boundary(find_out):
+    killed = []
+
+    def kill_one(outcome, known):
+        """Kill a guest that is under way, once; the next outcome that comes may be its error."""
+        for place in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                words = place.read_bytes().split(b"\0")
+                ours = words[0].endswith(b"qemu-system-x86_64") and b"512M" in words
+                if ours and not killed and _is_ours(int(place.parent.name)):
+                    os.kill(int(place.parent.name), signal.SIGKILL)
+                    killed.append(outcome.id)
+
+    trap = f"sleep 1\n{NOW}test $now -lt {TRAP.timestamp():.0f}"
+    span = {"first": "2021-11-27T15:28:00Z", "last": "2021-11-27T15:30:00Z"}
+    finding = find_out(trap, on_outcome=kill_one, **span)
+    assert killed
+    assert [one.first_after for one in finding.boundaries] == ["2021-11-27T15:28:58Z"]
+    assert finding.boundaries[0].is_exact
+
+
+def _is_ours(process):
+    """Whether a process descends from this one."""
+    while process > 1:
+        if process == os.getpid():
+            return True
+        status = Path(f"/proc/{process}/status").read_text()
+        process = int(status.partition("PPid:")[2].split()[0])
+    return False
+
+
+def test_two_diagnoses_of_one_case_at_once_agree(find_out):
+    trap = f"{NOW}test $now -lt {TRAP.timestamp():.0f}"
+    span = {"first": "2021-11-27T15:28:00Z", "last": "2021-11-27T15:30:00Z"}
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: find_out(trap, **span), range(2))
+    assert first.boundaries == second.boundaries
+    assert first.boundaries[0].first_after == "2021-11-27T15:28:58Z"
+
+
+def test_a_feature_that_the_accelerator_cannot_give_is_no_verdict(find_out):
+    finding = find_out(
+        "grep -qw avx512f /proc/cpuinfo", axes=(Axis.CPU,), cpus=("Haswell,+avx512f",)
+    )
+    assert finding.kind is FindingKind.ALWAYS_FAILING
