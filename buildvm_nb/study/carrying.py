@@ -1,5 +1,6 @@
 """Software built in one machine and run in another: its build directory is carried over."""
 
+import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,7 @@ def run_carried(
         place = setting.cache.entry(_KIND, recipe, make, label=label, progress=setting.progress)
     except NotPreparedError as error:
         return error.trial
+    os.utime(place)  # it is in use: evicted later than others
     evict(setting.cache, keep=place.name)
     records = setting.cache.record(place)["facts"]["steps"]
     earlier = tuple(StepRecord.model_validate(record) for record in records)

@@ -1,12 +1,14 @@
 """What is kept of a case that is prepared and built: under which key, and how much of it."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case, Step
+from buildvm_nb.model.instants import now
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study.inputs import Inputs
 from buildvm_nb.study.trial import Setting, Trial
@@ -20,6 +22,7 @@ KINDS = ("checkpoints", "built")
 _RECIPE = 1
 _LIMIT_VARIABLE = "BUILDVM_CHECKPOINTS_GIB"
 _LIMIT_GIB = 10.0
+_LONGEST_UNUSED = timedelta(days=30)
 _NOT_PART_OF_A_MACHINE = {"name", "systems", "auto_start"}
 
 
@@ -69,7 +72,7 @@ def home_of(case: Case, spec: MachineSpec) -> MachineSpec | None:
 
 
 def evict(cache: Cache, *, keep: str = "") -> tuple[str, ...]:
-    """Remove the prepared machines and built directories that were used longest ago.
+    """Remove prepared machines and built directories: unused for 30 days, or too much in all.
 
     Parameters
     ----------
@@ -95,9 +98,10 @@ def evict(cache: Cache, *, keep: str = "") -> tuple[str, ...]:
         for key, place in cache.entries(kind)
     ]
     used = sum(size for *_, size in found)
+    oldest_ns = int((now() - _LONGEST_UNUSED).timestamp() * 1e9)
     removed = []
-    for _, kind, key, size in sorted(found):
-        if used <= limit:
+    for used_ns, kind, key, size in sorted(found):
+        if used <= limit and used_ns >= oldest_ns:
             break
         if key != keep and cache.remove(kind, key):
             removed.append(key)

@@ -1,10 +1,12 @@
 import os
+from datetime import timedelta
 
 import pytest
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
+from buildvm_nb.model.instants import now
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study.keeping import evict, home_of, split_steps
 
@@ -43,7 +45,8 @@ def full(tmp_path):
             (work / "state").write_bytes(os.urandom(2**20))
 
         place = cache.entry(kind, {"name": name}, make)
-        os.utime(place, (1_000_000 - age, 1_000_000 - age))
+        used_at = (now() - timedelta(days=age)).timestamp()
+        os.utime(place, (used_at, used_at))
     return cache
 
 
@@ -60,6 +63,13 @@ def test_what_was_used_longest_ago_goes_first(full, monkeypatch):
     assert len(evict(full)) == 1
     assert left(full) == ["middle", "newest"]
     assert evict(full) == ()
+
+
+def test_what_was_not_used_for_a_month_goes_though_there_is_room(full):
+    for _, place in full.entries("built"):
+        os.utime(place, (1_000_000, 1_000_000))
+    assert len(evict(full)) == 1
+    assert left(full) == ["newest", "oldest"]
 
 
 def test_what_is_needed_now_stays_however_large_it_is(full, monkeypatch):
