@@ -1,5 +1,6 @@
 """The date axis: at which seconds a case's verdict changes, asked of machines."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,7 @@ from math import ceil
 from buildvm_nb.hints import midnights, year_turns
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing, Verdict
-from buildvm_nb.search import Answer, Plan, Probe, State, Survey, find_transitions
+from buildvm_nb.search import Answer, Plan, Probe, Rhythm, State, Survey, find_transitions
 from buildvm_nb.study.keeping import split_steps
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.probe import Order
@@ -17,7 +18,9 @@ __all__ = ["DateRange", "DateStudy", "position", "state_of", "study_dates", "whe
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SCAN_STEP_S = 5 * 365 * 86_400
-"""Distance of the coarse scan's probes, at most; what is shorter needs a hint to be seen."""
+"""Distance of the coarse scan's probes; what is shorter needs a hint to be seen."""
+_SCAN_PARTS = 7
+"""Into so many parts a range is divided at most, however long it is."""
 _REVEAL = 6
 """Hints that are probed for windows between the scan's probes, at most."""
 _HELD_WITHIN_S = 1.0
@@ -31,6 +34,9 @@ class DateRange:
     first: datetime
     last: datetime
     hints: Sequence[datetime] = ()
+    """What is tried first as a boundary."""
+    constants: Sequence[datetime] = ()
+    """What is tried next: there are many dates in sources, and most mean nothing."""
     behind: Sequence[datetime] = ()
     """Those of them behind which a short window may begin, the most promising first."""
     resolution_s: int = 1
@@ -177,7 +183,7 @@ def _search(
 
 def _plan(span: DateRange, dates: Sequence[int], lab: Laboratory) -> Plan:
     first, last = position(span.first), position(span.last)
-    parts = max(1, ceil((last - first) / _SCAN_STEP_S))
+    parts = min(max(1, ceil((last - first) / _SCAN_STEP_S)), _SCAN_PARTS)
     scan = [first + (last - first) * index // parts for index in range(1, parts)]
     within = {position(hint) for hint in span.hints}
     return Plan(
@@ -185,7 +191,7 @@ def _plan(span: DateRange, dates: Sequence[int], lab: Laboratory) -> Plan:
         last=last,
         scan=[at for at in (*dates, *scan) if first <= at <= last],
         hints=sorted(at for at in within if first <= at <= last),
-        rhythms=(year_turns, midnights),
+        rhythms=(_between(span.constants), year_turns, midnights),
         resolution=span.resolution_s,
         repeats=span.repeats,
         workers=lab.workers,
@@ -193,6 +199,16 @@ def _plan(span: DateRange, dates: Sequence[int], lab: Laboratory) -> Plan:
         behind=[position(hint) for hint in span.behind],
         reveal=_REVEAL,
     )
+
+
+def _between(instants: Sequence[datetime]) -> Rhythm:
+    """Return what tells which of some instants lie between two positions."""
+    known = sorted({position(instant) for instant in instants})
+
+    def between(low: int, high: int) -> Sequence[int]:
+        return known[bisect_right(known, low) : bisect_right(known, high)]
+
+    return between
 
 
 def _agrees(study: DateStudy, plain: Outcome) -> bool:

@@ -33,6 +33,8 @@ from buildvm_nb.study.trial import machine_for
 __all__ = ["DEFAULT_AXES", "Questions", "diagnose"]
 
 DEFAULT_AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL)
+_CONSTANTS = frozenset({HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT})
+_WEAK = _CONSTANTS | {HintKind.CALENDAR}
 _YEARS_BEFORE = 10
 _YEARS_AFTER = 15
 
@@ -170,7 +172,8 @@ class _Diagnosis:
         span = DateRange(
             first=first,
             last=last,
-            hints=[h.instant for h in hints if h.instant and h.kind is not HintKind.CALENDAR],
+            hints=[h.instant for h in hints if h.instant and h.kind not in _WEAK],
+            constants=[h.instant for h in hints if h.instant and h.kind in _CONSTANTS],
             behind=worth_revealing(hints, self.own.date),
             resolution_s=self.questions.resolution_s,
             repeats=self.questions.repeats,

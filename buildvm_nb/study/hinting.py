@@ -156,14 +156,13 @@ def worth_revealing(hints: Iterable[Hint], around: datetime) -> list[datetime]:
     Returns
     -------
     list of datetime
-        Ends and beginnings of validities, the nearest first, then overflows.
+        Ends and beginnings of validities, the nearest first. What an overflow breaks stays broken,
+        so that the scan sees it.
     """
-    validities = sorted(
+    return sorted(
         {hint.instant for hint in hints if hint.instant and hint.kind in _BEGINNINGS | _ENDS},
         key=lambda instant: abs(instant - around),
     )
-    overflows = [h.instant for h in hints if h.instant and h.kind is HintKind.ROLLOVER]
-    return [*validities, *sorted(overflows, key=lambda instant: abs(instant - around))]
 
 
 def _in_packages(image: ImageSpec, cache: Cache) -> list[Hint]:
