@@ -1,18 +1,16 @@
 """Software built in one machine and run in another: its build directory is carried over."""
 
-import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from buildvm_nb.model.machine import MachineSpec
-from buildvm_nb.model.outcome import StepRecord, Verdict
+from buildvm_nb.model.outcome import Verdict
 from buildvm_nb.study.environment import open_machine, prepare
 from buildvm_nb.study.inputs import Inputs
-from buildvm_nb.study.keeping import NotPreparedError, evict, recipe_of, split_steps
+from buildvm_nb.study.keeping import keep, split_steps
 from buildvm_nb.study.steps import Log
-from buildvm_nb.study.trial import Part, Setting, Trial, attempt, run_once, run_part
+from buildvm_nb.study.trial import Part, Setting, Trial, run_once, run_part
 
 __all__ = ["run_carried"]
 
@@ -52,24 +50,17 @@ def run_carried(
         If a machine's image or kernel cannot be had, or the cache cannot be written.
     """
     boot = prepare(home, cache=setting.cache, progress=setting.progress)
-    recipe = recipe_of(setting, home, inputs, boot)
-
-    def make(work: Path) -> dict[str, Any]:
-        trial = attempt(setting, home, lambda log: _build(setting, home, inputs, work, log))
-        if trial.outcome.verdict is not Verdict.PASSED:
-            raise NotPreparedError(trial)
-        steps = [record.model_dump(mode="json") for record in trial.outcome.steps]
-        return {"steps": steps, "log": trial.log.decode(errors="replace")}
-
-    label = f"build {setting.case.id} on {home.cpu}"
-    try:
-        place = setting.cache.entry(_KIND, recipe, make, label=label, progress=setting.progress)
-    except NotPreparedError as error:
-        return error.trial
-    os.utime(place)  # it is in use: evicted later than others
-    evict(setting.cache, keep=place.name)
-    records = setting.cache.record(place)["facts"]["steps"]
-    earlier = tuple(StepRecord.model_validate(record) for record in records)
+    kept = keep(
+        setting,
+        _KIND,
+        home,
+        boot,
+        inputs,
+        lambda work, log: _build(setting, home, inputs, work, log),
+    )
+    if isinstance(kept, Trial):
+        return kept
+    place, earlier = kept
     built = replace(inputs.provision, inputs=None, built=place / _FILE)
     _, after = split_steps(setting.case)
     part = Part(steps=after, earlier=earlier, held=held)

@@ -1,7 +1,7 @@
 """The date axis: at which seconds a case's verdict changes, asked of machines."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from math import ceil
@@ -14,7 +14,7 @@ from buildvm_nb.study.keeping import split_steps
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.probe import Order
 
-__all__ = ["DateRange", "DateStudy", "position", "state_of", "study_dates", "when"]
+__all__ = ["DateRange", "DateStudy", "Prober", "position", "state_of", "study_dates", "when"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SCAN_STEP_S = 5 * 365 * 86_400
@@ -105,6 +105,87 @@ def state_of(outcome: Outcome) -> State:
     return State.BAD if outcome.verdict in _BAD else State.UNKNOWN
 
 
+class Prober:
+    """Puts a search's questions to machines: probes become orders, outcomes become answers.
+
+    Parameters
+    ----------
+    lab : Laboratory
+        Runs the case.
+    spec : MachineSpec
+        The machine; its date does not matter.
+    prepared_at : datetime or None
+        Where machines are prepared that the test runs in forks of; None: all steps are run anew.
+    """
+
+    def __init__(self, lab: Laboratory, spec: MachineSpec, prepared_at: datetime | None) -> None:
+        self._lab = lab
+        self._spec = spec
+        self._prepared_at = prepared_at
+        _, after = split_steps(lab.case)
+        steps = after if prepared_at else lab.case.steps
+        self._names = {step.name for step in steps}
+
+    def run(self, probes: Sequence[Probe]) -> dict[Probe, Outcome]:
+        """Run probes, side by side where there are workers.
+
+        Parameters
+        ----------
+        probes : sequence of Probe
+            Each once.
+
+        Returns
+        -------
+        dict of Probe to Outcome
+            In their order.
+
+        Raises
+        ------
+        HostError
+            If the executor breaks.
+        CatalogError
+            If an outcome cannot be recorded.
+        """
+        outcomes = self._lab.run([self._order(probe) for probe in probes])
+        return dict(zip(probes, outcomes, strict=True))
+
+    def answer(self, probe: Probe, outcome: Outcome) -> Answer:
+        """Return what an outcome says, and about which stretch of the clock.
+
+        Parameters
+        ----------
+        probe : Probe
+            What was asked.
+        outcome : Outcome
+            What came of it.
+
+        Returns
+        -------
+        Answer
+            UNKNOWN where the clock was not where it was meant to be.
+        """
+        state = state_of(outcome)
+        if probe.held:
+            drift_s = outcome.probing.drift_s
+            is_held = drift_s is not None and drift_s < _HELD_WITHIN_S
+            # a clock that stands still lets some software wait for ever
+            is_sure = is_held and outcome.verdict is not Verdict.TIMEOUT
+            known = state if is_sure else State.UNKNOWN
+            return Answer(state=known, first=probe.at, last=probe.at)
+        starts = [s.clock_started_at for s in outcome.steps if s.name in self._names]
+        ends = [s.clock_ended_at for s in outcome.steps if s.name in self._names]
+        first = min((position(at) for at in starts if at), default=probe.at)
+        last = max((position(at) for at in ends if at), default=first)
+        if last < first:  # the step set the clock back, or it wrapped
+            return Answer(state=State.UNKNOWN, first=probe.at, last=probe.at)
+        return Answer(state=state, first=first, last=last)
+
+    def _order(self, probe: Probe) -> Order:
+        spec = self._spec.model_copy(update={"date": when(probe.at)})
+        probing = Probing(prepared_at=self._prepared_at, held=probe.held, attempt=probe.attempt)
+        return Order(case=self._lab.case, machine=spec, probing=probing)
+
+
 def study_dates(
     lab: Laboratory,
     spec: MachineSpec,
@@ -165,20 +246,36 @@ def _search(
     is_forked: bool,
 ) -> DateStudy | None:
     """Search; None where the case cannot be prepared for forks."""
-    prober = _Prober(lab, spec, span.first if is_forked else None)
+    prober = Prober(lab, spec, span.first if is_forked else None)
     dates = [position(outcome.machine.date) for outcome in plain]
-    has_builders = bool(split_steps(lab.case)[0])
-    if not (is_forked and has_builders):
-        prober.learn(plain)
-    elif prober.cannot_prepare(dates[0] if dates else position(span.first)):
+    outcomes: dict[Probe, Outcome] = {}
+    if not (is_forked and split_steps(lab.case)[0]):
+        outcomes = {
+            Probe(at=at, attempt=outcome.probing.attempt): outcome
+            for at, outcome in zip(dates, plain, strict=True)
+        }
+    elif _cannot_prepare(prober, dates[0] if dates else position(span.first)):
         return None
+    known = {probe: prober.answer(probe, outcome) for probe, outcome in outcomes.items()}
+
+    def ask(probes: Sequence[Probe]) -> list[Answer]:
+        ran = prober.run(probes)
+        outcomes.update(ran)
+        return [prober.answer(probe, outcome) for probe, outcome in ran.items()]
+
     plan = _plan(span, dates, lab)
-    survey = find_transitions(prober.ask, plan, prober.answers)
+    survey = find_transitions(ask, plan, known)
     if survey.is_flaky and all(one.held for one in survey.disagreements):
         # not the software: it dislikes a clock that stands still, so do without
         running = {probe: answer for probe, answer in survey.answers.items() if not probe.held}
-        survey = find_transitions(prober.ask, replace(plan, can_hold=False), running)
-    return DateStudy(survey=survey, outcomes=prober.outcomes, is_forked=is_forked)
+        survey = find_transitions(ask, replace(plan, can_hold=False), running)
+    return DateStudy(survey=survey, outcomes=outcomes, is_forked=is_forked)
+
+
+def _cannot_prepare(prober: Prober, at: int) -> bool:
+    """Run one probe and tell whether its machine could not even be prepared."""
+    [outcome] = prober.run([Probe(at=at)]).values()
+    return outcome.verdict is Verdict.ERROR and outcome.failing_step is not None
 
 
 def _plan(span: DateRange, dates: Sequence[int], lab: Laboratory) -> Plan:
@@ -220,61 +317,3 @@ def _agrees(study: DateStudy, plain: Outcome) -> bool:
         if probe.at == at and not probe.held
     }
     return states <= {state_of(plain), State.UNKNOWN} or study.survey.is_flaky
-
-
-class _Prober:
-    """Answers the search's questions by runs."""
-
-    def __init__(self, lab: Laboratory, spec: MachineSpec, prepared_at: datetime | None) -> None:
-        self._lab = lab
-        self._spec = spec
-        self._prepared_at = prepared_at
-        _, after = split_steps(lab.case)
-        steps = after if prepared_at else lab.case.steps
-        self._names = {step.name for step in steps}
-        self.outcomes: dict[Probe, Outcome] = {}
-        self.answers: Mapping[Probe, Answer] = {}
-
-    def learn(self, plain: Sequence[Outcome]) -> None:
-        """Take in runs of all steps as answers."""
-        for outcome in plain:
-            probe = Probe(at=position(outcome.machine.date), attempt=outcome.probing.attempt)
-            self.outcomes[probe] = outcome
-        self.answers = {
-            probe: self._answer(probe, outcome) for probe, outcome in self.outcomes.items()
-        }
-
-    def cannot_prepare(self, at: int) -> bool:
-        """Run one probe and tell whether its machine could not even be prepared."""
-        [outcome] = self._lab.run([self._order(Probe(at=at))])
-        return outcome.verdict is Verdict.ERROR and outcome.failing_step is not None
-
-    def ask(self, probes: Sequence[Probe]) -> list[Answer]:
-        """Run probes, side by side where there are workers."""
-        outcomes = self._lab.run([self._order(probe) for probe in probes])
-        self.outcomes |= zip(probes, outcomes, strict=True)
-        return [
-            self._answer(probe, outcome) for probe, outcome in zip(probes, outcomes, strict=True)
-        ]
-
-    def _order(self, probe: Probe) -> Order:
-        spec = self._spec.model_copy(update={"date": when(probe.at)})
-        probing = Probing(prepared_at=self._prepared_at, held=probe.held, attempt=probe.attempt)
-        return Order(case=self._lab.case, machine=spec, probing=probing)
-
-    def _answer(self, probe: Probe, outcome: Outcome) -> Answer:
-        state = state_of(outcome)
-        if probe.held:
-            drift_s = outcome.probing.drift_s
-            is_held = drift_s is not None and drift_s < _HELD_WITHIN_S
-            # a clock that stands still lets some software wait for ever
-            is_sure = is_held and outcome.verdict is not Verdict.TIMEOUT
-            known = state if is_sure else State.UNKNOWN
-            return Answer(state=known, first=probe.at, last=probe.at)
-        starts = [s.clock_started_at for s in outcome.steps if s.name in self._names]
-        ends = [s.clock_ended_at for s in outcome.steps if s.name in self._names]
-        first = min((position(at) for at in starts if at), default=probe.at)
-        last = max((position(at) for at in ends if at), default=first)
-        if last < first:  # the step set the clock back, or it wrapped
-            return Answer(state=State.UNKNOWN, first=probe.at, last=probe.at)
-        return Answer(state=state, first=first, last=last)

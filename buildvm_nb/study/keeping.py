@@ -1,6 +1,7 @@
 """What is kept of a case that is prepared and built: under which key, and how much of it."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.instants import now
 from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import StepRecord, Verdict
 from buildvm_nb.study.inputs import Inputs
-from buildvm_nb.study.trial import Setting, Trial
+from buildvm_nb.study.steps import Log
+from buildvm_nb.study.trial import Setting, Trial, attempt
 from buildvm_nb.vm import BootFiles, find_emulator
 
-__all__ = ["KINDS", "NotPreparedError", "evict", "home_of", "recipe_of", "split_steps"]
+__all__ = ["KINDS", "evict", "home_of", "keep", "split_steps"]
 
 KINDS = ("checkpoints", "built")
 """Kinds of cache entries that are made again when they are missing, so that any may be removed."""
@@ -26,7 +29,7 @@ _LONGEST_UNUSED = timedelta(days=30)
 _NOT_PART_OF_A_MACHINE = {"name", "systems", "auto_start"}
 
 
-class NotPreparedError(Exception):
+class _NotPreparedError(Exception):
     """Carries the trial in which prepare or build did not pass out of the cache's making."""
 
     def __init__(self, trial: "Trial") -> None:
@@ -50,6 +53,63 @@ def split_steps(case: Case) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     if case.steps[-1].name != "test":
         return (), case.steps
     return case.steps[:-1], case.steps[-1:]
+
+
+def keep(
+    setting: Setting,
+    kind: str,
+    spec: MachineSpec,
+    boot: BootFiles,
+    inputs: Inputs,
+    make: Callable[[Path, Log], Trial],
+) -> tuple[Path, tuple[StepRecord, ...]] | Trial:
+    """Have what prepare and build make of a case in the cache, made now if it is not there.
+
+    Parameters
+    ----------
+    setting : Setting
+        The case.
+    kind : str
+        One of `KINDS`.
+    spec : MachineSpec
+        Where prepare and build run.
+    boot : BootFiles
+        What that machine boots from.
+    inputs : Inputs
+        The case's sources.
+    make : callable
+        Gets an empty directory and an empty log, runs the steps, fills the directory where they
+        pass, and returns what came of them.
+
+    Returns
+    -------
+    tuple of Path and tuple of StepRecord, or Trial
+        The directory and what the steps did; a trial (not finished) where they did not pass, or a
+        machine broke.
+
+    Raises
+    ------
+    UsageError, SourceError, HostError
+        If the machine's image or kernel cannot be had, or the cache cannot be written.
+    """
+
+    def fill(work: Path) -> dict[str, Any]:
+        trial = attempt(setting, spec, lambda log: make(work, log))
+        if trial.outcome.verdict is not Verdict.PASSED:
+            raise _NotPreparedError(trial)
+        steps = [record.model_dump(mode="json") for record in trial.outcome.steps]
+        return {"steps": steps, "log": trial.log.decode(errors="replace")}
+
+    recipe = _recipe(setting, spec, inputs, boot)
+    label = f"prepare {setting.case.id} on {spec.cpu}"
+    try:
+        place = setting.cache.entry(kind, recipe, fill, label=label, progress=setting.progress)
+    except _NotPreparedError as error:
+        return error.trial
+    os.utime(place)  # it is in use: evicted later than others
+    evict(setting.cache, keep=place.name)
+    records = setting.cache.record(place)["facts"]["steps"]
+    return place, tuple(StepRecord.model_validate(record) for record in records)
 
 
 def home_of(case: Case, spec: MachineSpec) -> MachineSpec | None:
@@ -122,32 +182,8 @@ def _size(place: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in place.iterdir())
 
 
-def recipe_of(
-    setting: Setting, spec: MachineSpec, inputs: Inputs, boot: BootFiles
-) -> dict[str, Any]:
-    """Write down everything that goes into a machine in which a case is prepared and built.
-
-    Parameters
-    ----------
-    setting : Setting
-        The case.
-    spec : MachineSpec
-        The machine.
-    inputs : Inputs
-        The case's sources.
-    boot : BootFiles
-        What the machine boots from.
-
-    Returns
-    -------
-    dict
-        Plain JSON.
-
-    Raises
-    ------
-    HostError
-        If QEMU is missing.
-    """
+def _recipe(setting: Setting, spec: MachineSpec, inputs: Inputs, boot: BootFiles) -> dict[str, Any]:
+    """Write down everything that goes into a machine in which a case is prepared and built."""
     steps, _ = split_steps(setting.case)
     emulator = find_emulator(setting.cache.root)
     return {

@@ -4,14 +4,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from buildvm_nb.errors import LaunchError, MachineError, StateError
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import StepRecord, Verdict
 from buildvm_nb.study.environment import open_machine, prepare
 from buildvm_nb.study.inputs import Inputs
-from buildvm_nb.study.keeping import NotPreparedError, evict, recipe_of, split_steps
+from buildvm_nb.study.keeping import keep, split_steps
 from buildvm_nb.study.recording import broken, judged
 from buildvm_nb.study.steps import Log, run_steps
 from buildvm_nb.study.trial import Part, Setting, Trial, attempt, run_part
@@ -90,23 +89,17 @@ def prepare_case(setting: Setting, spec: MachineSpec, inputs: Inputs) -> Prepare
         If the machine's image or kernel cannot be had, or the cache cannot be written.
     """
     boot = prepare(spec, cache=setting.cache, progress=setting.progress)
-    recipe = recipe_of(setting, spec, inputs, boot)
-
-    def make(work: Path) -> dict[str, Any]:
-        trial = attempt(setting, spec, lambda log: _freeze(setting, spec, inputs, work, log))
-        if trial.outcome.verdict is not Verdict.PASSED:
-            raise NotPreparedError(trial)
-        steps = [record.model_dump(mode="json") for record in trial.outcome.steps]
-        return {"steps": steps, "log": trial.log.decode(errors="replace")}
-
-    label = f"prepare {setting.case.id} on {spec.cpu}"
-    try:
-        place = setting.cache.entry(_KIND, recipe, make, label=label, progress=setting.progress)
-    except NotPreparedError as error:
-        return error.trial
-    evict(setting.cache, keep=place.name)
-    records = setting.cache.record(place)["facts"]["steps"]
-    steps = tuple(StepRecord.model_validate(record) for record in records)
+    kept = keep(
+        setting,
+        _KIND,
+        spec,
+        boot,
+        inputs,
+        lambda work, log: _freeze(setting, spec, inputs, work, log),
+    )
+    if isinstance(kept, Trial):
+        return kept
+    place, steps = kept
     return Prepared(spec=spec, boot=boot, place=place, steps=steps)
 
 

@@ -10,7 +10,7 @@ from buildvm_nb.study.evidence import failing_lines, name_signal
 from buildvm_nb.study.testcount import count_tests
 from buildvm_nb.vm import BuildMachine, CommandResult
 
-__all__ = ["STEP_MARK", "Judgement", "Log", "run_steps"]
+__all__ = ["STEP_MARK", "Judgement", "Log", "log_header", "run_steps"]
 
 STEP_MARK = "==> "
 """Begins the lines of a log that are ours."""
@@ -25,6 +25,23 @@ _NO_MEMORY = re.compile(
 _DIED_OF_MEMORY = re.compile(r"^(?:MemoryError\b|  what\(\):  std::bad_alloc)", re.MULTILINE)
 _LAST = 500
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def log_header(step: Step) -> str:
+    """Return what a log says before the output of a step.
+
+    Parameters
+    ----------
+    step : Step
+        Whose output follows.
+
+    Returns
+    -------
+    str
+        Its name and what it runs; each line begins with `STEP_MARK`.
+    """
+    command = step.run.strip().replace("\n", f"\n{STEP_MARK}")
+    return f"{STEP_MARK}{step.name}: {command}\n"
 
 
 @dataclass
@@ -49,8 +66,7 @@ class Log:
         step : Step
             Whose output follows.
         """
-        command = step.run.strip().replace("\n", f"\n{STEP_MARK}")
-        self.data += f"{STEP_MARK}{step.name}: {command}\n".encode()
+        self.data += log_header(step).encode()
         self._step, self._start, self.seen = step.name, len(self.data), 0
 
     def write(self, piece: bytes) -> None:

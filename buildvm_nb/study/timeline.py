@@ -6,20 +6,17 @@ from datetime import datetime
 
 from buildvm_nb.hints import midnights, year_turns
 from buildvm_nb.model.machine import MachineSpec
-from buildvm_nb.model.outcome import Outcome, Probing, Verdict
+from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.search import Answer, Plan, Probe, State, Survey, find_transitions
-from buildvm_nb.study.dates import DateStudy, position, state_of, when
-from buildvm_nb.study.keeping import split_steps
+from buildvm_nb.study.dates import DateStudy, Prober, position, state_of
 from buildvm_nb.study.laboratory import Laboratory
-from buildvm_nb.study.probe import Order
+from buildvm_nb.study.steps import log_header
 from buildvm_nb.study.testnames import failed_tests, stopped_early
 
 __all__ = ["Failure", "Judge", "Timeline"]
 
 Judge = Callable[[Outcome], State]
 """Says what an outcome means for what is asked about."""
-
-_HELD_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +61,7 @@ class Timeline:
         self.outcomes = {probe: study.outcomes[probe] for probe in self._answers}
         self.first, self.last = map(position, span)
         self._lab = lab
-        self._spec = spec
-        self._prepared_at = span[0] if study.is_forked else None
-        steps = split_steps(lab.case)[1] if study.is_forked else lab.case.steps
-        self._names = {step.name for step in steps}
+        self._prober = Prober(lab, spec, span[0] if study.is_forked else None)
         self._steps = [_step_name(step.name) for step in lab.case.steps if step.name != "test"]
         self._failures: dict[str, Failure] = {}
 
@@ -236,41 +230,15 @@ class Timeline:
 
     def _run(self, probes: Sequence[Probe]) -> None:
         missing = [probe for probe in probes if probe not in self._answers]
-        outcomes = self._lab.run([self._order(probe) for probe in missing])
-        for probe, outcome in zip(missing, outcomes, strict=True):
+        for probe, outcome in self._prober.run(missing).items():
             self.outcomes[probe] = outcome
-            self._answers[probe] = self._answer(probe, outcome)
-
-    def _order(self, probe: Probe) -> Order:
-        spec = self._spec.model_copy(update={"date": when(probe.at)})
-        probing = Probing(prepared_at=self._prepared_at, held=probe.held, attempt=probe.attempt)
-        return Order(case=self._lab.case, machine=spec, probing=probing)
-
-    def _answer(self, probe: Probe, outcome: Outcome) -> Answer:
-        state = state_of(outcome)
-        if probe.held:
-            drift_s = outcome.probing.drift_s
-            is_held = drift_s is not None and drift_s < _HELD_WITHIN_S
-            is_sure = is_held and outcome.verdict is not Verdict.TIMEOUT
-            known = state if is_sure else State.UNKNOWN
-            return Answer(state=known, first=probe.at, last=probe.at)
-        clocks = [
-            position(at)
-            for step in outcome.steps
-            if step.name in self._names
-            for at in (step.clock_started_at, step.clock_ended_at)
-            if at
-        ]
-        first, last = (clocks[0], clocks[-1]) if clocks else (probe.at, probe.at)
-        if last < first:  # a step set the clock back
-            return Answer(state=State.UNKNOWN, first=probe.at, last=probe.at)
-        return Answer(state=state, first=first, last=last)
+            self._answers[probe] = self._prober.answer(probe, outcome)
 
     def _read(self, outcome: Outcome) -> Failure:
         text = self._lab.log(outcome)
         for step in self._lab.case.steps:
             if step.name == outcome.failing_step:  # what it was told to do is no output of it
-                text = text.rpartition(f"==> {step.name}: {step.run.strip()}\n")[2]
+                text = text.rpartition(log_header(step))[2]
         if outcome.failing_step is not None and outcome.failing_step != "test":
             named = (_step_name(outcome.failing_step),)
             return Failure(text=text, tests=named, is_whole=False)

@@ -152,7 +152,8 @@ def test_the_certificate_that_ends_at_the_boundary_is_the_cause(find_out, tmp_pa
     assert boundary.is_exact
     assert boundary.cause.path == "server.pem"
     assert "CN=short-lived" in boundary.cause.why
-    assert finding.runs <= 10
+    # by halving alone, two years take 26 questions; a loaded host may have to ask some again
+    assert finding.runs < 20
 
 
 def test_the_overflow_of_2038_is_told_as_such(find_out):
