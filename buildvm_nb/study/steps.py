@@ -185,7 +185,7 @@ def _judge(step: Step, result: CommandResult, text: str, case: Case) -> tuple[Ve
     if result.status and (result.free_kib < _FULL_KIB or _NO_SPACE in text):
         return Verdict.ERROR, (
             f"the guest's disk was full ({result.free_kib} KiB left), so its failure says nothing; "
-            "raise memory_mib"
+            "raise memory_mib, or give it a scratch disk by disk_mib"
         )
     refused = _NO_MEMORY.search(failing_lines(text)) or _DIED_OF_MEMORY.search(text[-_LAST:])
     if result.status and not result.timed_out and refused:
