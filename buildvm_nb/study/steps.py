@@ -160,7 +160,7 @@ def run_steps(
             clock=machine.spec.date if held or number == 0 else None,
             held=held,
             stdout=log.write,
-            stderr=log.write,
+            merged=True,
         )
         if result.drift_s is not None:
             drift_s = max(result.drift_s, drift_s or 0.0)
