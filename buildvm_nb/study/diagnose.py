@@ -24,7 +24,12 @@ from buildvm_nb.study.conclusion import (
 from buildvm_nb.study.cpus import study_cpus
 from buildvm_nb.study.dates import DateRange, DateStudy, state_of, study_dates
 from buildvm_nb.study.environment import kvm_status
-from buildvm_nb.study.hinting import collect_hints, dates_in_logs, worth_revealing
+from buildvm_nb.study.hinting import (
+    collect_hints,
+    dates_in_logs,
+    validities_among,
+    worth_revealing,
+)
 from buildvm_nb.study.kernels import OrderedStudy, study_cores, study_kernels
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.outputs import study_outputs
@@ -190,14 +195,17 @@ class _Diagnosis:
         first, last = self._range()
         plain = [outcome for outcome in plain if first <= outcome.machine.date <= last]
         hints: list[Hint] = []
+        named: list[Hint] = []
         if self.questions.use_hints:
             hints = collect_hints(self.lab, self.own.image, first, last)
             failed = [outcome for outcome in self.plain if state_of(outcome) is State.BAD]
-            hints += dates_in_logs(self.lab.log(outcome) for outcome in failed)
+            named = dates_in_logs(self.lab.log(outcome) for outcome in failed)
+            hints += named
         span = DateRange(
             first=first,
             last=last,
             hints=[h.instant for h in hints if h.instant and h.kind not in _WEAK],
+            likely=validities_among(hints, named),
             constants=[h.instant for h in hints if h.instant and h.kind in _CONSTANTS],
             behind=worth_revealing(hints, self.own.date),
             resolution_s=self.questions.resolution_s,
