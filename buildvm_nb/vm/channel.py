@@ -25,6 +25,7 @@ _ALGORITHMS = {
 }
 _WINDOW = 1 << 24
 _OPEN_TIMEOUT_S = 30.0
+_OPEN_ATTEMPTS = 3
 
 
 class GuestChannel:
@@ -79,13 +80,23 @@ class GuestChannel:
             If the session is gone.
         """
         try:
-            session = self._transport.open_session(timeout=_OPEN_TIMEOUT_S)
+            session = self._open()
             if terminal:
                 session.get_pty(*terminal)
             session.exec_command(line)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise GuestLost(f"the SSH session with the guest is gone: {error}") from error
         return session
+
+    def _open(self) -> paramiko.Channel:
+        """Open a session; the server may close it at once, when a process of another one ends."""
+        for left in reversed(range(_OPEN_ATTEMPTS)):
+            try:
+                return self._transport.open_session(timeout=_OPEN_TIMEOUT_S)
+            except paramiko.SSHException:
+                if not (left and self._transport.is_active()):
+                    raise
+        raise AssertionError("unreachable")
 
     def _check_server(self, keys: ChannelKeys) -> None:
         if self._transport.get_remote_server_key().asbytes() != _private(keys.host).asbytes():

@@ -155,7 +155,9 @@ def _feed(session: "paramiko.Channel", source: BinaryIO | None) -> None:
 def _drain(session: "paramiko.Channel", command: GuestCommand, deadline: float | None) -> bool:
     """Pass on output until its end; False when the deadline came first."""
     while True:
-        ended = session.eof_received or session.closed
+        # not at the end of the output: the server ends a session that is just being opened when a
+        # process of another one ends (dropbear 2022.83, svr-chansession.c, sesscheckclose)
+        ended = session.exit_status_ready()
         more = _pass_on(session.recv_ready, session.recv, command.stdout)
         more |= _pass_on(session.recv_stderr_ready, session.recv_stderr, command.stderr)
         if ended and not more:
@@ -164,7 +166,10 @@ def _drain(session: "paramiko.Channel", command: GuestCommand, deadline: float |
         if left is not None and left <= 0:
             return False
         if not (more or ended):
-            select.select([session.fileno()], [], [], left)
+            if session.eof_received:
+                session.status_event.wait(left)
+            else:
+                select.select([session.fileno()], [], [], left)
 
 
 def _pass_on(ready: Callable[[], bool], receive: Callable[[int], bytes], sink: Sink | None) -> bool:
@@ -180,7 +185,8 @@ def _stop(
     channel: "GuestChannel", session: "paramiko.Channel", command: GuestCommand, step: str
 ) -> None:
     for name, grace_s in (("TERM", _TERM_GRACE_S), ("KILL", _KILL_GRACE_S)):
-        channel.start(f"stop {step} {name}").close()
+        with channel.start(f"stop {step} {name}") as order:
+            order.status_event.wait(grace_s)
         if _drain(session, command, time.monotonic() + grace_s):
             return
     raise GuestLost("the guest does not answer any more: it did not stop a command when told to")

@@ -133,3 +133,13 @@ def test_an_error_of_the_callers_own_sink_is_his_and_the_machine_lives_on(machin
     with pytest.raises(OSError, match="his disk"):
         machine.run("echo x; sleep 1000", stdout=broken, timeout_s=60)
     assert machine.run("true").exit_status == 0
+
+
+def test_commands_in_quick_succession_each_get_their_own_session(machine):
+    statuses = [machine.run(f"exit {number}").exit_status for number in range(25)]
+    assert statuses == list(range(25))
+
+
+def test_a_command_that_has_closed_its_outputs_is_waited_for(machine):
+    result = machine.run("exec >&- 2>&-; sleep 2; exit 7")
+    assert result.exit_status == 7
