@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database
+from buildvm_nb.catalog.rows import storable
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
@@ -23,6 +24,7 @@ V = TypeVar("V", bound=Value)
 
 _TABLES: dict[type[Value], Table] = {Outcome: tables.outcomes, Finding: tables.findings}
 _LISTS = {Outcome: "`buildvm catalog list`", Finding: "`buildvm catalog findings`"}
+_LONGEST_BEGINNING = 100
 _SOME = 5
 _PAGE = 1000
 
@@ -75,9 +77,9 @@ def find(database: Database, key: str, *kinds: type[V]) -> V:
         If it cannot be read.
     """
     with database.reading() as connection:
-        found = _matches(connection, kinds, lambda ids: ids == key)
-        if not found and key:
-            beginning = key.upper()
+        found = _matches(connection, kinds, lambda ids: ids == storable(key))
+        if not found and 0 < len(key) <= _LONGEST_BEGINNING:
+            beginning = storable(key.upper())
             found = _matches(
                 connection, kinds, lambda ids: ids.startswith(beginning, autoescape=True)
             )
@@ -205,7 +207,7 @@ def filtered(
         if isinstance(value, tuple):
             query = query.where(table.c[name].in_(value))
         elif value is not None:
-            query = query.where(table.c[name] == value)
+            query = query.where(table.c[name] == storable(value))
     if since is None:
         return query
     if since.tzinfo is None:

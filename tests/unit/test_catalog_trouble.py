@@ -33,7 +33,9 @@ def finding(**more):
     case = Case(id="demo", step=[Step(name="test", run="true")])
     return Finding(case=case, kind="sound", summary="it passes", confidence=1, **more)
 
-place = Path(sys.argv[2])
+place, logs = sys.argv[2], Path(sys.argv[2]).parent / "logs"
+if "://" in place:
+    logs = Path(sys.argv[3])
 """
 
 
@@ -49,33 +51,32 @@ def finish(process):
     return out
 
 
-def test_processes_that_make_one_catalog_and_append_at_once_lose_nothing(tmp_path):
-    place = tmp_path / "catalog.sqlite"
+def test_processes_that_make_one_catalog_and_append_at_once_lose_nothing(place, tmp_path):
     writers = [
         python(
             """
             for number in range(8):
-                with Catalog(place) as catalog:
+                with Catalog(place, logs=logs) as catalog:
                     print(catalog.record(outcome(), b"log %d" % number).id)
             """,
             place,
+            tmp_path / "logs",
         )
         for _ in range(3)
     ]
     ids = [line for writer in writers for line in finish(writer).split()]
 
-    with Catalog(place) as catalog:
+    with Catalog(place, logs=tmp_path / "logs") as catalog:
         assert sorted(catalog.outcomes().id) == sorted(ids)
         assert {catalog.log(key) for key in ids} == {b"log %d" % number for number in range(8)}
     assert len(ids) == 24
 
 
-def test_processes_that_conclude_on_one_case_at_once_make_one_line_of_findings(tmp_path):
-    place = tmp_path / "catalog.sqlite"
+def test_processes_that_conclude_on_one_case_at_once_make_one_line_of_findings(place, tmp_path):
     writers = [
         python(
             """
-            with Catalog(place) as catalog:
+            with Catalog(place, logs=logs) as catalog:
                 for _ in range(8):
                     proof = catalog.record(outcome(), b"log").id
                     recorded = catalog.record_finding(
@@ -84,12 +85,13 @@ def test_processes_that_conclude_on_one_case_at_once_make_one_line_of_findings(t
                     print(recorded.id)
             """,
             place,
+            tmp_path / "logs",
         )
         for _ in range(2)
     ]
     ids = [line for writer in writers for line in finish(writer).split()]
 
-    with Catalog(place) as catalog:
+    with Catalog(place, logs=tmp_path / "logs") as catalog:
         found = catalog.findings(current=False)
         assert sorted(found.id) == sorted(ids)
         assert len(catalog.findings()) == 1
@@ -157,7 +159,7 @@ def test_a_full_disk_is_a_catalog_error_and_loses_nothing(tmp_path):
                 except CatalogError as error:
                     print(error)
                 assert catalog.outcomes().id.tolist() == done
-                left = [path for path in (place.parent / "logs").glob(".*")]
+                left = [path for path in logs.glob(".*")]
                 assert not left
             """,
             tmp_path / "c.sqlite",
@@ -178,6 +180,7 @@ def test_a_read_only_catalog_can_be_read_and_says_why_not_written(tmp_path):
         python(
             """
             import subprocess
+            place = Path(place)
             with Catalog(place) as catalog:
                 known = catalog.record(outcome(), b"log").id
                 proven = catalog.record_finding(finding(evidence=(known,)))
