@@ -45,6 +45,8 @@ class Database:
     ----------
     place : str or Path
         Path, or SQLAlchemy URL.
+    is_reader : bool
+        Whether it is left as it is, though its schema be older: see `version`.
 
     Raises
     ------
@@ -56,11 +58,14 @@ class Database:
         If it was written by a newer version.
     """
 
-    def __init__(self, place: str | Path) -> None:
+    def __init__(self, place: str | Path, *, is_reader: bool = False) -> None:
         where = parse_place(place)
         self.file = where if isinstance(where, Path) else None
         self.name = str(where)
-        self.read_only = self.file is not None and _cannot_be_written(self.file)
+        self.address = where if isinstance(where, Path) else str(where._replace(password=None))
+        """Path, or URL without a password: names the database whoever opens it."""
+        self.is_reader = is_reader
+        self.read_only = is_reader or (self.file is not None and _cannot_be_written(self.file))
         self._engine: Engine | None = None
         with self._translated():
             self._engine = (
@@ -126,7 +131,17 @@ class Database:
             raise CatalogError(f"the catalog is closed: {self.name}")
         return self._engine
 
+    @property
+    def version(self) -> int | None:
+        """The schema version that is there now; None: nothing is there."""
+        with self.reading() as connection:
+            return stored_version(connection)
+
     def _prepare(self) -> None:
+        if self.is_reader:
+            if self.version is None:
+                raise CatalogError(f"no catalog, but an empty database: {self.name}")
+            return
         if self.file is not None and not self.file.exists():
             with self._translated():
                 self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -149,8 +164,7 @@ class Database:
                     create_or_upgrade(connection)
 
     def _is_current(self) -> bool:
-        with self.reading() as connection:
-            return stored_version(connection) == SCHEMA_VERSION
+        return self.version == SCHEMA_VERSION
 
     def _turn_on_wal(self) -> None:
         """Let readers and a writer work side by side; SQLite keeps this in the file."""
@@ -161,9 +175,11 @@ class Database:
             connection.close()
 
     def _connect(self) -> sqlite3.Connection:
-        # a file system that cannot be written has no room for SQLite's own locks either
-        mode = "mode=ro&immutable=1" if self.read_only else ""
-        return connect_sqlite(self.file or Path(), mode)
+        file = self.file or Path()
+        mode = "mode=ro" if self.read_only else ""
+        if self.read_only and _cannot_be_written(file):
+            mode += "&immutable=1"  # SQLite's own locks would have no room there either
+        return connect_sqlite(file, mode)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
