@@ -21,7 +21,7 @@ from buildvm_nb.catalog.engines import (
 )
 from buildvm_nb.catalog.schema import SCHEMA_VERSION
 from buildvm_nb.catalog.upgrades import create_or_upgrade, stored_version
-from buildvm_nb.errors import CatalogError, CatalogUnreachable
+from buildvm_nb.errors import CatalogError, CatalogUnreachable, UsageError
 
 __all__ = ["Database", "default_place"]
 
@@ -64,7 +64,6 @@ class Database:
         self.name = str(where)
         self.address = where if isinstance(where, Path) else str(where._replace(password=None))
         """Path, or URL without a password: names the database whoever opens it."""
-        self.is_reader = is_reader
         self.read_only = is_reader or (self.file is not None and _cannot_be_written(self.file))
         self._engine: Engine | None = None
         with self._translated():
@@ -72,7 +71,7 @@ class Database:
                 sqlite_engine(self._connect) if isinstance(where, Path) else server_engine(where)
             )
         try:
-            self._prepare()
+            self._find() if is_reader else self._prepare()
         except BaseException:
             self.close()
             raise
@@ -137,11 +136,13 @@ class Database:
         with self.reading() as connection:
             return stored_version(connection)
 
+    def _find(self) -> None:
+        if self.file is not None and not self.file.exists():
+            raise UsageError(f"no such catalog: {self.file}")
+        if self.version is None:
+            raise CatalogError(f"no catalog, but an empty database: {self.name}")
+
     def _prepare(self) -> None:
-        if self.is_reader:
-            if self.version is None:
-                raise CatalogError(f"no catalog, but an empty database: {self.name}")
-            return
         if self.file is not None and not self.file.exists():
             with self._translated():
                 self.file.parent.mkdir(parents=True, exist_ok=True)

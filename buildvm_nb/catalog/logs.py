@@ -15,7 +15,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +26,6 @@ from buildvm_nb.errors import CatalogError
 __all__ = ["LogStore", "sync_directory"]
 
 _CHUNK = 2**20
-_USERS = ".catalogs"
 
 
 class LogStore:
@@ -181,36 +180,60 @@ class LogStore:
             yield
 
     def enlist(self) -> None:
-        """Have the catalog named among those that keep logs here."""
-        if self._user and not self._is_listed:
-            if self._user not in self.users():
-                with (self.root / _USERS).open("a", encoding="utf-8") as stream:
+        """Have the catalog named among those that keep logs here, if the directory is there."""
+        if self._user and not self._is_listed and self.root.is_dir():
+            if self._user not in self._names():
+                with self.register.open("a", encoding="utf-8") as stream:
                     stream.write(f"{self._user}\n")
             self._is_listed = True
 
-    def users(self) -> list[str]:
+    @property
+    def register(self) -> Path:
+        """The file that names the catalogs that keep logs here."""
+        return self.root / ".catalogs"
+
+    def users(self) -> list[Path | str]:
         """Return the catalogs that keep logs here.
 
         Returns
         -------
-        list of str
-            Paths of files, as seen from this directory, and URLs without passwords.
+        list of Path or str
+            Absolute paths of SQLite files, and URLs without passwords.
         """
-        try:
-            names = (self.root / _USERS).read_text(encoding="utf-8").split("\n")
-        except FileNotFoundError:
-            return []
-        return list(dict.fromkeys(name for name in names if name))
+        return [
+            name if "://" in name else Path(os.path.normpath(self.root / name))
+            for name in self._names()
+        ]
+
+    def unfinished(self) -> list[Path]:
+        """Return what killed writers left.
+
+        Returns
+        -------
+        list of Path
+            Files that no writer is at work on.
+        """
+        found = []
+        for path in self.root.glob(".*.partial"):
+            with suppress(OSError), path.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.append(path)
+        return found
 
     def clear_unfinished(self) -> None:
         """Remove what writers left that were killed; those at work are left alone."""
         for path in self.root.glob(".*.partial"):
-            try:
-                with path.open("rb") as stream:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-            except OSError:
-                continue  # at work, gone meanwhile, or not ours to remove
+            # at work, gone meanwhile, or not ours to remove
+            with suppress(OSError), path.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+    def _names(self) -> list[str]:
+        try:
+            lines = self.register.read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError:
+            return []
+        return list(dict.fromkeys(line for line in lines if line))
 
     def _add(self, text: BinaryIO) -> tuple[str, int]:
         seen = hashlib.sha256()

@@ -2,16 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pandas as pd
-import platformdirs
 from sqlalchemy import select
 
 from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.care import Care, usual_logs
 from buildvm_nb.catalog.database import Database, default_place
 from buildvm_nb.catalog.findings import FindingRecords
 from buildvm_nb.catalog.frames import make_frame
@@ -38,7 +39,7 @@ _ENTRIES: tuple[type[Outcome | Finding], ...] = (Outcome, Finding)
 _FAILURES = (Verdict.FAILED, Verdict.CRASHED, Verdict.TIMEOUT)
 
 
-class Catalog(FindingRecords):
+class Catalog(FindingRecords, Care):
     """Outcomes with their logs, and findings; a context manager.
 
     Several processes and threads may use one catalog at once. What `record` or `record_finding`
@@ -75,12 +76,13 @@ class Catalog(FindingRecords):
     ) -> None:
         self._database = Database(place or default_place())
         self._tell = tell or warnings.warn
-        file, address = self._database.file, self._database.address
-        beside = platformdirs.user_data_path("buildvm-nb") if file is None else file.parent
-        self._logs = LogStore(logs or beside / "logs", address)
+        address = self._database.address
+        self._logs = LogStore(logs or usual_logs(self._database), address)
         self._unsent = Unsent(self._logs.root, str(address))
         if not self._database.read_only:
             self._logs.clear_unfinished()
+            with suppress(OSError):  # whoever adds a log tries again
+                self._logs.enlist()
             self._send_unsent()
 
     def __enter__(self) -> Self:
