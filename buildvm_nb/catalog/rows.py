@@ -8,6 +8,7 @@ from buildvm_nb.model.outcome import Outcome, SourceRecord, StepRecord
 
 __all__ = ["asked_source", "canonical_json", "outcome_row", "storable", "without_nul"]
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _NUL_SHOWN = "\N{SYMBOL FOR NULL}"
 
 
@@ -99,7 +100,7 @@ def canonical_json(value: object) -> str:
     str
         JSON with sorted keys.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def storable(text: str) -> str:
