@@ -20,10 +20,10 @@ from buildvm_nb.catalog.store import Catalog
 from buildvm_nb.catalog.tables import meta as meta_table
 from buildvm_nb.catalog.tables import outcomes as outcomes_table
 from buildvm_nb.errors import CatalogError, CatalogUnreachable, SchemaVersionError, UsageError
-from buildvm_nb.model.case import Case, Step
+from buildvm_nb.model.case import Case, LocalSource, Step
 from buildvm_nb.model.instants import LATEST
 from buildvm_nb.model.machine import MachineSpec
-from buildvm_nb.model.outcome import Outcome, Probing, Verdict
+from buildvm_nb.model.outcome import Outcome, Probing, SourceRecord, Verdict
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -126,6 +126,78 @@ def test_a_missing_or_corrupt_log_is_named(catalog, tmp_path, damage, told):
 
     catalog.record(an_outcome(), b"text" * 1000)
     assert catalog.log(outcome.id) == b"text" * 1000
+
+
+HARD_TEXTS = [
+    "0012345",
+    "12e4567",
+    "1e999",
+    "NA",
+    "null",
+    "2016-12-31T23:59:60Z",
+    "a\0b",
+    "\x1b[31mred\x1b[0m\x07\r",
+    "=1+1",
+    "\ufeff \u2028 \U0010ffff",
+]
+
+
+@pytest.mark.parametrize("hard", HARD_TEXTS)
+def test_hard_text_comes_back_from_documents_tables_and_logs(catalog, hard):
+    digest = hashlib.sha256(hard.encode()).hexdigest()
+    source = SourceRecord(kind="git", name=hard, version=hard, digest=digest)
+    log = hard.encode() * 3
+    outcome = catalog.record(
+        an_outcome(
+            case=an_outcome().case.model_copy(update={"source": LocalSource(path="x")}),
+            sources=(source,),
+            reason=hard,
+            evidence=hard,
+            study=hard,
+            host={hard: hard},
+        ),
+        log,
+    )
+
+    assert catalog.outcome(outcome.id) == outcome
+    assert catalog.log(outcome.id) == log
+    frame = catalog.outcomes(study=hard)
+    shown = hard.replace("\0", "\N{SYMBOL FOR NULL}")
+    for column in ("source_name", "source_version", "reason", "evidence", "study"):
+        assert frame[column].tolist() == [shown]
+    assert list(catalog.documents(study=hard)) == [outcome]
+    assert list(catalog.check()) == []
+
+
+def test_a_message_of_10_mb_comes_back(catalog):
+    long = "é\x1b[0m\n" * 1_700_000
+    outcome = catalog.record(an_outcome(reason=long, evidence=long), long.encode())
+
+    assert catalog.outcome(outcome.id) == outcome
+    assert catalog.outcomes().evidence.tolist() == [long]
+    assert catalog.log(outcome.id) == long.encode()
+
+
+def test_many_are_recorded_at_once_or_none(catalog, tmp_path):
+    (tmp_path / "log").write_bytes(b"from a file")
+    given = [(an_outcome(id=f"ID{i}"), b"log %d" % (i % 3)) for i in range(50)]
+    given.append((an_outcome(id="ID99"), tmp_path / "log"))
+    recorded = catalog.record_many(given)
+
+    assert [outcome.id for outcome in recorded] == [outcome.id for outcome, _ in given]
+    assert catalog.log("ID4") == b"log 1"
+    assert catalog.log("ID99") == b"from a file"
+    assert catalog.record_many([]) == []
+    wrong = [
+        ([(an_outcome(id="NEW"), b""), (an_outcome(id="ID7"), b"")], "recorded already: ID7 in"),
+        ([(an_outcome(id="NEW"), b"")] * 2, "given twice: NEW"),
+        ([(an_outcome(id="NEW"), b""), (an_outcome(log_digest="0" * 64), b"x")], "not that of"),
+    ]
+    for entries, told in wrong:
+        with pytest.raises(CatalogError, match=told):
+            catalog.record_many(entries)
+    assert len(catalog.outcomes()) == 51
+    assert list(catalog.check()) == []
 
 
 def test_nothing_is_recorded_twice_or_overwritten(catalog):
