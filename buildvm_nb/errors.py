@@ -17,6 +17,7 @@ process borders.
     │   ├── ClockError          the guest's clock is not what was asked for
     │   └── StateError          the machine is not in a state that allows the call
     ├── CatalogError            the catalog cannot be read or written
+    │   ├── CatalogUnreachable  its server cannot be reached now
     │   └── SchemaVersionError  it was written by another version
     ├── SearchError             a search was asked something it cannot answer
     └── CommandFailed           a guest command failed and the caller asked for ``check=True``
@@ -28,6 +29,7 @@ __all__ = [
     "BootTimeout",
     "BuildVMError",
     "CatalogError",
+    "CatalogUnreachable",
     "ClockError",
     "CommandFailed",
     "GuestLost",
@@ -155,6 +157,10 @@ class StateError(MachineError):
 
 class CatalogError(BuildVMError):
     """The catalog cannot be read or written."""
+
+
+class CatalogUnreachable(CatalogError):
+    """The server of the catalog's database cannot be reached, has gone, or is overloaded."""
 
 
 class SchemaVersionError(CatalogError):

@@ -2,24 +2,28 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 import platformdirs
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
+from buildvm_nb.catalog.engines import (
+    SERVER_READS,
+    WRITES,
+    connect_sqlite,
+    parse_place,
+    server_engine,
+    sqlite_engine,
+)
 from buildvm_nb.catalog.schema import SCHEMA_VERSION
 from buildvm_nb.catalog.upgrades import create_or_upgrade, stored_version
-from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.errors import CatalogError, CatalogUnreachable, UsageError
 
 __all__ = ["Database", "default_place"]
-
-_BUSY_TIMEOUT_S = 60
-_WRITES = "buildvm_writes"
 
 
 def default_place() -> str:
@@ -35,15 +39,14 @@ def default_place() -> str:
 
 
 class Database:
-    """A SQLite file, made if it is not there, or any other database by URL.
-
-    Each unit of work has a connection of its own for SQLite, so that a catalog may be used from
-    several threads and after a fork.
+    """A SQLite file, made if it is not there, or a PostgreSQL database by URL.
 
     Parameters
     ----------
     place : str or Path
         Path, or SQLAlchemy URL.
+    is_reader : bool
+        Whether it is left as it is, though its schema be older: see `version`.
 
     Raises
     ------
@@ -55,17 +58,20 @@ class Database:
         If it was written by a newer version.
     """
 
-    def __init__(self, place: str | Path) -> None:
-        self.file = _sqlite_file(place)
-        self.name = str(self.file or make_url(str(place)))
-        self.read_only = self.file is not None and _cannot_be_written(self.file)
+    def __init__(self, place: str | Path, *, is_reader: bool = False) -> None:
+        where = parse_place(place)
+        self.file = where if isinstance(where, Path) else None
+        self.name = str(where)
+        self.address = where if isinstance(where, Path) else str(where._replace(password=None))
+        """Path, or URL without a password: names the database whoever opens it."""
+        self.read_only = is_reader or (self.file is not None and _cannot_be_written(self.file))
         self._engine: Engine | None = None
         with self._translated():
             self._engine = (
-                create_engine(str(place)) if self.file is None else _sqlite_engine(self._connect)
+                sqlite_engine(self._connect) if isinstance(where, Path) else server_engine(where)
             )
         try:
-            self._prepare()
+            self._find() if is_reader else self._prepare()
         except BaseException:
             self.close()
             raise
@@ -84,8 +90,11 @@ class Database:
         CatalogError
             If the database fails.
         """
-        with self._translated(), self._open_engine().connect() as connection, connection.begin():
-            yield connection
+        isolation = {} if self.file else {"isolation_level": SERVER_READS}
+        with self._translated(), self._open_engine().connect() as connection:
+            marked = connection.execution_options(**isolation)
+            with marked.begin():
+                yield marked
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -100,11 +109,13 @@ class Database:
         ------
         CatalogError
             If the database fails, is read-only, full, or locked for too long.
+        CatalogUnreachable
+            If a server cannot be reached or has gone; whether all of it was kept is not known.
         """
         if self.read_only:
             raise CatalogError(f"the catalog is read-only: {self.name}", hint=_HINTS["readonly"])
         with self._translated(), self._open_engine().connect() as connection:
-            marked = connection.execution_options(**{_WRITES: True})
+            marked = connection.execution_options(**{WRITES: True})
             with marked.begin():
                 yield marked
 
@@ -118,6 +129,18 @@ class Database:
         if self._engine is None:
             raise CatalogError(f"the catalog is closed: {self.name}")
         return self._engine
+
+    @property
+    def version(self) -> int | None:
+        """The schema version that is there now; None: nothing is there."""
+        with self.reading() as connection:
+            return stored_version(connection)
+
+    def _find(self) -> None:
+        if self.file is not None and not self.file.exists():
+            raise UsageError(f"no such catalog: {self.file}")
+        if self.version is None:
+            raise CatalogError(f"no catalog, but an empty database: {self.name}")
 
     def _prepare(self) -> None:
         if self.file is not None and not self.file.exists():
@@ -142,8 +165,7 @@ class Database:
                     create_or_upgrade(connection)
 
     def _is_current(self) -> bool:
-        with self.reading() as connection:
-            return stored_version(connection) == SCHEMA_VERSION
+        return self.version == SCHEMA_VERSION
 
     def _turn_on_wal(self) -> None:
         """Let readers and a writer work side by side; SQLite keeps this in the file."""
@@ -154,19 +176,11 @@ class Database:
             connection.close()
 
     def _connect(self) -> sqlite3.Connection:
-        path = quote(str(self.file))
-        # a file system that cannot be written has no room for SQLite's own locks either
-        mode = "?mode=ro&immutable=1" if self.read_only else ""
-        connection = sqlite3.connect(
-            f"file:{path}{mode}",
-            uri=True,
-            timeout=_BUSY_TIMEOUT_S,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA synchronous=FULL")
-        return connection
+        file = self.file or Path()
+        mode = "mode=ro" if self.read_only else ""
+        if self.read_only and _cannot_be_written(file):
+            mode += "&immutable=1"  # SQLite's own locks would have no room there either
+        return connect_sqlite(file, mode)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -174,46 +188,18 @@ class Database:
             yield
         except (SQLAlchemyError, sqlite3.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            raise _in_our_words(str(cause), self.name) from error
+            kind = CatalogUnreachable if self._is_gone(error) else CatalogError
+            raise _in_our_words(str(cause), self.name, kind) from error
         except (OSError, ImportError) as error:
             raise _in_our_words(str(error), self.name) from error
 
-
-def _sqlite_file(place: str | Path) -> Path | None:
-    """Return the path of a SQLite database; None for another database."""
-    if "://" not in str(place):
-        return Path(place).expanduser().absolute()
-    try:
-        url = make_url(str(place))
-        backend = url.get_dialect().name
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise UsageError(
-            f"not a catalog's URL: {place}; allowed: a path, sqlite:///PATH or "
-            "postgresql+psycopg://USER@HOST/DATABASE"
-        ) from error
-    if backend != "sqlite":
-        return None
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-        raise UsageError(
-            f"a catalog keeps things, so it cannot be in memory: {place}", hint="give a path"
-        )
-    return Path(url.database).absolute()
+    def _is_gone(self, error: Exception) -> bool:
+        """Tell whether a server did not do its part, as opposed to refusing what it was given."""
+        return self.file is None and isinstance(error, OperationalError | InterfaceError)
 
 
 def _cannot_be_written(path: Path) -> bool:
     return path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
-
-
-def _sqlite_engine(connect: Callable[[], sqlite3.Connection]) -> Engine:
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # a writer takes its lock first: two readers that turn writers would lock each other out
-        writes = connection.get_execution_options().get(_WRITES)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
 
 
 _HINTS = {
@@ -223,10 +209,12 @@ _HINTS = {
     "not a database": "name another catalog with BUILDVM_CATALOG",
     "malformed": "move it away and restore a copy; `sqlite3 FILE .recover` saves what can be read",
     "unable to open": "check that the directory is there and that you may write to it",
+    "password": "set PGPASSWORD or ~/.pgpass, or give the password in the URL",
+    "onnection refused": "is the server running, and does it listen there?",
     "No module named": "install the driver: pip install 'buildvm-nb[postgres]'",
 }
 
 
-def _in_our_words(what: str, name: str) -> CatalogError:
+def _in_our_words(what: str, name: str, kind: type[CatalogError] = CatalogError) -> CatalogError:
     hint = next((hint for sign, hint in _HINTS.items() if sign in what), "")
-    return CatalogError(f"the catalog fails: {name}: {what}", hint=hint)
+    return kind(f"the catalog fails: {name}: {what}", hint=hint)

@@ -5,39 +5,37 @@ from datetime import datetime
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Select, exists, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, exists, select
 
 from buildvm_nb.catalog import tables
-from buildvm_nb.catalog.database import Database
-from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.catalog.frames import make_frame
+from buildvm_nb.catalog.inserting import insert_finding, insert_new, known_ids
 from buildvm_nb.catalog.queries import (
     filtered,
     find,
-    insert_once,
     names_of,
     newest_rows,
     oldest_first,
     stream,
 )
+from buildvm_nb.catalog.recording import Recording
 from buildvm_nb.catalog.schema import FINDINGS
-from buildvm_nb.errors import CatalogError
+from buildvm_nb.errors import CatalogError, CatalogUnreachable
 from buildvm_nb.model.finding import Finding, FindingKind
 
 __all__ = ["FindingRecords"]
 
-_MANY = 1000
-"""How many values go into one query; databases limit them."""
 _SHOWN = 5
 
 
-class FindingRecords:
+class FindingRecords(Recording):
     """What `Catalog` does with findings."""
-
-    _database: Database
 
     def record_finding(self, finding: Finding) -> Finding:
         """Keep a finding, for good; an earlier one is superseded, never changed.
+
+        Where the catalog's server cannot be reached, the finding is kept on this host, as it is,
+        until the catalog is opened the next time, and the user is told.
 
         Parameters
         ----------
@@ -58,26 +56,11 @@ class FindingRecords:
             If the id is there already, its evidence or the finding that it supersedes is not in
             this catalog, or the catalog cannot be written; then nothing was recorded.
         """
-        case = {"id": finding.case.id, "digest": finding.case.build_digest()}
-        with self._database.writing() as connection:
-            self._refuse(connection, finding)
-            document = finding.case.model_dump_json(by_alias=True)
-            insert_once(connection, tables.cases, case, {"document": document})
-            if finding.supersedes is None:
-                earlier = _superseded_by(connection, finding, case)
-                finding = finding.model_copy(update={"supersedes": earlier})
-            connection.execute(
-                insert(tables.findings).values(
-                    **finding_row(finding), document=finding.model_dump_json()
-                )
-            )
-            links = [
-                {"finding_id": finding.id, "outcome_id": key}
-                for key in dict.fromkeys(finding.evidence)
-            ]
-            if links:
-                connection.execute(insert(tables.finding_evidence), links)
-        return finding
+        try:
+            return self._conclude(finding)
+        except CatalogUnreachable as error:
+            self._keep_unsent([finding], error)
+            return finding
 
     def finding(self, key: str) -> Finding:
         """Return one finding, without loss.
@@ -178,6 +161,18 @@ class FindingRecords:
         query = _chosen(whole, wanted, since, current=current)
         return stream(self._database, Finding, oldest_first(query, tables.findings))
 
+    def _conclude(self, finding: Finding) -> Finding:
+        case = {"id": finding.case.id, "digest": finding.case.build_digest()}
+        with self._database.writing() as connection:
+            self._refuse(connection, finding)
+            document = finding.case.model_dump_json(by_alias=True)
+            insert_new(connection, tables.cases, [{**case, "document": document}])
+            if finding.supersedes is None:
+                earlier = _superseded_by(connection, finding, case)
+                finding = finding.model_copy(update={"supersedes": earlier})
+            insert_finding(connection, finding)
+        return finding
+
     def _refuse(self, connection: Connection, finding: Finding) -> None:
         """Raise if the id is taken, or if something is not there that the finding refers to."""
         column, name = tables.findings.c, self._database.name
@@ -190,7 +185,8 @@ class FindingRecords:
                     f"finding {finding.id} supersedes {finding.supersedes}, which is no finding on "
                     f"case {finding.case.id} in {name}"
                 )
-        if missing := _without_outcome(connection, finding.evidence):
+        known = known_ids(connection, tables.outcomes, finding.evidence)
+        if missing := [key for key in dict.fromkeys(finding.evidence) if key not in known]:
             more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
             raise CatalogError(
                 f"evidence of finding {finding.id} is not in {name}: no outcome "
@@ -239,12 +235,3 @@ def _superseded_by(connection: Connection, finding: Finding, case: dict[str, str
         query = query.where(column.kind == finding.kind.value)
     newest = query.order_by(column.recorded_at.desc(), column.id.desc()).limit(1)
     return connection.execute(newest).scalar()
-
-
-def _without_outcome(connection: Connection, keys: tuple[str, ...]) -> list[str]:
-    column = tables.outcomes.c.id
-    known: set[str] = set()
-    for start in range(0, len(keys), _MANY):
-        some = keys[start : start + _MANY]
-        known.update(connection.execute(select(column).where(column.in_(some))).scalars())
-    return [key for key in dict.fromkeys(keys) if key not in known]

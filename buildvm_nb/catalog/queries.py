@@ -1,53 +1,30 @@
 """Queries that outcomes and findings have in common."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Select, Table, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Connection, Select, Table, select
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database
+from buildvm_nb.catalog.rows import storable
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value
 
-__all__ = ["filtered", "find", "insert_once", "names_of", "newest_rows", "oldest_first", "stream"]
+__all__ = ["filtered", "find", "names_of", "newest_rows", "oldest_first", "stream"]
 
 V = TypeVar("V", bound=Value)
 
 _TABLES: dict[type[Value], Table] = {Outcome: tables.outcomes, Finding: tables.findings}
 _LISTS = {Outcome: "`buildvm catalog list`", Finding: "`buildvm catalog findings`"}
+_LONGEST_BEGINNING = 100
 _SOME = 5
 _PAGE = 1000
-
-
-def insert_once(
-    connection: Connection, table: Table, key: dict[str, Any], values: dict[str, Any]
-) -> None:
-    """Insert a row if its key is new, also when another process does so at the same moment.
-
-    Parameters
-    ----------
-    connection : Connection
-        In a transaction that writes.
-    table : Table
-        Where it goes.
-    key : dict
-        Values of the primary key, by column.
-    values : dict
-        The other values, by column.
-    """
-    same = [table.c[name] == value for name, value in key.items()]
-    if connection.execute(select(*(table.c[name] for name in key)).where(*same)).first():
-        return
-    with suppress(IntegrityError), connection.begin_nested():
-        connection.execute(insert(table).values(**key, **values))
 
 
 def find(database: Database, key: str, *kinds: type[V]) -> V:
@@ -75,9 +52,9 @@ def find(database: Database, key: str, *kinds: type[V]) -> V:
         If it cannot be read.
     """
     with database.reading() as connection:
-        found = _matches(connection, kinds, lambda ids: ids == key)
-        if not found and key:
-            beginning = key.upper()
+        found = _matches(connection, kinds, lambda ids: ids == storable(key))
+        if not found and 0 < len(key) <= _LONGEST_BEGINNING:
+            beginning = storable(key.upper())
             found = _matches(
                 connection, kinds, lambda ids: ids.startswith(beginning, autoescape=True)
             )
@@ -205,7 +182,7 @@ def filtered(
         if isinstance(value, tuple):
             query = query.where(table.c[name].in_(value))
         elif value is not None:
-            query = query.where(table.c[name] == value)
+            query = query.where(table.c[name] == storable(value))
     if since is None:
         return query
     if since.tzinfo is None:

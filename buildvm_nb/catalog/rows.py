@@ -6,8 +6,9 @@ from typing import Any
 from buildvm_nb.model.case import Case, GitSource, LocalSource, WheelsSource
 from buildvm_nb.model.outcome import Outcome, SourceRecord, StepRecord
 
-__all__ = ["asked_source", "canonical_json", "outcome_row", "without_nul"]
+__all__ = ["asked_source", "canonical_json", "outcome_row", "storable", "without_nul"]
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _NUL_SHOWN = "\N{SYMBOL FOR NULL}"
 
 
@@ -99,7 +100,23 @@ def canonical_json(value: object) -> str:
     str
         JSON with sorted keys.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
+
+
+def storable(text: str) -> str:
+    """Turn any text into one that a database takes, as it would stand in a row.
+
+    Parameters
+    ----------
+    text : str
+        As a user gave it; what cannot be decoded makes surrogates of it.
+
+    Returns
+    -------
+    str
+        With ``␀`` for NUL characters and ``?`` for surrogates.
+    """
+    return text.replace("\0", _NUL_SHOWN).encode(errors="replace").decode()
 
 
 def without_nul(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,32 +1,33 @@
 """The catalog: outcomes and findings in a database, logs in files beside it. It only ever grows."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pandas as pd
-import platformdirs
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.care import Care, usual_logs
 from buildvm_nb.catalog.database import Database, default_place
 from buildvm_nb.catalog.findings import FindingRecords
 from buildvm_nb.catalog.frames import make_frame
+from buildvm_nb.catalog.inserting import is_same, stored_documents
 from buildvm_nb.catalog.logs import LogStore
 from buildvm_nb.catalog.queries import (
     filtered,
     find,
-    insert_once,
     names_of,
     newest_rows,
     oldest_first,
     stream,
 )
-from buildvm_nb.catalog.rows import outcome_row
 from buildvm_nb.catalog.schema import OUTCOMES
+from buildvm_nb.catalog.unsent import Unsent
 from buildvm_nb.errors import CatalogError
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome, Verdict
@@ -34,12 +35,11 @@ from buildvm_nb.model.outcome import Outcome, Verdict
 __all__ = ["Catalog"]
 
 _DIGEST_LENGTH = 64
-_EMPTY = hashlib.sha256(b"").hexdigest()
 _ENTRIES: tuple[type[Outcome | Finding], ...] = (Outcome, Finding)
 _FAILURES = (Verdict.FAILED, Verdict.CRASHED, Verdict.TIMEOUT)
 
 
-class Catalog(FindingRecords):
+class Catalog(FindingRecords, Care):
     """Outcomes with their logs, and findings; a context manager.
 
     Several processes and threads may use one catalog at once. What `record` or `record_finding`
@@ -53,6 +53,9 @@ class Catalog(FindingRecords):
     logs : Path, optional
         Directory of the logs. By default ``logs`` beside the SQLite file, or in the user's data
         directory for another database.
+    tell : callable, optional
+        Takes a sentence for the user: that a server is gone, and that what was kept meanwhile has
+        been sent. By default it becomes a warning.
 
     Raises
     ------
@@ -64,13 +67,23 @@ class Catalog(FindingRecords):
         If it was written by a newer version.
     """
 
-    def __init__(self, place: str | Path | None = None, *, logs: Path | None = None) -> None:
+    def __init__(
+        self,
+        place: str | Path | None = None,
+        *,
+        logs: Path | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self._database = Database(place or default_place())
-        file = self._database.file
-        beside = platformdirs.user_data_path("buildvm-nb") if file is None else file.parent
-        self._logs = LogStore(logs or beside / "logs")
+        self._tell = tell or warnings.warn
+        address = self._database.address
+        self._logs = LogStore(logs or usual_logs(self._database), address)
+        self._unsent = Unsent(self._logs.root, str(address))
         if not self._database.read_only:
             self._logs.clear_unfinished()
+            with suppress(OSError):  # whoever adds a log tries again
+                self._logs.enlist()
+            self._send_unsent()
 
     def __enter__(self) -> Self:
         return self
@@ -94,52 +107,6 @@ class Catalog(FindingRecords):
     def close(self) -> None:
         """Close the catalog; closing twice is no error."""
         self._database.close()
-
-    def record(self, outcome: Outcome, log: bytes | Path = b"") -> Outcome:
-        """Keep an outcome and its log, for good.
-
-        Parameters
-        ----------
-        outcome : Outcome
-            Not recorded before. Its `log_digest` may be empty, else it must be the log's.
-        log : bytes or Path
-            The log's text or a file with it; empty: there is none, or the catalog has it.
-
-        Returns
-        -------
-        Outcome
-            As recorded: with the digest of its log.
-
-        Raises
-        ------
-        CatalogError
-            If the id is there already, the log does not match the digest, or the catalog cannot
-            be written; then nothing was recorded.
-        """
-        if self._database.read_only:
-            raise CatalogError(
-                f"the catalog is read-only: {self.name}",
-                hint="name another one with BUILDVM_CATALOG",
-            )
-        outcome, size = self._keep_log(outcome, log)
-        row = outcome_row(outcome)
-        with self._database.writing() as connection:
-            known = tables.outcomes.c.id == outcome.id
-            if connection.execute(select(tables.outcomes.c.id).where(known)).first():
-                raise CatalogError(f"outcome is recorded already: {outcome.id} in {self.name}")
-            if outcome.log_digest:
-                insert_once(
-                    connection, tables.logs, {"digest": outcome.log_digest}, {"size_bytes": size}
-                )
-            insert_once(
-                connection,
-                tables.cases,
-                {"id": row["case_id"], "digest": row["case_digest"]},
-                {"document": outcome.case.model_dump_json(by_alias=True)},
-            )
-            document = outcome.model_dump_json()
-            connection.execute(insert(tables.outcomes).values(**row, document=document))
-        return outcome
 
     def outcome(self, key: str) -> Outcome:
         """Return one outcome, without loss.
@@ -345,17 +312,31 @@ class Catalog(FindingRecords):
             raise CatalogError(f"outcome has no log: {key}")
         yield from self._logs.stream(digest)
 
-    def _keep_log(self, outcome: Outcome, log: bytes | Path) -> tuple[Outcome, int]:
-        wanted = outcome.log_digest
-        if log == b"" and wanted != _EMPTY:
-            return outcome, sum(map(len, self._logs.stream(wanted))) if wanted else 0
-        digest, size = self._logs.add(log)
-        if wanted and wanted != digest:
-            raise CatalogError(
-                f"the log is not that of outcome {outcome.id}: it has SHA-256 {digest}; "
-                f"the outcome says {wanted}"
+    def _send_unsent(self) -> None:
+        """Record what waits since the server could not be reached, and say so."""
+        sent = self._unsent.send(self._record_once)
+        if sent.count:
+            self._tell(
+                f"{sent.count} outcomes and findings that were kept in {self._unsent.root} while "
+                f"the server could not be reached are in {self.name} now"
             )
-        return outcome.model_copy(update={"log_digest": digest}), size
+        for trouble in sent.trouble:
+            self._tell(f"what was kept while the server could not be reached is refused: {trouble}")
+
+    def _record_once(self, entry: Outcome | Finding) -> None:
+        """Record an entry unless it is there: the connection may have broken after all was kept."""
+        table = tables.outcomes if isinstance(entry, Outcome) else tables.findings
+        with self._database.reading() as connection:
+            known = stored_documents(connection, table, [entry.id]).get(entry.id)
+        if known is not None:
+            if not is_same(entry, known):
+                raise CatalogError(f"recorded already, with another content: {entry.id}")
+        elif isinstance(entry, Outcome):
+            with self._logs.held():
+                sizes: dict[str, int] = {}
+                self._insert_outcomes([self._keep_log(entry, b"", sizes)], sizes)
+        else:
+            self._conclude(entry)
 
     def _whole(self, wanted: Mapping[str, str | None]) -> Iterator[Outcome]:
         whole = select(tables.outcomes.c.id, tables.outcomes.c.document)

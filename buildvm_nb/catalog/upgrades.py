@@ -17,6 +17,8 @@ __all__ = ["UPGRADES", "Upgrade", "create_or_upgrade", "stored_version"]
 Upgrade = Callable[[Connection], None]
 
 _VERSION = "schema_version"
+_MAKING = 0x6275696C64766D
+"""Number of the lock under which a server's tables are made: ``buildvm`` in ASCII."""
 
 
 def stored_version(connection: Connection) -> int | None:
@@ -73,6 +75,9 @@ def create_or_upgrade(connection: Connection) -> None:
     SchemaVersionError
         If its version is newer than this one's, or too old for any step.
     """
+    if connection.dialect.name == "postgresql":
+        # a server lets two transactions make the same table, and refuses the second at its end
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MAKING})
     if stored_version(connection) is None:
         METADATA.create_all(connection)
         connection.execute(insert(meta).values(name=_VERSION, value=str(SCHEMA_VERSION)))

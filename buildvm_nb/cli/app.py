@@ -6,6 +6,7 @@ import typer
 
 from buildvm_nb.cli.build import build
 from buildvm_nb.cli.cases import CASE_COMMANDS
+from buildvm_nb.cli.catalog_care import CARE_COMMANDS
 from buildvm_nb.cli.catalogs import CATALOG_COMMANDS
 from buildvm_nb.cli.cpus import cpus
 from buildvm_nb.cli.diagnose import diagnose
@@ -29,7 +30,10 @@ COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
     "": (_PURPOSE, (doctor, run, shell, build, diagnose, sweep, forecast, scan, cpus, kernels)),
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
-    "catalog": ("Outcomes: what was built, and what came of it.", CATALOG_COMMANDS),
+    "catalog": (
+        "Outcomes: what was built, and what came of it.",
+        (*CATALOG_COMMANDS, *CARE_COMMANDS),
+    ),
 }
 """Each group's name, help text and commands; the nameless one is ``buildvm`` itself."""
 

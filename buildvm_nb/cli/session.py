@@ -69,7 +69,7 @@ class Session:
             )
         from buildvm_nb.catalog import Catalog
 
-        return Catalog(place)
+        return Catalog(place, tell=self.warn)
 
     def progress(self) -> "Progress":
         """Return what shows progress on standard error.
@@ -87,6 +87,16 @@ class Session:
 
         on_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         return TerminalProgress() if on_terminal else LineProgress()
+
+    def warn(self, text: str) -> None:
+        """Tell what nobody should miss in one line on standard error, also with ``--quiet``.
+
+        Parameters
+        ----------
+        text : str
+            What to tell; control characters are shown, not sent.
+        """
+        write_error(f"buildvm: warning: {printable(text)}")
 
     def note(self, text: str) -> None:
         """Tell something in one line on standard error, unless ``--quiet``.

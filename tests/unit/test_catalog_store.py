@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
+import psycopg
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import insert, inspect, text, update
 
 from buildvm_nb.catalog import jsonlines, upgrades
 from buildvm_nb.catalog.database import default_place
@@ -16,11 +17,13 @@ from buildvm_nb.catalog.frames import check_frame, empty_frame
 from buildvm_nb.catalog.logs import LogStore
 from buildvm_nb.catalog.schema import SCHEMA_VERSION
 from buildvm_nb.catalog.store import Catalog
+from buildvm_nb.catalog.tables import meta as meta_table
 from buildvm_nb.catalog.tables import outcomes as outcomes_table
-from buildvm_nb.errors import CatalogError, SchemaVersionError, UsageError
-from buildvm_nb.model.case import Case, Step
+from buildvm_nb.errors import CatalogError, CatalogUnreachable, SchemaVersionError, UsageError
+from buildvm_nb.model.case import Case, LocalSource, Step
+from buildvm_nb.model.instants import LATEST
 from buildvm_nb.model.machine import MachineSpec
-from buildvm_nb.model.outcome import Outcome, Probing, Verdict
+from buildvm_nb.model.outcome import Outcome, Probing, SourceRecord, Verdict
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -35,8 +38,8 @@ def an_outcome(**changes):
 
 
 @pytest.fixture
-def catalog(tmp_path):
-    with Catalog(tmp_path / "catalog.sqlite") as catalog:
+def catalog(place, tmp_path):
+    with Catalog(place, logs=tmp_path / "logs") as catalog:
         yield catalog
 
 
@@ -123,6 +126,78 @@ def test_a_missing_or_corrupt_log_is_named(catalog, tmp_path, damage, told):
 
     catalog.record(an_outcome(), b"text" * 1000)
     assert catalog.log(outcome.id) == b"text" * 1000
+
+
+HARD_TEXTS = [
+    "0012345",
+    "12e4567",
+    "1e999",
+    "NA",
+    "null",
+    "2016-12-31T23:59:60Z",
+    "a\0b",
+    "\x1b[31mred\x1b[0m\x07\r",
+    "=1+1",
+    "\ufeff \u2028 \U0010ffff",
+]
+
+
+@pytest.mark.parametrize("hard", HARD_TEXTS)
+def test_hard_text_comes_back_from_documents_tables_and_logs(catalog, hard):
+    digest = hashlib.sha256(hard.encode()).hexdigest()
+    source = SourceRecord(kind="git", name=hard, version=hard, digest=digest)
+    log = hard.encode() * 3
+    outcome = catalog.record(
+        an_outcome(
+            case=an_outcome().case.model_copy(update={"source": LocalSource(path="x")}),
+            sources=(source,),
+            reason=hard,
+            evidence=hard,
+            study=hard,
+            host={hard: hard},
+        ),
+        log,
+    )
+
+    assert catalog.outcome(outcome.id) == outcome
+    assert catalog.log(outcome.id) == log
+    frame = catalog.outcomes(study=hard)
+    shown = hard.replace("\0", "\N{SYMBOL FOR NULL}")
+    for column in ("source_name", "source_version", "reason", "evidence", "study"):
+        assert frame[column].tolist() == [shown]
+    assert list(catalog.documents(study=hard)) == [outcome]
+    assert list(catalog.check()) == []
+
+
+def test_a_message_of_10_mb_comes_back(catalog):
+    long = "é\x1b[0m\n" * 1_700_000
+    outcome = catalog.record(an_outcome(reason=long, evidence=long), long.encode())
+
+    assert catalog.outcome(outcome.id) == outcome
+    assert catalog.outcomes().evidence.tolist() == [long]
+    assert catalog.log(outcome.id) == long.encode()
+
+
+def test_many_are_recorded_at_once_or_none(catalog, tmp_path):
+    (tmp_path / "log").write_bytes(b"from a file")
+    given = [(an_outcome(id=f"ID{i}"), b"log %d" % (i % 3)) for i in range(50)]
+    given.append((an_outcome(id="ID99"), tmp_path / "log"))
+    recorded = catalog.record_many(given)
+
+    assert [outcome.id for outcome in recorded] == [outcome.id for outcome, _ in given]
+    assert catalog.log("ID4") == b"log 1"
+    assert catalog.log("ID99") == b"from a file"
+    assert catalog.record_many([]) == []
+    wrong = [
+        ([(an_outcome(id="NEW"), b""), (an_outcome(id="ID7"), b"")], "recorded already: ID7 in"),
+        ([(an_outcome(id="NEW"), b"")] * 2, "given twice: NEW"),
+        ([(an_outcome(id="NEW"), b""), (an_outcome(log_digest="0" * 64), b"x")], "not that of"),
+    ]
+    for entries, told in wrong:
+        with pytest.raises(CatalogError, match=told):
+            catalog.record_many(entries)
+    assert len(catalog.outcomes()) == 51
+    assert list(catalog.check()) == []
 
 
 def test_nothing_is_recorded_twice_or_overwritten(catalog):
@@ -241,7 +316,7 @@ def test_references_are_kept_whole(catalog):
     }
     orphan = insert(outcomes_table).values(**row, date=START, recorded_at=START)
 
-    with pytest.raises(CatalogError, match="FOREIGN KEY"), catalog._database.writing() as work:
+    with pytest.raises(CatalogError, match=r"(?i)foreign key"), catalog._database.writing() as work:
         work.execute(orphan)
 
 
@@ -266,15 +341,45 @@ def test_the_default_place_is_the_environments_or_the_users(tmp_path, monkeypatc
         assert catalog.name == str(tmp_path / "mine.sqlite")
 
 
-@pytest.mark.parametrize("place", ["sqlite://", "sqlite:///:memory:", "nosuch://x", "://"])
-def test_a_place_that_keeps_nothing_is_a_usage_error(place):
-    with pytest.raises(UsageError, match=r"in memory|not a catalog's URL"):
-        Catalog(place)
+@pytest.mark.parametrize(
+    "wrong", ["sqlite://", "sqlite:///:memory:", "nosuch://x", "://", "mysql://u:secret@h/d"]
+)
+def test_a_place_that_keeps_nothing_is_a_usage_error(wrong):
+    with pytest.raises(UsageError, match=r"in memory|not a catalog's URL") as caught:
+        Catalog(wrong)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_database_server_that_is_not_there_is_a_catalog_error(tmp_path):
-    with pytest.raises(CatalogError, match="the catalog fails"):
-        Catalog("postgresql+psycopg://nobody:secret@127.0.0.1:1/none", logs=tmp_path)
+    with pytest.raises(CatalogUnreachable, match=r"the catalog fails.*refused") as caught:
+        Catalog("postgresql://nobody:secret@127.0.0.1:1/none", logs=tmp_path)
+    assert "is the server running" in caught.value.hint
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_database_of_other_tables_is_left_alone(postgres, tmp_path):
+    with postgres.database() as url:
+        with psycopg.connect(url) as connection:
+            connection.execute("CREATE TABLE people (name TEXT)")
+        with pytest.raises(CatalogError, match="no catalog: it has the tables people"):
+            Catalog(url, logs=tmp_path)
+
+
+def test_the_zone_of_a_server_does_not_matter(catalog):
+    last = LATEST
+    outcome = catalog.record(an_outcome(recorded_at=last))
+
+    assert catalog.outcomes().recorded_at.tolist() == [last]
+    assert catalog.outcomes(since=last).id.tolist() == [outcome.id]
+
+
+@pytest.mark.parametrize("key", ["a\0b", "\udcff", "x" * 100_000])
+def test_text_that_a_database_cannot_hold_is_merely_not_there(catalog, key):
+    catalog.record(an_outcome())
+
+    assert catalog.outcomes(case=key).empty
+    with pytest.raises(UsageError, match="no such outcome"):
+        catalog.outcome(key)
 
 
 def test_a_file_that_is_no_catalog_is_left_alone(tmp_path):
@@ -314,30 +419,31 @@ def test_a_corrupt_catalog_is_a_catalog_error(tmp_path):
     assert "move it away" in caught.value.hint
 
 
-def set_version(path, version):
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute("UPDATE catalog_meta SET value = ?", [str(version)])
-    connection.close()
+def set_version(catalog, version):
+    with catalog._database.writing() as work:
+        work.execute(update(meta_table).values(value=str(version)))
 
 
-def test_a_newer_schema_is_refused_with_what_to_do(tmp_path):
-    path = tmp_path / "c.sqlite"
-    Catalog(path).close()
-    set_version(path, SCHEMA_VERSION + 1)
+def test_a_newer_schema_is_refused_with_what_to_do(place, tmp_path):
+    with Catalog(place, logs=tmp_path) as catalog:
+        set_version(catalog, SCHEMA_VERSION + 1)
 
-    with pytest.raises(SchemaVersionError, match=r"(?s)schema version 3.*up to 2.*upgrade") as told:
-        Catalog(path)
-    assert "BUILDVM_CATALOG" in told.value.hint
+    newer, known = SCHEMA_VERSION + 1, SCHEMA_VERSION
+    told = rf"(?s)schema version {newer}.*up to {known}.*upgrade"
+    with pytest.raises(SchemaVersionError, match=told) as caught:
+        Catalog(place, logs=tmp_path)
+    assert "BUILDVM_CATALOG" in caught.value.hint
 
 
-def test_an_older_schema_is_upgraded_step_by_step_or_refused(tmp_path, monkeypatch):
-    path = tmp_path / "c.sqlite"
-    with Catalog(path) as catalog:
+def test_an_older_schema_is_upgraded_step_by_step_or_refused(place, tmp_path, monkeypatch):
+    def opened():
+        return Catalog(place, logs=tmp_path)
+
+    with opened() as catalog:
         outcome = catalog.record(an_outcome())
-    set_version(path, -1)
-    with pytest.raises(SchemaVersionError, match="version -1, which cannot be brought to 2"):
-        Catalog(path)
+        set_version(catalog, -1)
+    with pytest.raises(SchemaVersionError, match="version -1, which cannot be brought to"):
+        opened()
 
     def step(connection):
         connection.execute(text("CREATE TABLE stepped (name TEXT)"))
@@ -349,25 +455,23 @@ def test_an_older_schema_is_upgraded_step_by_step_or_refused(tmp_path, monkeypat
     def nothing(connection):
         pass
 
-    monkeypatch.setattr(upgrades, "UPGRADES", {-1: step, 0: broken, 1: nothing})
+    steps = dict.fromkeys(range(SCHEMA_VERSION), nothing) | {-1: step}
+    monkeypatch.setattr(upgrades, "UPGRADES", {**steps, 0: broken})
     with pytest.raises(CatalogError, match="syntax error"):
-        Catalog(path)
-    monkeypatch.setattr(upgrades, "UPGRADES", {-1: step, 0: nothing, 1: nothing})
-    with Catalog(path) as catalog:
+        opened()
+    monkeypatch.setattr(upgrades, "UPGRADES", steps)
+    with opened() as catalog:
         assert catalog.outcome(outcome.id) == outcome
-    connection = sqlite3.connect(path)
-    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-    connection.close()
+        with catalog._database.reading() as work:
+            names = inspect(work).get_table_names()
     assert "stepped" in names
     assert "half" not in names
 
 
-def test_an_outcome_of_another_version_is_named(catalog, tmp_path):
+def test_an_outcome_of_another_version_is_named(catalog):
     outcome = catalog.record(an_outcome())
-    connection = sqlite3.connect(tmp_path / "catalog.sqlite")
-    with connection:
-        connection.execute("UPDATE outcomes SET document = ?", [json.dumps({"id": outcome.id})])
-    connection.close()
+    with catalog._database.writing() as work:
+        work.execute(update(outcomes_table).values(document=json.dumps({"id": outcome.id})))
 
     with pytest.raises(CatalogError, match=rf"outcome {outcome.id} in .* cannot be read"):
         catalog.outcome(outcome.id)

@@ -1,14 +1,15 @@
 """Catalogs that an older version made. The SQL below is frozen: it is never brought up to date."""
 
 import json
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import NullPool, create_engine, inspect, text
 
 from buildvm_nb.catalog.frames import check_frame
 from buildvm_nb.catalog.store import Catalog
@@ -51,14 +52,16 @@ CREATE INDEX ix_outcomes_case_id ON outcomes (case_id);
 CREATE INDEX ix_outcomes_study ON outcomes (study);
 CREATE INDEX ix_outcomes_verdict ON outcomes (verdict);
 INSERT INTO catalog_meta VALUES ('schema_version', '1');
-PRAGMA journal_mode=WAL;
 """
+# how PostgreSQL calls these types
+SERVER_TYPES = {" DATETIME": " TIMESTAMP WITH TIME ZONE", " DOUBLE": " DOUBLE PRECISION"}
 
 CASE = Case(id="demo", step=[Step(name="test", run="true")])
+START = datetime(2026, 1, 1, tzinfo=UTC)
 PROBING = {"prepared_at": "2020-01-01T00:00:01.5Z", "held": True, "drift_s": 0.008, "attempt": 3}
 
 
-def add_outcome(connection, key, **changes):
+def add_outcome(work, key, **changes):
     """Insert a row as version 1 did; its document may tell less or more than today's."""
     outcome = Outcome(
         id=key,
@@ -69,52 +72,90 @@ def add_outcome(connection, key, **changes):
         recorded_at="2026-01-01T00:00:00Z",
     )
     document = json.loads(outcome.model_dump_json(exclude={"probing"})) | changes
-    digest = CASE.build_digest()
-    connection.execute("INSERT OR IGNORE INTO cases VALUES ('demo', ?, '{}')", [digest])
-    connection.execute(
-        "INSERT INTO outcomes (id, recorded_at, case_id, case_digest, image, date, cpu, cpu_count,"
-        " memory_mib, kernel, accelerator, verdict, duration_s, host, document) VALUES (?,"
-        " '2026-01-01 00:00:00.000000', 'demo', ?, 'debian:bookworm', '2020-01-01 00:00:00.000000',"
-        " 'Haswell', 1, 1024, 'debian:bookworm', 'auto', 'failed', 0.5, '{}', ?)",
-        [key, digest, json.dumps(document)],
+    values = {"key": key, "digest": CASE.build_digest(), "document": json.dumps(document)}
+    values |= {"instant": START if work.dialect.name == "postgresql" else "2026-01-01 00:00:00"}
+    work.execute(
+        text("INSERT INTO cases VALUES ('demo', :digest, '{}') ON CONFLICT DO NOTHING"), values
+    )
+    work.execute(
+        text(
+            "INSERT INTO outcomes (id, recorded_at, case_id, case_digest, image, date, cpu,"
+            " cpu_count, memory_mib, kernel, accelerator, verdict, duration_s, host, document)"
+            " VALUES (:key, :instant, 'demo', :digest, 'debian:bookworm', :instant, 'Haswell', 1,"
+            " 1024, 'debian:bookworm', 'auto', 'failed', 0.5, '{}', :document)"
+        ),
+        values,
     )
 
 
+@contextmanager
+def working(place):
+    """Work on a database as an older program would, past the catalog."""
+    engine = create_engine(place if "://" in place else f"sqlite:///{place}", poolclass=NullPool)
+    with engine.begin() as work:
+        yield work
+
+
 @pytest.fixture
-def old(tmp_path):
-    """Make a catalog of version 1 with three outcomes and return its path."""
-    path = tmp_path / "catalog.sqlite"
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executescript(VERSION_1)
-        add_outcome(connection, "01A")
-        add_outcome(connection, "01B", probing=PROBING)
-        add_outcome(connection, "01C", host={"probing": [1]})
-    return path
+def old(place):
+    """Make a catalog of version 1 with three outcomes and return its place."""
+    with working(place) as work:
+        script = VERSION_1
+        if work.dialect.name == "sqlite":
+            work.exec_driver_sql("PRAGMA foreign_keys=ON")
+        else:
+            for ours, theirs in SERVER_TYPES.items():
+                script = script.replace(ours, theirs)
+        for statement in script.split(";\n"):
+            if statement.strip():
+                work.exec_driver_sql(statement)
+        add_outcome(work, "01A")
+        add_outcome(work, "01B", probing=PROBING)
+        add_outcome(work, "01C", host={"probing": [1]})
+    return place
 
 
-def shape(path):
-    """Return columns, references and indexes of each table, whatever their order."""
-    shapes = {}
-    with closing(sqlite3.connect(path)) as connection:
-        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+@pytest.fixture
+def opened(tmp_path):
+    return partial(Catalog, logs=tmp_path / "logs")
+
+
+def shape(place):
+    """Return columns, references and indexes of each table, whatever their order and names."""
+    with working(place) as work:
+        there, shapes = inspect(work), {}
+        for name in there.get_table_names():
             shapes[name] = [
-                {row[1:] for row in connection.execute(f"PRAGMA table_info({name})")},
-                {row[2:] for row in connection.execute(f"PRAGMA foreign_key_list({name})")},
-                {row[1] for row in connection.execute(f"PRAGMA index_list({name})")},
+                {
+                    (column["name"], str(column["type"]), column["nullable"], column["default"])
+                    for column in there.get_columns(name)
+                },
+                {
+                    (*key["constrained_columns"], key["referred_table"], *key["referred_columns"])
+                    for key in there.get_foreign_keys(name)
+                },
+                {(key["name"], *key["column_names"]) for key in there.get_indexes(name)},
+                tuple(there.get_pk_constraint(name)["constrained_columns"]),
             ]
     return shapes
 
 
-def test_an_upgraded_catalog_has_the_tables_of_a_new_one(old, tmp_path):
-    Catalog(old).close()
-    Catalog(tmp_path / "new.sqlite").close()
+def test_an_upgraded_catalog_has_the_tables_of_a_new_one(old, opened, postgres, tmp_path):
+    def compare(new):
+        opened(old).close()
+        opened(new).close()
+        assert shape(old) == shape(new)
+        opened(old).close()  # and is of the present version
 
-    assert shape(old) == shape(tmp_path / "new.sqlite")
-    Catalog(old).close()  # and is of the present version
+    if "://" in old:
+        with postgres.database() as url:
+            compare(url)
+    else:
+        compare(str(tmp_path / "new.sqlite"))
 
 
-def test_old_outcomes_have_the_new_columns_from_their_documents(old):
-    with Catalog(old) as catalog:
+def test_old_outcomes_have_the_new_columns_from_their_documents(old, opened):
+    with opened(old) as catalog:
         frame = catalog.outcomes()
         outcome = catalog.outcome("01B")
 
@@ -124,12 +165,13 @@ def test_old_outcomes_have_the_new_columns_from_their_documents(old):
     assert frame.drift_s[1] == 0.008
     assert frame.drift_s.isna().tolist() == [True, False, True]
     assert frame.prepared_at[1] == datetime(2020, 1, 1, 0, 0, 1, 500000, tzinfo=UTC)
+    assert frame.recorded_at.tolist() == [START] * 3
     assert frame.verdict.tolist() == ["failed"] * 3
     assert outcome.probing.model_dump(mode="json", exclude_none=True) == PROBING
 
 
-def test_old_outcomes_can_prove_new_findings_and_answer_new_questions(old):
-    with Catalog(old) as catalog:
+def test_old_outcomes_can_prove_new_findings_and_answer_new_questions(old, opened):
+    with opened(old) as catalog:
         answers = list(catalog.answers(CASE.build_digest()))
         finding = catalog.record_finding(
             Finding(
@@ -146,55 +188,76 @@ def test_old_outcomes_can_prove_new_findings_and_answer_new_questions(old):
 
 @pytest.mark.parametrize("study", [False, True])
 @pytest.mark.parametrize("upgraded", [False, True])
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 def test_answers_are_found_by_an_index_in_their_order(old, tmp_path, upgraded, study):
-    path = old if upgraded else tmp_path / "new.sqlite"
+    path = old if upgraded else str(tmp_path / "new.sqlite")
     Catalog(path).close()
     condition = "case_digest = 'x' AND study = 'y'" if study else "case_digest = 'x'"
     query = f"SELECT id, document FROM outcomes WHERE {condition} ORDER BY recorded_at, id"
-    with closing(sqlite3.connect(path)) as connection:
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+    with working(path) as work:
+        plan = [row[3] for row in work.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
 
     assert plan == ["SEARCH outcomes USING INDEX ix_outcomes_case_digest (case_digest=?)"]
 
 
-def test_a_document_that_cannot_be_read_does_not_stop_the_upgrade(old):
-    with closing(sqlite3.connect(old)) as connection, connection:
-        add_outcome(connection, "01D", probing={"attempt": -1})
-        connection.execute("""UPDATE outcomes SET document = '"probing":' WHERE id = '01A'""")
+def test_a_document_that_cannot_be_read_does_not_stop_the_upgrade(old, opened):
+    with working(old) as work:
+        add_outcome(work, "01D", probing={"attempt": -1})
+        damage = """UPDATE outcomes SET document = '"probing":' WHERE id = '01A'"""
+        work.exec_driver_sql(damage)
 
-    with Catalog(old) as catalog:
+    with opened(old) as catalog:
         assert catalog.outcomes().attempt.tolist() == [0, 3, 0, 0]
         for key in ("01A", "01D"):
             with pytest.raises(CatalogError, match=f"outcome {key} in .* cannot be read"):
                 catalog.outcome(key)
 
 
-def test_a_writer_of_the_old_version_may_go_on(old):
-    with closing(sqlite3.connect(old)) as connection:
-        Catalog(old).close()
-        with connection:
-            add_outcome(connection, "01D")
+def test_a_writer_of_the_old_version_may_go_on(old, opened):
+    opened(old).close()
+    with working(old) as work:
+        add_outcome(work, "01D")
 
-    with Catalog(old) as catalog:
+    with opened(old) as catalog:
         assert catalog.outcomes().attempt.tolist() == [0, 3, 0, 0]
 
 
-def test_processes_that_open_an_old_catalog_at_once_upgrade_it_once(old):
+@pytest.mark.parametrize("is_old", [True, False])
+def test_processes_that_open_a_catalog_at_once_make_or_upgrade_it_once(
+    request, place, opened, is_old, tmp_path
+):
+    if is_old:
+        request.getfixturevalue("old")
+    outcome = Outcome(case=CASE, machine=MachineSpec(date="2020-01-01"), verdict="failed")
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
         "from buildvm_nb.catalog.store import Catalog\n"
-        "with Catalog(sys.argv[2]) as catalog:\n"
-        "    first = catalog.outcome('01A')\n"
-        "    again = first.model_copy(update={'id': sys.argv[3]})\n"
-        "    print(len(catalog.outcomes()) >= 3, catalog.record(again).id)\n"
+        "from buildvm_nb.model.outcome import Outcome\n"
+        "outcome = Outcome.model_validate_json(sys.argv[4])\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+        "with Catalog(sys.argv[2], logs=Path(sys.argv[3])) as catalog:\n"
+        "    print(catalog.record(outcome).id)\n"
     )
-    argv = [sys.executable, "-W", "error", "-c", script, str(ROOT), str(old)]
+    argv = [sys.executable, "-W", "error", "-c", script, str(ROOT), place, str(tmp_path / "logs")]
+    keys = [f"02{number}" for number in range(3)]
     processes = [
-        subprocess.Popen([*argv, f"02{number}"], stdout=subprocess.PIPE, text=True)
-        for number in range(4)
+        subprocess.Popen(
+            [*argv, outcome.model_copy(update={"id": key}).model_dump_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for key in keys
     ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.close()
+        process.stdin = None  # or communicate() would flush it
     told = [process.communicate(timeout=60)[0] for process in processes]
 
-    assert told == [f"True 02{number}\n" for number in range(4)]
-    with Catalog(old) as catalog:
-        assert len(catalog.outcomes()) == 7
+    assert told == [f"{key}\n" for key in keys]
+    with opened(place) as catalog:
+        assert catalog.outcomes().id.tolist() == ["01A", "01B", "01C"] * is_old + keys

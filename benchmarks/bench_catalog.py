@@ -1,0 +1,253 @@
+"""A catalog with many outcomes: how fast it takes them in, and gives them back.
+
+The peer of appending is sqlite3's own executemany, with the same rows (made beforehand, which for
+the catalog is part of the work), the same table, indexes and durability. The peer of a frame is
+fetching the same rows as tuples. Batches of both alternate, so that both meet the same host. Logs
+are left out: each costs what the file system takes to make a file durable.
+"""
+
+import argparse
+import itertools
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from measuring import Row, show
+
+from buildvm_nb.catalog import OUTCOMES, Catalog
+from buildvm_nb.catalog.inserting import insert_finding, insert_new
+from buildvm_nb.catalog.rows import outcome_row
+from buildvm_nb.catalog.tables import cases as cases_table
+from buildvm_nb.model.case import Case, PyPISource, Step
+from buildvm_nb.model.finding import Boundary, Finding, Window
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Outcome, SourceRecord, StepRecord, Verdict
+
+_BATCH = 5000
+_FRAME_ROWS = 10_000
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+_WRITER = """
+import sys
+from pathlib import Path
+from buildvm_nb.catalog import OUTCOMES, Catalog
+from buildvm_nb.model.outcome import Outcome, new_id
+outcome = Outcome.model_validate_json(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.read()
+with Catalog(sys.argv[1]) as catalog:
+    for _ in range(int(sys.argv[3])):
+        catalog.record(outcome.model_copy(update={"id": new_id()}))
+"""
+
+
+def make_cases(count: int) -> list[Case]:
+    """Return cases as they are in the field: a package each."""
+    return [
+        Case(
+            id=f"package-{number}",
+            title="A package whose tests look at the clock",
+            source=PyPISource(name=f"package-{number}", version="1.2.3"),
+            step=[Step(name="test", run="python3 -m pytest -q")],
+        )
+        for number in range(count)
+    ]
+
+
+def make_outcomes(cases: list[Case], count: int) -> Iterator[Outcome]:
+    """Make outcomes with all that a run tells; each case gets as many."""
+    instant = datetime(2020, 1, 1, tzinfo=UTC)
+    for number in range(count):
+        verdict = Verdict.FAILED if number % 3 == 0 else Verdict.PASSED
+        machine = MachineSpec(date=instant + timedelta(days=number % 5000))
+        source = SourceRecord(kind="pypi", name="p", version="1.2.3", digest=f"{number:064x}")
+        yield Outcome(
+            case=cases[number % len(cases)],
+            machine=machine,
+            verdict=verdict,
+            reason="" if verdict is Verdict.PASSED else "test: exited with 1",
+            evidence="E  ssl.SSLCertVerificationError: certificate has expired" * 2,
+            steps=(
+                StepRecord(
+                    name="test",
+                    verdict=verdict,
+                    exit_status=0,
+                    duration_s=1.5,
+                    clock_started_at=machine.date,
+                    clock_ended_at=machine.date + timedelta(seconds=2),
+                ),
+            ),
+            sources=(source,),
+            host={"cpu": "some CPU", "cores": 2, "kernel": "6.1"},
+            study=f"study-{number % 50}",
+            recorded_at=_START + timedelta(seconds=number),
+        )
+
+
+def make_findings(cases: list[Case], count: int) -> Iterator[Finding]:
+    """Make findings, none of which supersedes another."""
+    boundary = Boundary(
+        axis="date",
+        last_before="2020-10-05T23:01:56Z",
+        first_after="2020-10-05T23:01:57Z",
+        before="passed",
+        after="failed",
+        is_exact=True,
+        confirmed=4,
+    )
+    for number in range(count):
+        yield Finding(
+            case=cases[number % len(cases)],
+            kind="time-trap",
+            axis="date",
+            summary="passes until 2020-10-05T23:01:56Z",
+            boundaries=(boundary,),
+            windows=(Window(passes_until="2020-10-05T23:01:56Z"),),
+            confidence=0.9375,
+            recorded_at=_START + timedelta(seconds=number),
+        )
+
+
+def append(place: Path, cases: list[Case], count: int) -> tuple[Row, Row, Row]:
+    """Append batches to a catalog and the same rows to a copy of its table."""
+    ours, peer = Row(name="appended", unit="/s", aim="≥ 5000"), Row(name="  executemany", unit="/s")
+    ratio = Row(name="  ours / executemany", unit="")
+    with Catalog(place) as catalog, closing(_twin(place)) as twin:
+        outcomes = make_outcomes(cases, count)
+        while batch := list(itertools.islice(outcomes, _BATCH)):
+            rows = [_plain_row(outcome) for outcome in batch]
+            began = time.perf_counter()
+            with twin:
+                names = ", ".join(rows[0])
+                marks = ", ".join(f":{name}" for name in rows[0])
+                twin.executemany(f"INSERT INTO outcomes ({names}) VALUES ({marks})", rows)
+            peer.values.append(len(batch) / (time.perf_counter() - began))
+            began = time.perf_counter()
+            catalog.record_many((outcome, b"") for outcome in batch)
+            ours.values.append(len(batch) / (time.perf_counter() - began))
+            ratio.values.append(ours.values[-1] / peer.values[-1])
+    return ours, peer, ratio
+
+
+def _twin(place: Path) -> sqlite3.Connection:
+    """Open a database with the same table of outcomes and the same indexes, without references."""
+    twin = sqlite3.connect(place.with_name("twin.sqlite"))
+    twin.execute("PRAGMA journal_mode=WAL")
+    twin.execute("PRAGMA synchronous=FULL")
+    query = "SELECT sql FROM sqlite_master WHERE tbl_name = 'outcomes' AND sql IS NOT NULL"
+    with closing(sqlite3.connect(place)) as original:
+        for (statement,) in original.execute(query):
+            twin.execute(statement)
+    return twin
+
+
+def _plain_row(outcome: Outcome) -> dict[str, object]:
+    values = {**outcome_row(outcome), "document": outcome.model_dump_json()}
+    return {
+        name: value.replace(tzinfo=None).isoformat(" ") if isinstance(value, datetime) else value
+        for name, value in values.items()
+    }
+
+
+def add_findings(place: Path, cases: list[Case], count: int) -> None:
+    """Insert findings past the search for what each supersedes: that is not what is measured."""
+    with Catalog(place) as catalog, catalog._database.writing() as connection:  # noqa: SLF001
+        for case in cases:
+            key = {"id": case.id, "digest": case.build_digest()}
+            insert_new(connection, cases_table, [{**key, "document": case.model_dump_json()}])
+        for finding in make_findings(cases, count):
+            insert_finding(connection, finding)
+
+
+def read(place: Path, case: Case, runs: int) -> list[Row]:
+    """Read a frame of one case, the same as tuples, and the failures."""
+    frame = Row(name=f"frame of {_FRAME_ROWS} rows", unit="s", aim="< 0.5")
+    peer = Row(name="  fetchall", unit="s")
+    failures = Row(name="failures()", unit="s", aim="< 1")
+    names = ", ".join(OUTCOMES.dtypes)
+    where = "WHERE case_id = ? ORDER BY recorded_at DESC, id DESC LIMIT ?"
+    query = f"SELECT {names} FROM outcomes {where}"
+    with Catalog(place) as catalog, closing(sqlite3.connect(place)) as plain:
+        for _ in range(runs):
+            began = time.perf_counter()
+            rows = len(catalog.outcomes(case=case.id, limit=_FRAME_ROWS))
+            frame.values.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            if len(plain.execute(query, (case.id, _FRAME_ROWS)).fetchall()) != rows:
+                raise SystemExit("the frame has other rows than the table")
+            peer.values.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            catalog.failures()
+            failures.values.append(time.perf_counter() - began)
+    return [frame, peer, failures]
+
+
+def export(place: Path) -> list[Row]:
+    """Export all outcomes to CSV by the command; return the time and its memory."""
+    program = [
+        sys.executable,
+        "-c",
+        "import sys; from buildvm_nb.cli import main; sys.exit(main())",
+    ]
+    argv = [*program, "catalog", "export", "-", "--format", "csv", "--catalog", str(place)]
+    began = time.perf_counter()
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return [
+        Row(name="CSV of all outcomes", unit="s", values=[seconds]),
+        Row(name="  peak memory", unit="MiB", values=[peak], aim="< 300"),
+    ]
+
+
+def append_at_once(place: Path, outcome: Outcome, processes: int, each: int) -> Row:
+    """Let processes append one by one, all at once; stop if one outcome is lost."""
+    argv = [sys.executable, "-c", _WRITER, str(place), outcome.model_dump_json(), str(each)]
+    writers = [
+        subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(processes)
+    ]
+    for writer in writers:
+        if writer.stdout is None or writer.stdout.readline() != b"ready\n":
+            raise SystemExit("a writer did not start")
+    began = time.perf_counter()
+    for writer in writers:
+        writer.communicate()
+    seconds = time.perf_counter() - began
+    with closing(sqlite3.connect(place)) as plain:
+        (found,) = plain.execute("SELECT count(*) FROM outcomes").fetchone()
+    if found != processes * each:
+        raise SystemExit(f"{processes * each - found} outcomes are lost")
+    return Row(name=f"{processes} at once, one by one", unit="/s", values=[found / seconds])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--outcomes", type=int, default=1_000_000, help="default: %(default)s")
+    parser.add_argument("--findings", type=int, default=50_000, help="default: %(default)s")
+    parser.add_argument("--processes", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--runs", type=int, default=5, help="of each query; default: %(default)s")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory) / "catalog.sqlite"
+        cases = make_cases(max(1, asked.outcomes // _FRAME_ROWS))
+        Catalog(place).close()
+        rows = list(append(place, cases, asked.outcomes))
+        add_findings(place, cases, asked.findings)
+        rows += read(place, cases[0], asked.runs)
+        rows += export(place)
+        crowd = Path(directory) / "crowd" / "catalog.sqlite"
+        one = next(make_outcomes(cases, 1))
+        rows.append(append_at_once(crowd, one, asked.processes, 200))
+    show(f"{asked.outcomes} outcomes, {asked.findings} findings", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Rows on their way into the database: many at once, each with what it refers to."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.findingrows import finding_row
+from buildvm_nb.catalog.rows import outcome_row
+from buildvm_nb.model.finding import Finding
+from buildvm_nb.model.outcome import Outcome
+
+__all__ = [
+    "insert_finding",
+    "insert_new",
+    "insert_outcomes",
+    "is_same",
+    "known_ids",
+    "stored_documents",
+]
+
+_INSERTS: Mapping[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
+_MANY = 1000
+"""How many values go into one query; databases limit them."""
+
+
+def insert_new(connection: Connection, table: Table, rows: Iterable[dict[str, Any]]) -> None:
+    """Insert the rows whose key is new, also when another process does so at the same moment.
+
+    Parameters
+    ----------
+    connection : Connection
+        In a transaction that writes.
+    table : Table
+        Where they go.
+    rows : iterable of dict
+        Values by column. Whoever inserts several does so in the order of the key: two servers'
+        transactions that wait for each other would never end.
+    """
+    if given := list(rows):
+        into = _INSERTS[connection.dialect.name](table)
+        connection.execute(into.on_conflict_do_nothing(), given)
+
+
+def known_ids(connection: Connection, table: Table, ids: Sequence[str]) -> set[str]:
+    """Tell which entries are there.
+
+    Parameters
+    ----------
+    connection : Connection
+        In any transaction.
+    table : Table
+        Of outcomes or findings.
+    ids : sequence of str
+        Any number.
+
+    Returns
+    -------
+    set of str
+        Those of the ids that the table has.
+    """
+    known: set[str] = set()
+    for start in range(0, len(ids), _MANY):
+        some = ids[start : start + _MANY]
+        known.update(connection.execute(select(table.c.id).where(table.c.id.in_(some))).scalars())
+    return known
+
+
+def stored_documents(connection: Connection, table: Table, ids: Sequence[str]) -> dict[str, str]:
+    """Return the whole entries that have some ids.
+
+    Parameters
+    ----------
+    connection : Connection
+        In any transaction.
+    table : Table
+        Of outcomes or findings.
+    ids : sequence of str
+        At most a thousand; databases limit the values of a query.
+
+    Returns
+    -------
+    dict of str
+        JSON by id, of those that are there.
+    """
+    rows = select(table.c.id, table.c.document).where(table.c.id.in_(ids))
+    return {row.id: row.document for row in connection.execute(rows)}
+
+
+def is_same(entry: Outcome | Finding, document: str) -> bool:
+    """Tell whether a stored document says what an entry says.
+
+    Parameters
+    ----------
+    entry : Outcome or Finding
+        Any.
+    document : str
+        JSON of an entry of the same kind and id; an older version may have left fields out.
+
+    Returns
+    -------
+    bool
+        A finding that supersedes nothing is the same as one for which the catalog found out what
+        it supersedes.
+    """
+    try:
+        other = type(entry).model_validate_json(document)
+    except ValidationError:
+        return False
+    if isinstance(entry, Finding) and isinstance(other, Finding) and entry.supersedes is None:
+        return entry == other.model_copy(update={"supersedes": None})
+    return entry == other
+
+
+def insert_outcomes(
+    connection: Connection, outcomes: Iterable[Outcome], log_sizes: Mapping[str, int]
+) -> None:
+    """Insert outcomes with their cases and logs.
+
+    Parameters
+    ----------
+    connection : Connection
+        In a transaction that writes.
+    outcomes : iterable of Outcome
+        None of them is there.
+    log_sizes : mapping
+        Bytes of each log that they name, by digest.
+    """
+    rows = []
+    cases: dict[tuple[str, str], str] = {}
+    for outcome in outcomes:
+        row = outcome_row(outcome)
+        key = row["case_id"], row["case_digest"]
+        if key not in cases:
+            cases[key] = outcome.case.model_dump_json(by_alias=True)
+        rows.append({**row, "document": outcome.model_dump_json()})
+    insert_new(
+        connection,
+        tables.logs,
+        ({"digest": key, "size_bytes": size} for key, size in sorted(log_sizes.items())),
+    )
+    insert_new(
+        connection,
+        tables.cases,
+        (
+            {"id": key, "digest": digest, "document": document}
+            for (key, digest), document in sorted(cases.items())
+        ),
+    )
+    if rows:
+        connection.execute(insert(tables.outcomes), rows)
+
+
+def insert_finding(connection: Connection, finding: Finding) -> None:
+    """Insert a finding and tie it to its evidence.
+
+    Parameters
+    ----------
+    connection : Connection
+        In a transaction that writes.
+    finding : Finding
+        Not there yet; its case, its evidence and what it supersedes are.
+    """
+    row = {**finding_row(finding), "document": finding.model_dump_json()}
+    connection.execute(insert(tables.findings), [row])
+    links = [
+        {"finding_id": finding.id, "outcome_id": key} for key in dict.fromkeys(finding.evidence)
+    ]
+    if links:
+        connection.execute(insert(tables.finding_evidence), links)
