@@ -11,6 +11,7 @@ import pandas as pd
 import platformdirs
 from sqlalchemy import insert, select
 
+from buildvm_nb.catalog import accessor as accessor  # noqa: PLC0414 - gives frames their .traps
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database, default_place
 from buildvm_nb.catalog.exports import Exports

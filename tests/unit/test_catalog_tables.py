@@ -1,6 +1,7 @@
 import csv
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -360,3 +361,9 @@ def test_the_sql_tables_can_be_made_in_postgresql_too():
     assert "FOREIGN KEY(case_id, case_digest) REFERENCES cases (id, digest)" in ddl
     assert "clock_held BOOLEAN DEFAULT false NOT NULL" in ddl
     assert "FOREIGN KEY(supersedes) REFERENCES findings (id)" in ddl
+
+
+def test_the_data_dictionary_in_the_documentation_is_up_to_date():
+    text = (Path(__file__).parents[2] / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
+
+    assert text == data_dictionary(), "buildvm catalog schema > docs/data-dictionary.md"
