@@ -11,7 +11,7 @@ from sqlalchemy import Select, Table, select
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.exchange import form_of, write_table
-from buildvm_nb.catalog.failurerows import failure_row
+from buildvm_nb.catalog.failurerows import failures_frame
 from buildvm_nb.catalog.failures import FailureRecords, chosen_failures
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.catalog.jsonlines import write_jsonl
@@ -129,8 +129,7 @@ class Exports(FailureRecords):
     ) -> Iterator[pd.DataFrame]:
         done = 0
         for page in pages(self._database, query, size):
-            rows = map(failure_row, page) if schema is FAILURES else page
-            frame = make_frame(rows, schema)
+            frame = failures_frame(page) if schema is FAILURES else make_frame(page, schema)
             frame.index = pd.RangeIndex(done, done + len(frame))
             done += len(frame)
             yield frame

@@ -9,11 +9,11 @@ import pandas as pd
 from sqlalchemy import Row, Select
 
 from buildvm_nb.catalog import tables
-from buildvm_nb.catalog.failurerows import failure_row, failures_query, hint_rows, hints_query
+from buildvm_nb.catalog.failurerows import failures_frame, failures_query, hint_rows, hints_query
 from buildvm_nb.catalog.findings import FindingRecords, is_current
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.catalog.queries import filtered, names_of, newest_rows
-from buildvm_nb.catalog.schema import FAILURES, HINTS
+from buildvm_nb.catalog.schema import HINTS
 from buildvm_nb.catalog.springs import springs
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis, FindingKind
@@ -83,7 +83,7 @@ class FailureRecords(FindingRecords):
             query = query.where(tables.findings.c.boundaries.contains(f'"axis":"{Axis.DATE}"'))
             keep = partial(_may_spring, before=_aware(springs_before))
         rows = newest_rows(self._database, tables.findings, query, limit, keep)
-        return make_frame(map(failure_row, rows), FAILURES)
+        return failures_frame(rows)
 
     def hints(
         self,
@@ -158,7 +158,7 @@ def chosen_failures(
     Returns
     -------
     Select
-        Of what `failurerows.failure_row` takes.
+        Of what `failurerows.failures_frame` takes.
 
     Raises
     ------

@@ -6,10 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import TypeAdapter, ValidationError
 
-from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.errors import CatalogError
 from buildvm_nb.model.finding import Axis, Boundary
 from buildvm_nb.model.hint import Hint
-from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.outcome import Verdict
 
 __all__ = ["Spring", "breaks", "read_boundaries", "spring_at", "springs"]
@@ -127,12 +126,15 @@ def spring_at(text: str | None) -> datetime | None:
     Returns
     -------
     datetime or None
-        Aware, in UTC; None: it is no instant.
+        Aware, in UTC, midnight where it is only a day; None: it is no instant.
     """
-    try:
-        return None if text is None else parse_instant(text).astimezone(UTC)
-    except UsageError:
+    if text is None:
         return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
 def _springs(boundaries: list[Boundary]) -> Iterator[Spring]:
