@@ -26,7 +26,7 @@ __all__ = ["EXPORTED", "Exports"]
 EXPORTED = {table.name: table for table in (OUTCOMES, FINDINGS, FAILURES)}
 """The tables that can be exported, by name."""
 
-_ROWS = 5_000
+_ROWS = 2_000
 """How many rows are held in memory at once."""
 
 
