@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from buildvm_nb.catalog.casewriter import dump_case, new_case
     from buildvm_nb.catalog.csvfile import read_csv, write_csv
     from buildvm_nb.catalog.curated import curated_cases, find_case_file
+    from buildvm_nb.catalog.dictionary import data_dictionary
+    from buildvm_nb.catalog.exchange import read_failures, read_table, write_table
     from buildvm_nb.catalog.frames import empty_frame
     from buildvm_nb.catalog.jsonlines import read_jsonl, write_jsonl
-    from buildvm_nb.catalog.schema import FINDINGS, OUTCOMES, SCHEMA_VERSION, data_dictionary
+    from buildvm_nb.catalog.schema import FAILURES, FINDINGS, HINTS, OUTCOMES, SCHEMA_VERSION
     from buildvm_nb.catalog.store import Catalog
 
 __all__ = [
+    "FAILURES",
     "FINDINGS",
+    "HINTS",
     "OUTCOMES",
     "SCHEMA_VERSION",
     "Catalog",
@@ -32,19 +36,24 @@ __all__ = [
     "new_case",
     "parse_case",
     "read_csv",
+    "read_failures",
     "read_jsonl",
+    "read_table",
     "write_csv",
     "write_jsonl",
+    "write_table",
 ]
 
 _HOMES = {
+    "FAILURES": "schema",
     "FINDINGS": "schema",
+    "HINTS": "schema",
     "OUTCOMES": "schema",
     "SCHEMA_VERSION": "schema",
     "Catalog": "store",
     "case_schema": "caseschema",
     "curated_cases": "curated",
-    "data_dictionary": "schema",
+    "data_dictionary": "dictionary",
     "dump_case": "casewriter",
     "empty_frame": "frames",
     "find_case_file": "curated",
@@ -52,9 +61,12 @@ _HOMES = {
     "new_case": "casewriter",
     "parse_case": "casefile",
     "read_csv": "csvfile",
+    "read_failures": "exchange",
     "read_jsonl": "jsonlines",
+    "read_table": "exchange",
     "write_csv": "csvfile",
     "write_jsonl": "jsonlines",
+    "write_table": "exchange",
 }
 
 

@@ -8,6 +8,9 @@ need them. Reading takes a byte-order mark and CRLF line ends as well. Cells are
   ``'``, and text that begins with an apostrophe or with what a spreadsheet takes for a formula
   (``=``, ``+``, ``-``, ``@``, tab, carriage return, line feed, and the full-width forms) has one
   put before it;
+* a spreadsheet that parts cells at semicolons or tabs would see cells within a text. So an
+  apostrophe is put behind each semicolon, tab, carriage return and line feed that is followed by
+  any number of quotes, apostrophes and spaces and then by such a sign; a reader takes it away;
 * any other cell of a text column is that text: ``NA``, ``null`` and ``0012345`` stay as they are;
 * integers are decimal, numbers are as exact as Python prints them, truth values ``true`` and
   ``false``, instants ISO 8601 with ``Z``.
@@ -18,37 +21,45 @@ RFC 4180; OWASP, "CSV Injection".
 """
 
 import csv
-import os
+import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
 import pandas as pd
-from ulid import ULID
 
 from buildvm_nb.catalog.frames import check_frame, make_array
+from buildvm_nb.catalog.replacing import replacing
 from buildvm_nb.catalog.schema import OUTCOMES, Column, Kind, TableSchema
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.instants import format_instant
 
-__all__ = ["read_csv", "replacing", "write_csv"]
+__all__ = ["read_csv", "write_csv"]
 
-_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+_APOSTROPHE_FIRST = ("'", *_SIGNS)
+_BEFORE_SIGN = f"(?=[\"' ]*[{re.escape(_SIGNS)}])"
+_INNER_START = re.compile(f"([;\t\r\n]){_BEFORE_SIGN}")
+_INNER_GUARDED = re.compile(f"([;\t\r\n])'{_BEFORE_SIGN}")
 _NEEDS_QUOTES = frozenset('",\r\n')
 _CHUNK = 10_000
 _LONGEST_CELL = 2**31 - 1
 
 
-def write_csv(frame: pd.DataFrame, target: Path | IO[str], table: TableSchema = OUTCOMES) -> None:
-    """Write a frame as CSV.
+def write_csv(
+    frames: pd.DataFrame | Iterable[pd.DataFrame],
+    target: Path | IO[str],
+    table: TableSchema = OUTCOMES,
+) -> None:
+    """Write a frame, or several one after the other, as CSV.
 
     Parameters
     ----------
-    frame : DataFrame
-        Columns of the table, all or some, with its dtypes; the index is not written.
+    frames : DataFrame or iterable of DataFrame
+        Columns of the table, all or some, the same in each, with its dtypes; the index is not
+        written. No frame at all is a table without rows.
     target : Path or text stream
         A path is replaced at once, when all is written.
     table : TableSchema
@@ -61,13 +72,14 @@ def write_csv(frame: pd.DataFrame, target: Path | IO[str], table: TableSchema = 
     CatalogError
         If the file cannot be written.
     """
-    check_frame(frame, table)
-    columns = [column for column in table.columns if column.name in frame.columns]
+    if isinstance(frames, pd.DataFrame):
+        check_frame(frames, table)
+        frames = (frames,)
     if isinstance(target, Path):
         with replacing(target) as stream:
-            _write(frame, stream, columns)
+            stream.writelines(_lines(frames, table))
     else:
-        _write(frame, target, columns)
+        target.writelines(_lines(frames, table))
 
 
 def read_csv(path: Path, table: TableSchema = OUTCOMES) -> pd.DataFrame:
@@ -106,38 +118,6 @@ def read_csv(path: Path, table: TableSchema = OUTCOMES) -> pd.DataFrame:
     )
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that takes its place only when all of it is written.
-
-    Parameters
-    ----------
-    path : Path
-        Where it goes.
-
-    Yields
-    ------
-    text stream
-        UTF-8, line ends as written.
-
-    Raises
-    ------
-    CatalogError
-        If it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{ULID()}.partial")
-    try:
-        with beside.open("x", encoding="utf-8", newline="") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise CatalogError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return header and rows, each as long as the header."""
     limit = csv.field_size_limit(_LONGEST_CELL)
@@ -160,12 +140,23 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
     return rows[0], rows[1:]
 
 
-def _write(frame: pd.DataFrame, stream: IO[str], columns: list[Column]) -> None:
-    stream.write(",".join(column.name for column in columns) + "\n")
-    for start in range(0, len(frame), _CHUNK):
-        part = frame.iloc[start : start + _CHUNK]
-        cells = [_format(part[column.name], column.kind) for column in columns]
-        stream.writelines(_line(row) for row in zip(*cells, strict=True))
+def _lines(frames: Iterable[pd.DataFrame], table: TableSchema) -> Iterator[str]:
+    columns: list[Column] = []
+    for number, frame in enumerate(frames):
+        check_frame(frame, table)
+        if number == 0:
+            columns = [column for column in table.columns if column.name in frame.columns]
+            yield _header(columns)
+        for start in range(0, len(frame), _CHUNK):
+            part = frame.iloc[start : start + _CHUNK]
+            cells = [_format(part[column.name], column.kind) for column in columns]
+            yield from (_line(row) for row in zip(*cells, strict=True))
+    if not columns:
+        yield _header(table.columns)
+
+
+def _header(columns: Iterable[Column]) -> str:
+    return ",".join(column.name for column in columns) + "\n"
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -202,11 +193,12 @@ def _parse(cells: Iterable[str], column: Column, path: Path) -> pd.api.extension
 
 
 def _write_text(text: str) -> str:
-    return f"'{text}" if not text or text.startswith(("'", *_FORMULA)) else text
+    guarded = _INNER_START.sub(r"\1'", text)
+    return f"'{guarded}" if not text or text.startswith(_APOSTROPHE_FIRST) else guarded
 
 
 def _read_text(cell: str) -> str:
-    return cell.removeprefix("'")
+    return _INNER_GUARDED.sub(r"\1", cell.removeprefix("'"))
 
 
 def _read_integer(cell: str) -> int:

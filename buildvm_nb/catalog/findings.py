@@ -21,9 +21,9 @@ from buildvm_nb.catalog.queries import (
 from buildvm_nb.catalog.recording import Recording
 from buildvm_nb.catalog.schema import FINDINGS
 from buildvm_nb.errors import CatalogError, CatalogUnreachable
-from buildvm_nb.model.finding import Finding, FindingKind
+from buildvm_nb.model.finding import Axis, Finding, FindingKind
 
-__all__ = ["FindingRecords"]
+__all__ = ["FindingRecords", "is_current"]
 
 _SHOWN = 5
 
@@ -84,11 +84,13 @@ class FindingRecords(Recording):
         """
         return find(self._database, key, Finding)
 
-    def findings(
+    def findings(  # noqa: PLR0913 - filters, none of which need be given
         self,
         *,
         case: str | None = None,
         kind: FindingKind | str | Iterable[FindingKind | str] | None = None,
+        axis: Axis | str | Iterable[Axis | str] | None = None,
+        package: str | None = None,
         study: str | None = None,
         since: datetime | None = None,
         current: bool = True,
@@ -98,10 +100,12 @@ class FindingRecords(Recording):
 
         Parameters
         ----------
-        case : str, optional
-            Only those on the case with this id.
+        case, package : str, optional
+            Only those on the case with this id; on a source of exactly this name.
         kind : FindingKind, str or several of them, optional
             Only those of one of these kinds.
+        axis : Axis, str or several of them, optional
+            Only those that one of these axes explains.
         study : str, optional
             Only those of this study.
         since : datetime, optional
@@ -124,7 +128,13 @@ class FindingRecords(Recording):
             If the catalog cannot be read.
         """
         columns = [tables.findings.c[column.name] for column in FINDINGS.columns]
-        wanted = {"case_id": case, "study": study, "kind": _kinds(kind)}
+        wanted = {
+            "case_id": case,
+            "source_name": package,
+            "study": study,
+            "kind": _kinds(kind),
+            "axis": names_of(axis, Axis, "axis"),
+        }
         query = _chosen(select(*columns), wanted, since, current=current)
         return make_frame(newest_rows(self._database, tables.findings, query, limit), FINDINGS)
 
@@ -209,11 +219,18 @@ def _chosen(
     current: bool,
 ) -> Select[Any]:
     if current:
-        query = query.where(_is_current())
+        query = query.where(is_current())
     return filtered(query, tables.findings, wanted, since)
 
 
-def _is_current() -> ColumnElement[bool]:
+def is_current() -> ColumnElement[bool]:
+    """Return the condition that no other finding supersedes a finding.
+
+    Returns
+    -------
+    ColumnElement
+        True of current ones.
+    """
     later = tables.findings.alias("later")
     return ~exists().where(later.c.supersedes == tables.findings.c.id)
 
@@ -225,7 +242,7 @@ def _superseded_by(connection: Connection, finding: Finding, case: dict[str, str
     connection.execute(row.with_for_update(key_share=True))
     column = tables.findings.c
     query = select(column.id).where(
-        _is_current(),
+        is_current(),
         column.case_id == case["id"],
         column.case_digest == case["digest"],
         column.axis == (finding.axis and finding.axis.value),

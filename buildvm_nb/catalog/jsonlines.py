@@ -6,7 +6,7 @@ from typing import IO, TypeVar, overload
 
 from pydantic import ValidationError
 
-from buildvm_nb.catalog.csvfile import replacing
+from buildvm_nb.catalog.replacing import replacing
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value, describe

@@ -1,12 +1,13 @@
 """Queries that outcomes and findings have in common."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Select, Table, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, select
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database
@@ -16,7 +17,7 @@ from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value
 
-__all__ = ["filtered", "find", "names_of", "newest_rows", "oldest_first", "stream"]
+__all__ = ["filtered", "find", "names_of", "newest_rows", "oldest_first", "pages", "stream"]
 
 V = TypeVar("V", bound=Value)
 
@@ -97,7 +98,11 @@ def stream(database: Database, kind: type[V], query: Select[Any]) -> Iterator[V]
 
 
 def newest_rows(
-    database: Database, table: Table, query: Select[Any], limit: int | None
+    database: Database,
+    table: Table,
+    query: Select[Any],
+    limit: int | None,
+    keep: Callable[[Row[Any]], bool] | None = None,
 ) -> list[Any]:
     """Return rows, oldest first.
 
@@ -111,6 +116,8 @@ def newest_rows(
         Of any of its columns.
     limit : int or None
         At most so many, the newest ones.
+    keep : callable, optional
+        Tells of a row whether it is wanted, where SQL cannot.
 
     Returns
     -------
@@ -126,9 +133,40 @@ def newest_rows(
     """
     if limit is not None and limit < 0:
         raise UsageError(f"limit is negative: {limit}; allowed: 0 and more")
-    newest_first = query.order_by(table.c.recorded_at.desc(), table.c.id.desc()).limit(limit)
+    newest_first = query.order_by(table.c.recorded_at.desc(), table.c.id.desc())
     with database.reading() as connection:
-        return list(reversed(connection.execute(newest_first).all()))
+        if keep is None:
+            rows = connection.execute(newest_first.limit(limit)).all()
+        else:
+            streamed = connection.execute(newest_first.execution_options(yield_per=_PAGE))
+            rows = list(islice(filter(keep, streamed), limit))
+        return list(reversed(rows))
+
+
+def pages(database: Database, query: Select[Any], size: int) -> Iterator[Sequence[Row[Any]]]:
+    """Read rows piece by piece, all as they were when the first was read.
+
+    Parameters
+    ----------
+    database : Database
+        Where they are.
+    query : Select
+        Of any columns.
+    size : int
+        How many at once.
+
+    Yields
+    ------
+    sequence of Row
+        At most `size`, at least one.
+
+    Raises
+    ------
+    CatalogError
+        If they cannot be read.
+    """
+    with database.reading() as connection:
+        yield from connection.execute(query.execution_options(yield_per=size)).partitions()
 
 
 def oldest_first(query: Select[Any], table: Table) -> Select[Any]:

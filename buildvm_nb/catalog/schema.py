@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 __all__ = [
+    "FAILURES",
     "FINDINGS",
+    "HINTS",
     "OUTCOMES",
     "SCHEMA_VERSION",
     "TABLES",
     "Column",
     "Kind",
     "TableSchema",
-    "data_dictionary",
 ]
 
 SCHEMA_VERSION = 2
@@ -70,7 +71,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class TableSchema:
-    """A table: its columns in their stable order. The first one is the key."""
+    """A table: its columns in their stable order. The first one of a SQL table is the key."""
 
     name: str
     columns: tuple[Column, ...]
@@ -104,20 +105,6 @@ class TableSchema:
             for column in self.columns
         ]
         return "\n".join(lines) + "\n"
-
-
-def data_dictionary() -> str:
-    """Describe all tables for people.
-
-    Returns
-    -------
-    str
-        Markdown: for each table its name, what a row is, and its columns.
-    """
-    sections = (
-        f"## {table.name}\n\n{table.meaning}\n\n{table.data_dictionary()}" for table in TABLES
-    )
-    return "\n".join(sections)
 
 
 def _column(name: str, kind: Kind, meaning: str, unit: str = "", *, index: bool = False) -> Column:
@@ -304,5 +291,103 @@ FINDINGS = TableSchema(
     ),
 )
 
-TABLES = (OUTCOMES, FINDINGS)
-"""All tables that are frames, too."""
+_BOUNDARY = (
+    "last_before",
+    "first_after",
+    "verdict_before",
+    "verdict_after",
+    "is_exact",
+    "confirmed",
+)
+
+FAILURES = TableSchema(
+    name="failures",
+    columns=(
+        FINDINGS["id"],
+        FINDINGS["recorded_at"],
+        FINDINGS["tool_version"],
+        # What was studied
+        FINDINGS["case_id"],
+        FINDINGS["case_digest"],
+        _column("title", Kind.TEXT, "what the case is about, in a sentence"),
+        FINDINGS["source_kind"],
+        FINDINGS["source_name"],
+        FINDINGS["source_version"],
+        _column("provenance_url", Kind.TEXT, "where the failure was reported"),
+        # What was concluded
+        FINDINGS["kind"],
+        FINDINGS["axis"],
+        FINDINGS["summary"],
+        _column(
+            "springs_at",
+            Kind.INSTANT,
+            "first instant that is known to fail after `last_before`, which passes; missing: the "
+            "deciding boundary is none from passing to failing on the date axis",
+        ),
+        FINDINGS["passes_from"],
+        FINDINGS["passes_until"],
+        FINDINGS["studied_from"],
+        FINDINGS["studied_until"],
+        *(FINDINGS[name] for name in _BOUNDARY),
+        # On which machines
+        FINDINGS["passing_cpus"],
+        FINDINGS["failing_cpus"],
+        FINDINGS["features"],
+        FINDINGS["features_base"],
+        FINDINGS["features_needed"],
+        _column(
+            "features_harmful",
+            Kind.TEXT,
+            "smallest set of CPU features whose addition to `features_base` makes it fail, by "
+            "spaces",
+        ),
+        FINDINGS["passing_kernels"],
+        FINDINGS["failing_kernels"],
+        FINDINGS["varying_files"],
+        FINDINGS["difference"],
+        *(column for column in FINDINGS.columns if column.name.startswith("env_")),
+        # Why
+        FINDINGS["cause_kind"],
+        FINDINGS["cause_path"],
+        FINDINGS["cause_why"],
+        FINDINGS["failing_line"],
+        # Why to believe it
+        FINDINGS["confidence"],
+        FINDINGS["runs"],
+        FINDINGS["evidence"],
+        FINDINGS["boundaries"],
+    ),
+    meaning=(
+        "One row for each current finding that tells of a failure: of any kind but `sound` and "
+        "`undetermined`. The deciding boundary is that of the table findings; what changes along "
+        "the axis besides is in `boundaries`. Not a SQL table: derived from findings and cases."
+    ),
+)
+
+HINTS = TableSchema(
+    name="hints",
+    columns=(
+        _always("finding_id", Kind.TEXT, "id of the finding that names it as the cause"),
+        FINDINGS["recorded_at"],
+        FINDINGS["case_id"],
+        FINDINGS["source_kind"],
+        FINDINGS["source_name"],
+        FINDINGS["source_version"],
+        _always("kind", Kind.TEXT, "certificate-ends, date-constant, output-date, …"),
+        _column("path", Kind.TEXT, "where it was found, in the source; missing: it is general"),
+        _column("line", Kind.INTEGER, "line there, from 1, where that is text"),
+        _column("instant", Kind.INSTANT, "instant that is written there"),
+        _column("condition", Kind.TEXT, "CPU feature or function that it is about"),
+        _always("why", Kind.TEXT, "what it is, in a sentence"),
+        _always("axis", Kind.TEXT, "axis of the boundary that it explains"),
+        _always("last_before", Kind.TEXT, "last point of the axis before that boundary"),
+        _always("first_after", Kind.TEXT, "first point of the axis after it"),
+    ),
+    meaning=(
+        "One row for each boundary of a current finding whose cause was found in the source: a "
+        "hint that runs have borne out. Not a SQL table: derived from findings."
+    ),
+)
+
+TABLES = (OUTCOMES, FINDINGS, FAILURES, HINTS)
+"""All tables that are frames; the first two are SQL tables as well."""

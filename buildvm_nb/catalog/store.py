@@ -11,10 +11,11 @@ from typing import Self
 import pandas as pd
 from sqlalchemy import select
 
+from buildvm_nb.catalog import accessor as accessor  # noqa: PLC0414 - gives frames their .traps
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.care import Care, usual_logs
 from buildvm_nb.catalog.database import Database, default_place
-from buildvm_nb.catalog.findings import FindingRecords
+from buildvm_nb.catalog.exports import Exports
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.catalog.inserting import is_same, stored_documents
 from buildvm_nb.catalog.logs import LogStore
@@ -36,10 +37,9 @@ __all__ = ["Catalog"]
 
 _DIGEST_LENGTH = 64
 _ENTRIES: tuple[type[Outcome | Finding], ...] = (Outcome, Finding)
-_FAILURES = (Verdict.FAILED, Verdict.CRASHED, Verdict.TIMEOUT)
 
 
-class Catalog(FindingRecords, Care):
+class Catalog(Exports, Care):
     """Outcomes with their logs, and findings; a context manager.
 
     Several processes and threads may use one catalog at once. What `record` or `record_finding`
@@ -156,6 +156,7 @@ class Catalog(FindingRecords, Care):
         self,
         *,
         case: str | None = None,
+        package: str | None = None,
         verdict: Verdict | str | Iterable[Verdict | str] | None = None,
         study: str | None = None,
         since: datetime | None = None,
@@ -165,8 +166,8 @@ class Catalog(FindingRecords, Care):
 
         Parameters
         ----------
-        case : str, optional
-            Only those of the case with this id.
+        case, package : str, optional
+            Only those of the case with this id; of a source of exactly this name.
         verdict : Verdict, str or several of them, optional
             Only those with one of these verdicts.
         study : str, optional
@@ -190,38 +191,9 @@ class Catalog(FindingRecords, Care):
         """
         columns = [tables.outcomes.c[column.name] for column in OUTCOMES.columns]
         verdicts = names_of(verdict, Verdict, "verdict")
-        wanted = {"case_id": case, "study": study, "verdict": verdicts}
+        wanted = {"case_id": case, "source_name": package, "study": study, "verdict": verdicts}
         query = filtered(select(*columns), tables.outcomes, wanted, since)
         return make_frame(newest_rows(self._database, tables.outcomes, query, limit), OUTCOMES)
-
-    def failures(
-        self,
-        *,
-        case: str | None = None,
-        study: str | None = None,
-        since: datetime | None = None,
-        limit: int | None = None,
-    ) -> pd.DataFrame:
-        """Return the outcomes in which the case itself did not pass.
-
-        Parameters
-        ----------
-        case, study, since, limit
-            As for `outcomes`.
-
-        Returns
-        -------
-        DataFrame
-            As of `outcomes`, with verdict ``failed``, ``crashed`` or ``timeout``.
-
-        Raises
-        ------
-        UsageError
-            If a filter is none.
-        CatalogError
-            If the catalog cannot be read.
-        """
-        return self.outcomes(case=case, verdict=_FAILURES, study=study, since=since, limit=limit)
 
     def documents(self, *, case: str | None = None, study: str | None = None) -> Iterator[Outcome]:
         """Iterate over whole outcomes, oldest first.

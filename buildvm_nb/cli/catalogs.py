@@ -2,40 +2,29 @@
 
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from buildvm_nb.cli.completion import complete_case, complete_verdict
+from buildvm_nb.cli.catalog_options import CaseFilter, SinceFilter, instant, minute, records
+from buildvm_nb.cli.catalog_tables import expiring, export, schema
+from buildvm_nb.cli.completion import complete_verdict
 from buildvm_nb.cli.finding_summary import show_finding
 from buildvm_nb.cli.options import Command, command
 from buildvm_nb.cli.output import write_fields, write_json, write_table
 from buildvm_nb.cli.session import Session
 from buildvm_nb.cli.summary import outcome_fields
-from buildvm_nb.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
-    from buildvm_nb.catalog.schema import TableSchema
     from buildvm_nb.model.finding import Finding
     from buildvm_nb.model.outcome import Outcome
 
 __all__ = ["CATALOG_COMMANDS"]
 
-_FORMATS = ("csv", "jsonl", "parquet")
-_FAILURES = ("failed", "crashed", "timeout")
-
 OutcomeKey = Annotated[str, typer.Argument(metavar="ID", help="An outcome's id, or its start.")]
 EntryKey = Annotated[
     str, typer.Argument(metavar="ID", help="An outcome's or a finding's id, or its start.")
-]
-CaseFilter = Annotated[
-    str | None,
-    typer.Option(metavar="ID", autocompletion=complete_case, help="Only those of this case."),
-]
-SinceFilter = Annotated[
-    str | None, typer.Option(metavar="DATE", help="Only those recorded at or after that date.")
 ]
 
 
@@ -68,16 +57,16 @@ def list_(
 
     with session.catalog(existing=True) as catalog:
         frame = catalog.outcomes(
-            case=case, verdict=verdict or None, since=_instant(since), limit=limit
+            case=case, verdict=verdict or None, since=instant(since), limit=limit
         )
-    records = _records(frame, OUTCOMES)
+    listed = records(frame, OUTCOMES)
     if session.as_json:
-        write_json(records)
+        write_json(listed)
         return
     rows = [
         (
             record["id"],
-            _minute(record),
+            minute(record),
             record["case_id"],
             record["verdict"],
             record["date"][:10],
@@ -86,7 +75,7 @@ def list_(
             f"{record['duration_s']:.1f}",
             record["reason"],
         )
-        for record in records
+        for record in listed
     ]
     columns = ("id", "recorded", "case", "verdict", "date", "CPU", "kernel", "seconds ", "why")
     write_table(columns, rows)
@@ -118,14 +107,14 @@ def findings(
 
     with session.catalog(existing=True) as catalog:
         frame = catalog.findings(case=case, kind=kind or None, current=not everything)
-    records = _records(frame, FINDINGS)
+    listed = records(frame, FINDINGS)
     if session.as_json:
-        write_json(records)
+        write_json(listed)
         return
     rows = [
         (
             record["id"],
-            _minute(record),
+            minute(record),
             record["case_id"],
             record["kind"],
             record["last_before"],
@@ -133,7 +122,7 @@ def findings(
             f"{record['confidence']:.3f}",
             record["summary"],
         )
-        for record in records
+        for record in listed
     ]
     columns = ("id", "recorded", "case", "kind", "last before", "first after", "confidence ", "why")
     write_table(columns, rows)
@@ -163,66 +152,7 @@ def log(session: Session, key: OutcomeKey) -> None:
     sys.stdout.buffer.flush()
 
 
-@command(
-    "export",
-    examples=(
-        "buildvm catalog export outcomes.csv",
-        "buildvm catalog export failures.csv --failures",
-        "buildvm catalog export - --format jsonl --case dulwich-0.20.23",
-        "buildvm catalog export outcomes.parquet",
-        "buildvm catalog export findings.csv --findings",
-    ),
-)
-def export(
-    session: Session,
-    target: Annotated[
-        str, typer.Argument(metavar="FILE", help="Where to write; - is standard output.")
-    ],
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="|".join(_FORMATS),
-            help="Left out: by the file's name, else csv. jsonl holds them whole.",
-        ),
-    ] = None,
-    failures: Annotated[
-        bool, typer.Option("--failures", help="Only failed, crashed and timeout.")
-    ] = False,
-    case: CaseFilter = None,
-    since: SinceFilter = None,
-    *,
-    concluded: Annotated[
-        bool, typer.Option("--findings", help="Findings, superseded ones too, not outcomes.")
-    ] = False,
-) -> None:
-    """Write outcomes or findings to a file.
-
-    Spreadsheets, pandas and others read it; CSV and JSON Lines read back without loss.
-    """
-    if failures and concluded:
-        raise UsageError("give either --failures or --findings: findings are no outcomes")
-    path = None if target == "-" else Path(target)
-    chosen = _format(form, path)
-    wanted = {"case": case, "since": _instant(since)}
-    from buildvm_nb.catalog import FINDINGS, OUTCOMES, write_csv
-
-    with session.catalog(existing=True) as catalog:
-        if chosen == "jsonl":
-            _export_lines(catalog, path, wanted, failures=failures, concluded=concluded)
-            return
-        frame = (
-            catalog.findings(**wanted, current=False)
-            if concluded
-            else catalog.outcomes(**wanted, verdict=_FAILURES if failures else None)
-        )
-    if chosen == "parquet":
-        _export_bytes(frame.to_parquet(None, index=False), path)
-        return
-    write_csv(frame, path or sys.stdout, FINDINGS if concluded else OUTCOMES)
-
-
-CATALOG_COMMANDS: tuple[Command, ...] = (list_, findings, show, log, export)
+CATALOG_COMMANDS: tuple[Command, ...] = (list_, findings, show, log, expiring, export, schema)
 
 
 def _recorded_fields(outcome: "Outcome", session: Session) -> list[tuple[str, str]]:
@@ -246,70 +176,3 @@ def _successors(catalog: "Catalog", finding: "Finding") -> list[str]:
         for later, earlier in zip(frame["id"], frame["supersedes"], strict=True)
         if isinstance(earlier, str) and earlier == finding.id
     ]
-
-
-def _export_lines(
-    catalog: "Catalog",
-    path: Path | None,
-    wanted: dict[str, Any],
-    *,
-    failures: bool,
-    concluded: bool,
-) -> None:
-    from buildvm_nb.catalog import write_jsonl
-
-    start = wanted["since"]
-    if concluded:
-        write_jsonl(catalog.finding_documents(**wanted, current=False), path or sys.stdout)
-        return
-    outcomes = (
-        outcome
-        for outcome in catalog.documents(case=wanted["case"])
-        if not (failures and outcome.verdict not in _FAILURES)
-        and not (start and outcome.recorded_at < start)
-    )
-    write_jsonl(outcomes, path or sys.stdout)
-
-
-def _export_bytes(content: bytes, path: Path | None) -> None:
-    if path is None:
-        sys.stdout.buffer.write(content)
-        return
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _format(form: str | None, path: Path | None) -> str:
-    suffix = path.suffix.removeprefix(".").lower() if path else ""
-    chosen = form or (suffix if suffix in _FORMATS else "csv")
-    if chosen not in _FORMATS:
-        raise UsageError(f"unknown format: {chosen!r}; allowed: {', '.join(_FORMATS)}")
-    return chosen
-
-
-def _instant(text: str | None) -> Any:  # noqa: ANN401 - a datetime; typing it would import more
-    from buildvm_nb.model.instants import parse_instant
-
-    return None if text is None else parse_instant(text)
-
-
-def _minute(record: dict[str, Any]) -> str:
-    return str(record["recorded_at"])[:16].replace("T", " ")
-
-
-def _records(frame: Any, table: "TableSchema") -> list[dict[str, Any]]:  # noqa: ANN401 - of pandas
-    """Turn a frame into plain JSON: instants as text, missing values as null, JSON as JSON."""
-    lines = frame.to_json(orient="records", date_format="iso", date_unit="us", double_precision=15)
-    records: list[dict[str, Any]] = json.loads(lines)
-    for column in table.columns:
-        if column.kind.value == "json":
-            for record in records:
-                text = record.get(column.name)
-                record[column.name] = json.loads(text) if text else None
-    return records

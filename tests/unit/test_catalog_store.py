@@ -15,7 +15,7 @@ from buildvm_nb.catalog import jsonlines, upgrades
 from buildvm_nb.catalog.database import default_place
 from buildvm_nb.catalog.frames import check_frame, empty_frame
 from buildvm_nb.catalog.logs import LogStore
-from buildvm_nb.catalog.schema import SCHEMA_VERSION
+from buildvm_nb.catalog.schema import FAILURES, FINDINGS, HINTS, OUTCOMES, SCHEMA_VERSION
 from buildvm_nb.catalog.store import Catalog
 from buildvm_nb.catalog.tables import meta as meta_table
 from buildvm_nb.catalog.tables import outcomes as outcomes_table
@@ -244,8 +244,10 @@ def test_outcomes_are_filtered(catalog):
     assert ids(catalog.outcomes(study="sweep")) == ["ID3", "ID4", "ID5"]
     assert ids(catalog.outcomes(since=START + timedelta(days=4))) == ["ID4", "ID5"]
     assert ids(catalog.outcomes(limit=2)) == ["ID4", "ID5"]
-    assert ids(catalog.failures()) == ["ID1", "ID2", "ID3"]
-    assert ids(catalog.failures(case="demo", limit=5)) == ["ID2"]
+    failing = ["failed", "crashed", "timeout"]
+    assert ids(catalog.outcomes(verdict=failing)) == ["ID1", "ID2", "ID3"]
+    assert ids(catalog.outcomes(verdict=failing, case="demo", limit=5)) == ["ID2"]
+    assert ids(catalog.outcomes(package="p")) == []
     assert [outcome.id for outcome in catalog.documents(study="sweep")] == ["ID3", "ID4", "ID5"]
 
 
@@ -284,8 +286,11 @@ def test_no_verdict_asked_for_is_no_outcome(catalog):
 
 
 def test_an_empty_catalog_gives_empty_frames_of_the_schema(catalog):
-    for frame in (catalog.outcomes(), catalog.failures(), catalog.outcomes(limit=0)):
-        pd.testing.assert_frame_equal(frame, empty_frame())
+    pd.testing.assert_frame_equal(catalog.outcomes(), empty_frame(OUTCOMES))
+    pd.testing.assert_frame_equal(catalog.outcomes(limit=0), empty_frame(OUTCOMES))
+    pd.testing.assert_frame_equal(catalog.findings(), empty_frame(FINDINGS))
+    pd.testing.assert_frame_equal(catalog.failures(), empty_frame(FAILURES))
+    pd.testing.assert_frame_equal(catalog.hints(), empty_frame(HINTS))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import csv
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from buildvm_nb.catalog.csvfile import read_csv, write_csv
+from buildvm_nb.catalog.dictionary import data_dictionary
 from buildvm_nb.catalog.frames import check_frame, empty_frame, make_array, make_frame
 from buildvm_nb.catalog.rows import outcome_row
 from buildvm_nb.catalog.schema import (
@@ -18,7 +20,6 @@ from buildvm_nb.catalog.schema import (
     Column,
     Kind,
     TableSchema,
-    data_dictionary,
 )
 from buildvm_nb.catalog.tables import findings as sql_findings
 from buildvm_nb.catalog.tables import outcomes as sql_outcomes
@@ -112,12 +113,16 @@ def test_the_data_dictionary_has_a_line_for_each_column():
     assert "| `memory_mib` | `Int64` | MiB | never | memory of the machine | 1 |" in text
 
 
-def test_the_data_dictionary_covers_both_tables():
+def test_the_data_dictionary_covers_all_tables():
     text = data_dictionary()
 
     assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "# Data dictionary",
+        "## Files",
         "## outcomes",
         "## findings",
+        "## failures",
+        "## hints",
     ]
     assert "One row for each run of a case." in text
     assert "| `drift_s` | `Float64` | s | may be | how far a held clock strayed" in text
@@ -245,6 +250,29 @@ def test_any_frame_comes_back_from_csv(rows, tmp_path_factory):
     pd.testing.assert_frame_equal(round_trip(frame, tmp_path_factory.getbasetemp()), frame)
 
 
+FORMULA_LIKE = st.text(st.sampled_from("=+-@;,\t\r\n\"' a\uff1d"), max_size=9)
+
+
+@given(texts=st.lists(st.none() | FORMULA_LIKE, max_size=4))
+@settings(max_examples=200)
+def test_text_that_is_much_like_formulas_comes_back_from_csv(texts, tmp_path_factory):
+    frame = frame_of(text=texts)
+
+    pd.testing.assert_frame_equal(round_trip(frame, tmp_path_factory.getbasetemp()), frame)
+
+
+@given(text=FORMULA_LIKE, separator=st.sampled_from(";\t"))
+@settings(max_examples=200)
+def test_no_cell_begins_like_a_formula_for_who_parts_at_something_else(text, separator):
+    target = io.StringIO()
+    write_csv(frame_of(text=["x"], json=[text]), target, SAMPLE)
+    rows = csv.reader(io.StringIO(target.getvalue(), newline=""), delimiter=separator)
+
+    assert not any(
+        cell.lstrip('" ').startswith(("=", "+", "-", "@")) for row in rows for cell in row
+    )
+
+
 @given(texts=st.lists(TEXTS, min_size=1, max_size=8))
 def test_no_cell_of_text_begins_like_a_formula(texts):
     target = io.StringIO()
@@ -333,3 +361,9 @@ def test_the_sql_tables_can_be_made_in_postgresql_too():
     assert "FOREIGN KEY(case_id, case_digest) REFERENCES cases (id, digest)" in ddl
     assert "clock_held BOOLEAN DEFAULT false NOT NULL" in ddl
     assert "FOREIGN KEY(supersedes) REFERENCES findings (id)" in ddl
+
+
+def test_the_data_dictionary_in_the_documentation_is_up_to_date():
+    text = (Path(__file__).parents[2] / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
+
+    assert text == data_dictionary(), "buildvm catalog schema > docs/data-dictionary.md"

@@ -5,9 +5,10 @@ import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from buildvm_nb.catalog import Catalog, load_case, read_csv, read_jsonl
+from buildvm_nb.catalog import Catalog, data_dictionary, load_case, read_csv, read_jsonl
 from buildvm_nb.cli import main
 from buildvm_nb.cli.host_checks import State, check_space, qemu_version
 from buildvm_nb.model.case import Case, Step
@@ -116,14 +117,45 @@ def test_outcomes_are_exported_without_loss(buildvm, outcomes, tmp_path):
     assert {path.name for path in tmp_path.glob("*all*")} == {"all.csv", "all.jsonl", "all.parquet"}
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_failures_alone_go_to_standard_output(buildvm, outcomes, form):
-    _, out, _ = buildvm("catalog", "export", "-", "--failures", "--format", form)
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_outcomes_of_a_verdict_go_to_standard_output(buildvm, outcomes, form, capsysbinary):
+    words = ("catalog", "export", "-", "--verdict", "crashed", "--format", form)
+    assert main(words) == 0
+    out = capsysbinary.readouterr().out
     if form == "csv":
-        (row,) = csv.DictReader(io.StringIO(out))
-    else:
+        (row,) = csv.DictReader(io.StringIO(out.decode()))
+    elif form == "jsonl":
         (row,) = map(json.loads, out.splitlines())
+    else:
+        (row,) = pd.read_parquet(io.BytesIO(out)).to_dict("records")
     assert row["id"] == SECOND
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("-", "--kind", "flaky"), "outcomes have --verdict"),
+        (("-", "--failures", "--verdict", "failed"), "findings and failures have --kind"),
+        (("-", "--format", "xls"), "unknown format: 'xls'"),
+        (("-", "--format", "parquet", "--partition", "year"), "standard output cannot be"),
+        (("x.csv", "--partition", "year"), "only Parquet can be parted"),
+        (("x", "--format", "parquet", "--partition", "kind"), "allowed: year, verdict"),
+    ],
+    ids=str,
+)
+def test_an_export_that_makes_no_sense_is_refused(buildvm, outcomes, words, told):
+    status, out, err = buildvm("catalog", "export", *words)
+    assert (status, out) == (2, "")
+    assert told in err
+
+
+def test_the_schema_is_printed_as_markdown_and_as_json(buildvm):
+    assert buildvm("catalog", "schema")[1] == data_dictionary()
+    _, out, _ = buildvm("catalog", "schema", "--json")
+    told = {table["name"]: table for table in json.loads(out)["tables"]}
+    assert list(told) == ["outcomes", "findings", "failures", "hints"]
+    assert told["outcomes"]["columns"][16]["unit"] == "MiB"
+    assert told["outcomes"]["columns"][16]["dtype"] == "Int64"
 
 
 def test_an_export_that_cannot_be_written_is_told(buildvm, outcomes):

@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
-from buildvm_nb.catalog import FINDINGS, Catalog, read_csv, read_jsonl
+from buildvm_nb.catalog import FINDINGS, Catalog, read_csv, read_failures, read_jsonl
 from buildvm_nb.cli import main
 from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.finding import Boundary, Finding, Reruns, Window
@@ -188,6 +189,36 @@ def test_findings_are_exported_without_loss(buildvm, findings, tmp_path):
     status, _, err = buildvm(*words, "-", "--failures")
     assert status == 2
     assert "either --failures or --findings" in err
+
+
+def test_failures_are_exported_as_the_public_table(buildvm, findings, tmp_path):
+    words = ("catalog", "export", "--failures")
+    assert buildvm(*words, "failures.csv") == (0, "", "")
+    frame = read_failures(tmp_path / "failures.csv")
+    assert frame["id"].tolist() == [TRAP, FLAKY]
+    assert frame["title"].tolist() == ["A demo", "A demo"]
+    assert buildvm(*words, "parts", "--format", "parquet", "--partition", "kind")[0] == 0
+    assert {part.name for part in (tmp_path / "parts").iterdir()} == {
+        "kind=time-trap",
+        "kind=flaky",
+    }
+    pd.testing.assert_frame_equal(read_failures(tmp_path / "parts"), frame)
+    _, out, _ = buildvm(*words, "-", "--format", "jsonl", "--kind", "flaky")
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [FLAKY]
+
+
+def test_traps_that_spring_in_time_are_listed(buildvm, findings):
+    words = ("catalog", "expiring", "--before", "2030-01-01")
+    assert buildvm(*words)[1].splitlines() == ["springs    case  why  finding"]
+    _, out, _ = buildvm(*words, "--after", "2020-10-01")
+    assert out.splitlines()[1].split("  ")[0] == "2020-10-05T23:01:57Z"
+    assert f"demo  CN=x ends  {TRAP}" in out
+    _, out, _ = buildvm(*words, "--after", "2020-10-01", "--json")
+    (row,) = json.loads(out)
+    assert (row["id"], row["evidence"]) == (TRAP, [OUTCOME])
+    assert row["springs_at"].startswith("2020-10-05T23:01:57")
+    assert buildvm("catalog", "expiring", "--before", "soon")[0] == 2
+    assert json.loads(buildvm(*words, "--after", "2020-10-01", "--case", "x", "--json")[1]) == []
 
 
 def test_the_commands_load_no_pandas_before_they_need_it():

@@ -1,0 +1,193 @@
+"""The tables failures and hints, derived from rows of findings and from cases."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from functools import lru_cache
+from itertools import starmap
+from typing import Any, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import ColumnElement, Row, Select, case, null, select
+
+from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.frames import empty_frame, join_columns
+from buildvm_nb.catalog.rows import without_nul
+from buildvm_nb.catalog.schema import FAILURES, HINTS
+from buildvm_nb.catalog.springs import breaks, read_boundaries, spring_at
+from buildvm_nb.errors import CatalogError
+from buildvm_nb.model.case import Provenance
+from buildvm_nb.model.finding import Axis, FindingKind
+
+__all__ = ["failures_frame", "failures_query", "hint_rows", "hints_query"]
+
+T = TypeVar("T")
+
+_CASES_KEPT = 4096
+_BOUNDARY = ("axis", "verdict_before", "verdict_after", "first_after")
+_OF_FINDINGS = (
+    "recorded_at",
+    "case_id",
+    "source_kind",
+    "source_name",
+    "source_version",
+)
+
+
+class _ToldByCase(BaseModel):
+    """As much of a case's document as a failure tells."""
+
+    title: str = ""
+    provenance: Provenance | None = None
+
+
+class _ToldByFinding(BaseModel):
+    """As much of a finding's document as a failure tells and the table findings does not."""
+
+    features_harmful: tuple[str, ...] = ()
+
+
+def failures_query() -> Select[Any]:
+    """Ask for what `failures_frame` takes.
+
+    Returns
+    -------
+    Select
+        Of findings and their cases.
+    """
+    findings, cases = tables.findings.c, tables.cases.c
+    of_cpu = findings.kind == FindingKind.CPU_DEPENDENT.value
+    columns: list[ColumnElement[Any]] = [
+        findings[name] if name in findings else null().label(name) for name in FAILURES.dtypes
+    ]
+    return select(
+        *columns,
+        cases.document.label("case_document"),
+        # documents are long, and only these tell more than their row
+        case((of_cpu, findings.document)).label("finding_document"),
+    ).join_from(
+        tables.findings,
+        tables.cases,
+        (cases.id == findings.case_id) & (cases.digest == findings.case_digest),
+    )
+
+
+def failures_frame(rows: Sequence[Row[Any]]) -> pd.DataFrame:
+    """Derive failures.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of `failures_query`.
+
+    Returns
+    -------
+    DataFrame
+        One row each, with the columns and dtypes of ``schema.FAILURES.dtypes``.
+
+    Raises
+    ------
+    CatalogError
+        If a finding or its case cannot be read.
+    """
+    if not rows:
+        return empty_frame(FAILURES)
+    # column by column: tens of thousands of lists, one for each row, take longer than all else
+    *values, cases, documents = zip(*rows, strict=True)
+    columns: dict[str, Sequence[Any]] = dict(zip(FAILURES.dtypes, values, strict=True))
+    told = list(_read_each(_told_by_case, cases, columns["id"]))
+    boundaries = (columns[name] for name in _BOUNDARY)
+    columns["title"] = [title for title, _ in told]
+    columns["provenance_url"] = [url for _, url in told]
+    columns["springs_at"] = list(starmap(_springs_at, zip(*boundaries, strict=True)))
+    columns["features_harmful"] = list(_read_each(_harmful, documents, columns["id"]))
+    return join_columns(columns.values(), FAILURES)
+
+
+def hints_query() -> Select[Any]:
+    """Ask for what `hint_rows` takes.
+
+    Returns
+    -------
+    Select
+        Of those findings that name a cause.
+    """
+    findings = tables.findings.c
+    shared = (findings[name] for name in _OF_FINDINGS)
+    return select(findings.id, *shared, findings.boundaries).where(
+        findings.boundaries.contains('"cause":{')
+    )
+
+
+def hint_rows(row: Row[Any]) -> Iterator[list[Any]]:
+    """List the hints of a finding.
+
+    Parameters
+    ----------
+    row : Row
+        Of `hints_query`.
+
+    Yields
+    ------
+    list
+        A value of the standard library, or None, for each column of `schema.HINTS`.
+
+    Raises
+    ------
+    CatalogError
+        If the boundaries of the finding cannot be read.
+    """
+    for boundary in read_boundaries(row.boundaries):
+        if boundary.cause is not None:
+            told = without_nul(
+                {
+                    "finding_id": row.id,
+                    **{name: getattr(row, name) for name in _OF_FINDINGS},
+                    "kind": boundary.cause.kind.value,
+                    "path": boundary.cause.path or None,
+                    "line": boundary.cause.line,
+                    "instant": boundary.cause.instant,
+                    "condition": boundary.cause.condition or None,
+                    "why": boundary.cause.why,
+                    "axis": boundary.axis.value,
+                    "last_before": boundary.last_before,
+                    "first_after": boundary.first_after,
+                }
+            )
+            yield [told[name] for name in HINTS.dtypes]
+
+
+def _read_each(
+    read: Callable[[Any], T], documents: Iterable[Any], ids: Iterable[str]
+) -> Iterator[T]:
+    for key, document in zip(ids, documents, strict=True):
+        try:
+            yield read(document)
+        except ValidationError as error:
+            raise CatalogError(
+                f"finding {key} or its case cannot be read: {error.error_count()} fields are not "
+                "as this buildvm-nb knows them",
+                hint="it was written by another version, or changed by hand",
+            ) from error
+
+
+def _springs_at(
+    axis: str | None, before: str | None, after: str | None, first: str | None
+) -> datetime | None:
+    return spring_at(first) if axis == Axis.DATE and breaks(before, after) else None
+
+
+@lru_cache(maxsize=_CASES_KEPT)
+def _told_by_case(document: str) -> tuple[str | None, str | None]:
+    told = _ToldByCase.model_validate_json(document)
+    url = told.provenance.url if told.provenance else ""
+    if "\\u0000" in document:  # as JSON writes a NUL
+        shown = without_nul({"title": told.title, "url": url})
+        return shown["title"] or None, shown["url"] or None
+    return told.title or None, url or None
+
+
+def _harmful(document: str | None) -> str | None:
+    if document is None:
+        return None
+    return " ".join(_ToldByFinding.model_validate_json(document).features_harmful) or None

@@ -1,0 +1,153 @@
+"""When traps spring: the boundaries on the date axis after which what passed does not pass."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from pydantic import TypeAdapter, ValidationError
+
+from buildvm_nb.errors import CatalogError
+from buildvm_nb.model.finding import Axis, Boundary
+from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.outcome import Verdict
+
+__all__ = ["Spring", "breaks", "read_boundaries", "spring_at", "springs"]
+
+_BOUNDARIES = TypeAdapter(tuple[Boundary, ...])
+_SECOND = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spring:
+    """One time at which a trap springs: after `passes_until` and not after `springs_at`."""
+
+    passes_until: datetime
+    """Last instant before it that is known to pass."""
+    springs_at: datetime
+    """First instant after it that is known to fail."""
+    is_exact: bool
+    """Whether both are neighbouring seconds."""
+    passes_again_at: datetime | None = None
+    """First instant that is known to pass again; None: it stays broken in the studied range."""
+    cause: Hint | None = None
+
+    def may_lie(self, after: datetime, before: datetime) -> bool:
+        """Tell whether it may spring between two instants.
+
+        Parameters
+        ----------
+        after, before : datetime
+            Aware; neither counts as between.
+
+        Returns
+        -------
+        bool
+            True as well where it is not exact and only part of its bracket lies between them.
+        """
+        return self.springs_at > after and self.passes_until < before - _SECOND
+
+
+def springs(boundaries: str) -> tuple[Spring, ...]:
+    """Find the springs of a finding.
+
+    Parameters
+    ----------
+    boundaries : str
+        Column ``boundaries`` of the tables findings and failures.
+
+    Returns
+    -------
+    tuple of Spring
+        In the order of time; empty where no boundary of the date axis leads from passing to
+        failing.
+
+    Raises
+    ------
+    CatalogError
+        If these are no boundaries.
+    """
+    if f'"axis":"{Axis.DATE}"' not in boundaries:
+        return ()
+    on_dates = [entry for entry in read_boundaries(boundaries) if entry.axis is Axis.DATE]
+    return tuple(_springs(on_dates))
+
+
+def read_boundaries(boundaries: str) -> tuple[Boundary, ...]:
+    """Read a cell of column ``boundaries``.
+
+    Parameters
+    ----------
+    boundaries : str
+        JSON.
+
+    Returns
+    -------
+    tuple of Boundary
+        In the order of their axis.
+
+    Raises
+    ------
+    CatalogError
+        If these are no boundaries.
+    """
+    try:
+        return _BOUNDARIES.validate_json(boundaries)
+    except ValidationError as error:
+        raise CatalogError(
+            f"not a list of boundaries: {boundaries[:80]!r}",
+            hint="it was written by another version, or changed by hand",
+        ) from error
+
+
+def breaks(before: str | None, after: str | None) -> bool:
+    """Tell whether a boundary leads from passing to failing.
+
+    Parameters
+    ----------
+    before, after : Verdict, str or None
+        On both sides of it.
+
+    Returns
+    -------
+    bool
+        False where there is no verdict.
+    """
+    return before == Verdict.PASSED and after is not None and after != Verdict.PASSED
+
+
+def spring_at(text: str | None) -> datetime | None:
+    """Read one end of a boundary on the date axis.
+
+    Parameters
+    ----------
+    text : str or None
+        As a boundary has it.
+
+    Returns
+    -------
+    datetime or None
+        Aware, in UTC, midnight where it is only a day; None: it is no instant.
+    """
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def _springs(boundaries: list[Boundary]) -> Iterator[Spring]:
+    for number, boundary in enumerate(boundaries):
+        last, first = spring_at(boundary.last_before), spring_at(boundary.first_after)
+        if last is None or first is None or not breaks(boundary.before, boundary.after):
+            continue
+        later = boundaries[number + 1 :]
+        healed = [entry.first_after for entry in later if entry.after is Verdict.PASSED]
+        yield Spring(
+            passes_until=last,
+            springs_at=first,
+            is_exact=boundary.is_exact,
+            passes_again_at=spring_at(healed[0]) if healed else None,
+            cause=boundary.cause,
+        )

@@ -1,0 +1,186 @@
+"""Plots of what a catalog knows, as matplotlib figures: they belong to whoever asked for them.
+
+Nothing of pyplot's global state is touched. Colours are those of Okabe and Ito, which people with
+any colour vision tell apart; markers or letters say the same once more.
+
+References
+----------
+M. Okabe, K. Ito, "Color Universal Design", https://jfly.uni-koeln.de/color/
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.model.instants import now, parse_instant
+
+try:
+    from matplotlib.colors import ListedColormap
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+except ImportError as error:
+    raise HostError(
+        "plots need matplotlib, which is not installed",
+        hint="pip install 'buildvm-nb[notebook]'",
+    ) from error
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["COLOURS", "matrix", "timeline"]
+
+COLOURS = {
+    "passed": "#009E73",
+    "failed": "#D55E00",
+    "crashed": "#CC79A7",
+    "timeout": "#E69F00",
+    "mixed": "#F0E442",
+    "unavailable": "#56B4E9",
+    "error": "#999999",
+}
+"""The colour of each verdict, and of cells in which outcomes disagree."""
+
+_PAST, _TO_COME, _INK = "#0072B2", "#D55E00", "#000000"
+_NAME_LENGTH = 40
+_MARGIN = 0.05
+_LAST_DAY = float(date2num(datetime(9999, 12, 31, tzinfo=UTC)))
+"""Matplotlib refuses to draw what comes after the year 9999."""
+
+
+def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Figure:
+    """Draw when traps spring, and how long each stays sprung.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of `Catalog.failures` or `Catalog.findings`, or any rows of it.
+    at : datetime or str, optional
+        What counts as now; by default the present instant.
+
+    Returns
+    -------
+    Figure
+        One line for each case with a spring, the earliest one on top: a marker where it springs,
+        a circle in the past and a triangle to come; a bar up to where it passes again, or to the
+        right edge. A vertical line is now.
+
+    Raises
+    ------
+    UsageError
+        If the frame lacks a column, or no trap in it springs at any known time.
+    CatalogError
+        If its boundaries cannot be read.
+    """
+    instant = now() if at is None else parse_instant(at)
+    springs = frame.traps.timeline(at=instant)
+    if springs.empty:
+        raise UsageError("no trap in this frame springs at a known time: there is nothing to draw")
+    cases = list(dict.fromkeys(springs["case_id"]))
+    figure = Figure(figsize=(9, 1.6 + 0.3 * len(cases)), layout="constrained")
+    axes = figure.add_subplot()
+    left, right = _range([*springs["springs_at"], *springs["passes_again_at"].dropna(), instant])
+    for is_past, label, marker, colour in (
+        (True, "has sprung", "o", _PAST),
+        (False, "will spring", "^", _TO_COME),
+    ):
+        some = springs[springs["is_past"] == is_past]
+        heights = [cases.index(case) for case in some["case_id"]]
+        starts = [_number(value) for value in some["springs_at"]]
+        ends = [_number(value, right) for value in some["passes_again_at"]]
+        axes.hlines(heights, starts, ends, color=colour, linewidth=5, alpha=0.35)
+        axes.plot(starts, heights, marker, color=colour, label=label, linestyle="none")
+    axes.axvline(_number(instant), color=_INK, linewidth=1, linestyle="--", label="now")
+    axes.set_xlim(left, right)
+    axes.set_yticks(range(len(cases)), [_short(case) for case in cases])
+    axes.set_ylim(len(cases) - 0.5, -0.5)
+    locator = AutoDateLocator(tz=UTC)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))
+    axes.set_xlabel("date (UTC)")
+    axes.set_title("When traps spring; bars: as long as they fail")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
+    return figure
+
+
+def matrix(frame: "pd.DataFrame", rows: str = "date", columns: str = "cpu") -> Figure:
+    """Draw verdicts over two columns of a frame of outcomes.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of `Catalog.outcomes`, or any rows of it.
+    rows, columns : str
+        Names of two of its columns, as for ``frame.traps.matrix``.
+
+    Returns
+    -------
+    Figure
+        One cell for each pair of values: a colour and the verdict's first letter; empty where
+        there is no outcome.
+
+    Raises
+    ------
+    UsageError
+        If the frame lacks a column, or has no rows.
+    """
+    table = frame.traps.matrix(rows, columns)
+    if table.empty:
+        raise UsageError("this frame has no outcomes: there is nothing to draw")
+    verdicts = [[_verdict(cell) for cell in row] for row in table.to_numpy(dtype=object).tolist()]
+    figure = Figure(
+        figsize=(3 + 0.7 * len(table.columns), 1.8 + 0.3 * len(table)), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    numbers = {name: float(number) for number, name in enumerate(COLOURS)}
+    axes.imshow(
+        [[numbers.get(verdict, float("nan")) for verdict in row] for row in verdicts],
+        cmap=ListedColormap(list(COLOURS.values())),
+        vmin=-0.5,
+        vmax=len(COLOURS) - 0.5,
+        aspect="auto",
+    )
+    for height, row in enumerate(verdicts):
+        for place, verdict in enumerate(row):
+            axes.text(place, height, verdict[:1], ha="center", va="center", color=_INK)
+    axes.set_xticks(range(len(table.columns)), _labels(table.columns), rotation=45, ha="right")
+    axes.set_yticks(range(len(table)), _labels(table.index))
+    axes.set_xlabel(columns)
+    axes.set_ylabel(rows)
+    there = {verdict for row in verdicts for verdict in row}
+    handles = [
+        Patch(color=colour, label=f"{name[0]}: {name}")
+        for name, colour in COLOURS.items()
+        if name in there
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def _range(instants: Sequence[datetime]) -> tuple[float, float]:
+    numbers = [_number(value) for value in instants]
+    margin = max(_MARGIN * (max(numbers) - min(numbers)), 1.0)
+    return min(numbers) - margin, min(max(numbers) + margin, _LAST_DAY)
+
+
+def _number(instant: Any, missing: float = 0.0) -> float:  # noqa: ANN401 - of pandas or datetime
+    """Turn an instant into matplotlib's days; what is missing is not equal to itself."""
+    if instant != instant:  # noqa: PLR0124 - NaT
+        return missing
+    return float(date2num(datetime.fromisoformat(instant.isoformat())))
+
+
+def _verdict(cell: object) -> str:
+    return cell.partition(":")[0] if isinstance(cell, str) else ""
+
+
+def _labels(values: "pd.Index[Any]") -> list[str]:
+    return [_short(str(value).removesuffix(" 00:00:00+00:00")) for value in values]
+
+
+def _short(name: str) -> str:
+    # a dollar sign would begin a formula
+    shown = name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
+    return shown.replace("$", r"\$")

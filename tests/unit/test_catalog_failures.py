@@ -1,0 +1,243 @@
+"""Failures and hints: what the findings of a catalog come to, as tables."""
+
+import io
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pytest
+
+from buildvm_nb.catalog import FAILURES, HINTS, Catalog, read_failures, read_table
+from buildvm_nb.catalog.exports import EXPORTED
+from buildvm_nb.catalog.failures import FAILURE_KINDS
+from buildvm_nb.catalog.frames import check_frame
+from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.case import Case, GitSource, Provenance, Step
+from buildvm_nb.model.finding import Boundary, Finding, FindingKind, Window
+from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Outcome
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+CASE = Case(
+    id="demo",
+    title='=cmd|"x"; A demo',
+    source=GitSource(url="https://example.org/p.git", commit="0012345"),
+    step=[Step(name="test", run="make check")],
+    provenance=Provenance(url="https://example.org/bug/1"),
+)
+OTHER = Case(id="other", step=[Step(name="test", run="true")])
+ENDS = Hint(kind="certificate-ends", path="c.pem", line=3, instant="2027-05-01", why="CN=x ends")
+BEGINS = Hint(kind="certificate-begins", why="CN=x\0 begins")
+
+
+def a_boundary(last, first, before="passed", after="failed", **more):
+    fields = {"axis": "date", "is_exact": True, "before": before, "after": after, **more}
+    return Boundary(last_before=last, first_after=first, **fields)
+
+
+def a_finding(number, case=CASE, **changes):
+    fields = {
+        "id": f"F{number}",
+        "case": case,
+        "kind": "time-trap",
+        "axis": "date",
+        "summary": f"finding {number}",
+        "confidence": 0.9,
+        "recorded_at": START + timedelta(days=number),
+    }
+    return Finding(**{**fields, **changes})
+
+
+TWICE = (
+    a_boundary("2019-01-01T00:00:00Z", "2019-01-01T00:00:01Z", "failed", "passed", cause=BEGINS),
+    a_boundary("2027-04-30T23:59:59Z", "2027-05-01T00:00:00Z", cause=ENDS),
+    a_boundary("2028-01-01", "2028-02-01", "failed", "passed", is_exact=False),
+    a_boundary("2038-01-01", "2039-01-01", after="crashed", is_exact=False),
+)
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    with Catalog(tmp_path / "catalog.sqlite") as catalog:
+        yield catalog
+
+
+@pytest.fixture
+def filled(catalog):
+    """Two findings on one case, one of which is superseded, and one of each other sort."""
+    outcome = catalog.record(
+        Outcome(id="O1", case=CASE, machine=MachineSpec(date="2020-01-01"), verdict="passed")
+    )
+    dated = {"boundaries": TWICE, "windows": (Window(passes_from="2028-02-01"),)}
+    cpu = {
+        "kind": "cpu-dependent",
+        "axis": "cpu",
+        "features_base": "Haswell",
+        "features": ("avx",),
+        "features_harmful": ("avx512f", "amx"),
+    }
+    kernel = a_boundary("debian:bullseye", "debian:bookworm", axis="kernel", cause=ENDS)
+    for finding in (
+        a_finding(1),
+        a_finding(2, evidence=(outcome.id,), **dated),
+        a_finding(3, **cpu),
+        a_finding(4, OTHER, kind="kernel-dependent", axis="kernel", boundaries=(kernel,)),
+        a_finding(5, OTHER, kind="sound", axis=None),
+        a_finding(6, OTHER, kind="undetermined", axis="cores"),
+        a_finding(7, OTHER, kind="flaky", axis="commit"),
+    ):
+        catalog.record_finding(finding)
+    return catalog
+
+
+def ids(frame, table=FAILURES):
+    check_frame(frame, table)
+    assert list(frame.columns) == list(table.dtypes)
+    return frame.iloc[:, 0].tolist()
+
+
+def test_failures_are_the_current_findings_that_tell_of_one(filled):
+    assert ids(filled.failures()) == ["F2", "F3", "F4", "F7"]
+    assert set(FindingKind) - set(FAILURE_KINDS) == {"sound", "undetermined"}
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({"case": "other"}, ["F4", "F7"]),
+        ({"kind": "flaky"}, ["F7"]),
+        ({"kind": ["cpu-dependent", FindingKind.FLAKY]}, ["F3", "F7"]),
+        ({"kind": []}, []),
+        ({"axis": ["kernel", "date"]}, ["F2", "F4"]),
+        ({"package": "https://example.org/p.git"}, ["F2", "F3"]),
+        ({"package": "p"}, []),
+        ({"since": START + timedelta(days=4)}, ["F4", "F7"]),
+        ({"limit": 2}, ["F4", "F7"]),
+        ({"limit": 0}, []),
+        ({"springs_before": datetime(2027, 5, 1, tzinfo=UTC)}, []),
+        ({"springs_before": datetime(2027, 5, 1, 0, 0, 1, tzinfo=UTC)}, ["F2"]),
+        ({"springs_before": datetime(9999, 1, 1, tzinfo=UTC), "limit": 3}, ["F2"]),
+        ({"springs_before": datetime(9999, 1, 1, tzinfo=UTC), "limit": 0}, []),
+    ],
+    ids=str,
+)
+def test_failures_are_filtered(filled, filters, found):
+    assert ids(filled.failures(**filters)) == found
+
+
+@pytest.mark.parametrize(
+    ("filters", "told"),
+    [
+        ({"kind": "sound"}, "no kind of failure: 'sound'; allowed: time-trap"),
+        ({"kind": "trap"}, "unknown kind of finding: 'trap'"),
+        ({"axis": "time"}, "unknown axis: 'time'; allowed: date, cpu"),
+        ({"since": datetime(2026, 1, 1)}, "an instant needs a zone"),  # noqa: DTZ001
+        ({"springs_before": datetime(2026, 1, 1)}, "an instant needs a zone"),  # noqa: DTZ001
+        ({"limit": -1}, "limit is negative"),
+        ({"limit": -1, "springs_before": START}, "limit is negative"),
+    ],
+    ids=str,
+)
+def test_a_filter_of_failures_that_is_none_is_a_usage_error(filled, filters, told):
+    with pytest.raises(UsageError, match=told):
+        filled.failures(**filters)
+
+
+def test_a_failure_tells_what_its_finding_and_case_tell(filled):
+    failures = filled.failures().set_index("id")
+    trap, cpu = failures.loc["F2"], failures.loc["F3"]
+
+    assert (trap.title, trap.provenance_url) == (CASE.title, "https://example.org/bug/1")
+    assert (trap.springs_at, trap.is_exact) == (datetime(2039, 1, 1, tzinfo=UTC), False)
+    assert (trap.passes_from, trap.evidence) == (datetime(2028, 2, 1, tzinfo=UTC), '["O1"]')
+    assert pd.isna(trap.passes_until)
+    assert pd.isna(trap.features_harmful)
+    assert (cpu.features, cpu.features_harmful) == ("avx", "avx512f amx")
+    assert pd.isna(cpu.springs_at)
+    assert pd.isna(failures.loc["F4"].springs_at)
+    assert pd.isna(failures.loc["F7"].title)
+
+
+def test_a_failure_whose_case_cannot_be_read_says_which(filled):
+    with filled._database.writing() as connection:
+        connection.exec_driver_sql("UPDATE cases SET document = '{\"title\": 3}'")
+
+    with pytest.raises(CatalogError, match="finding F2 or its case cannot be read"):
+        filled.failures()
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, [("F2", "certificate-begins"), *((key, "certificate-ends") for key in ("F2", "F4"))]),
+        ({"kind": "certificate-begins"}, [("F2", "certificate-begins")]),
+        ({"kind": "certificate-begins", "limit": 1}, [("F2", "certificate-begins")]),
+        ({"axis": "kernel"}, [("F4", "certificate-ends")]),
+        ({"limit": 1}, [("F4", "certificate-ends")]),
+        ({"case": "demo", "kind": "certificate-ends"}, [("F2", "certificate-ends")]),
+        ({"package": "p"}, []),
+        ({"since": START + timedelta(days=3)}, [("F4", "certificate-ends")]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_hints_are_the_causes_that_current_findings_name(filled, filters, found):
+    hints = filled.hints(**filters)
+
+    ids(hints, HINTS)
+    assert list(zip(hints.finding_id, hints.kind, strict=True)) == found
+
+
+def test_a_hint_tells_where_and_what(filled):
+    begins, ends, _ = filled.hints().itertuples(index=False)
+
+    assert (ends.path, ends.line, ends.why) == ("c.pem", 3, "CN=x ends")
+    assert ends.instant == datetime(2027, 5, 1, tzinfo=UTC)
+    assert (ends.axis, ends.first_after) == ("date", "2027-05-01T00:00:00Z")
+    assert pd.isna(begins.path)
+    assert begins.why == "CN=x\N{SYMBOL FOR NULL} begins"
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("name", ["outcomes", "findings", "failures"])
+def test_an_export_reads_back_as_the_frame(filled, name, form, tmp_path):
+    frame = {
+        "outcomes": filled.outcomes,
+        "findings": lambda: filled.findings(current=False),
+        "failures": filled.failures,
+    }[name]()
+
+    filled.export(tmp_path / f"x.{form}", name)
+
+    assert len(frame)
+    pd.testing.assert_frame_equal(read_table(tmp_path / f"x.{form}", EXPORTED[name]), frame)
+
+
+def test_failures_csv_is_safe_in_a_spreadsheet_and_reads_back(filled, tmp_path):
+    filled.export(tmp_path / "failures.csv")
+    text = (tmp_path / "failures.csv").read_text()
+
+    assert text.startswith("id,recorded_at,tool_version,case_id,case_digest,title,")
+    assert ',"\'=cmd|""x""; A demo",' in text
+    pd.testing.assert_frame_equal(read_failures(tmp_path / "failures.csv"), filled.failures())
+
+
+def test_an_export_is_filtered_and_may_go_to_a_stream(filled):
+    stream = io.StringIO()
+    filled.export(stream, "failures", form="jsonl", case="other", only="flaky")
+    assert stream.getvalue().startswith('{"id": "F7", "recorded_at": "2026-01-08T00:00:00Z"')
+    assert stream.getvalue().count("\n") == 1
+    with pytest.raises(UsageError, match="needs a file, not a text stream"):
+        filled.export(stream, form="parquet")
+    with pytest.raises(UsageError, match="no such table: 'hints'; allowed: outcomes, findings"):
+        filled.export(stream, "hints")
+    with pytest.raises(UsageError, match="unknown verdict: 'flaky'"):
+        filled.export(stream, "outcomes", only="flaky")
+
+
+def test_pieces_make_up_the_whole(filled):
+    pieces = list(filled.pieces("failures", size=3))
+
+    assert [len(piece) for piece in pieces] == [3, 1]
+    pd.testing.assert_frame_equal(pd.concat(pieces), filled.failures())
+    (findings,) = filled.pieces("findings", only=["sound", "time-trap"])
+    assert findings["id"].tolist() == ["F1", "F2", "F5"]
