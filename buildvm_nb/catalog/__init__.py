@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from buildvm_nb.catalog.jsonlines import read_jsonl, write_jsonl
     from buildvm_nb.catalog.lint import LintTrouble, lint_catalog, lint_files
     from buildvm_nb.catalog.proofs import curated_findings, read_proof
-    from buildvm_nb.catalog.proofwriter import dump_proof, write_proof
+    from buildvm_nb.catalog.proofwriter import dump_proof, mark_verified, write_proof
     from buildvm_nb.catalog.reported import REPORTED, reported_entries
     from buildvm_nb.catalog.schema import FINDINGS, OUTCOMES, SCHEMA_VERSION, data_dictionary
     from buildvm_nb.catalog.store import Catalog
@@ -44,6 +44,7 @@ __all__ = [
     "lint_catalog",
     "lint_files",
     "load_case",
+    "mark_verified",
     "new_case",
     "parse_case",
     "proof_path",
@@ -79,6 +80,7 @@ _HOMES = {
     "lint_catalog": "lint",
     "lint_files": "lint",
     "load_case": "casefile",
+    "mark_verified": "proofwriter",
     "new_case": "casewriter",
     "parse_case": "casefile",
     "proof_path": "curated",

@@ -1,14 +1,16 @@
 """Proofs out: findings as text that stays the same for the same findings."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
+
+import tomlkit
 
 from buildvm_nb.catalog.csvfile import replacing
 from buildvm_nb.errors import CatalogError
 from buildvm_nb.model.finding import Finding
 
-__all__ = ["dump_proof", "write_proof"]
+__all__ = ["dump_proof", "mark_verified", "write_proof"]
 
 
 def dump_proof(findings: Iterable[Finding]) -> str:
@@ -50,3 +52,30 @@ def write_proof(path: Path, findings: Iterable[Finding]) -> None:
         raise CatalogError(f"cannot write {path}: {error.strerror}") from error
     with replacing(path) as stream:
         stream.write(dump_proof(findings))
+
+
+def mark_verified(case_file: Path) -> None:
+    """Say in a case file that its entry is verified; everything else in it stays as it is.
+
+    Parameters
+    ----------
+    case_file : Path
+        A valid one with an ``[entry]``.
+
+    Raises
+    ------
+    CatalogError
+        If it cannot be read or written.
+    """
+    try:
+        text = case_file.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogError(f"cannot read {case_file}: {error}") from error
+    document = tomlkit.parse(text)
+    entry = document.get("entry")
+    if not isinstance(entry, MutableMapping):
+        raise CatalogError(f"no [entry] in {case_file}")
+    entry["status"] = "verified"
+    if (changed := tomlkit.dumps(document)) != text:
+        with replacing(case_file) as stream:
+            stream.write(changed)

@@ -9,6 +9,7 @@ from buildvm_nb.cli.exits import ExitStatus
 from buildvm_nb.cli.options import Command, command
 from buildvm_nb.cli.output import printable, write_json, write_line
 from buildvm_nb.cli.session import Session
+from buildvm_nb.cli.verify import verify
 from buildvm_nb.errors import UsageError
 
 __all__ = ["CURATED_COMMANDS"]
@@ -87,4 +88,4 @@ def derive(
         raise typer.Exit(ExitStatus.TROUBLE)
 
 
-CURATED_COMMANDS: tuple[Command, ...] = (lint, derive)
+CURATED_COMMANDS: tuple[Command, ...] = (lint, verify, derive)
