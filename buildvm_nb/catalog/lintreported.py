@@ -8,7 +8,7 @@ from pathlib import Path
 
 from buildvm_nb.catalog.csvfile import is_formula
 from buildvm_nb.catalog.lintentry import ID_SCHEME, LintTrouble, is_id
-from buildvm_nb.catalog.reported import REPORTED
+from buildvm_nb.catalog.reported import CHECKED, REPORTED
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.entry import is_page
 from buildvm_nb.model.finding import FindingKind
@@ -86,6 +86,8 @@ def _row_troubles(row: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield "id", f"{row['id']!r} does not fit; allowed: {ID_SCHEME}"
     if row["kind"] and row["kind"] not in REPORTED_KINDS:
         yield "kind", f"unknown: {row['kind']!r}; allowed: {', '.join(REPORTED_KINDS)}"
+    if row["checked"] and row["checked"] not in CHECKED:
+        yield "checked", f"unknown: {row['checked']!r}; allowed: {', '.join(CHECKED)}"
     if row["source_url"] and not is_page(row["source_url"]):
         yield "source_url", f"not a public page: {row['source_url']!r}"
     yield from _date_troubles(row)
@@ -103,8 +105,6 @@ def _date_troubles(row: dict[str, str]) -> Iterator[tuple[str, str]]:
         length = min(len(springs), len(ends))
         if ends[:length] < springs[:length]:  # as far as both are known
             yield "ends_at", f"{ends} is before springs_at: {springs}"
-    if row["checked"] and not _is_day(row["checked"]):
-        yield "checked", f"not a day: {row['checked']!r}; allowed: a date such as 2024-02-29"
 
 
 def _is_date(cell: str) -> bool:

@@ -14,9 +14,11 @@ from buildvm_nb.catalog.frames import empty_frame
 from buildvm_nb.catalog.schema import Column, Kind, TableSchema
 from buildvm_nb.errors import CatalogError
 
-__all__ = ["REPORTED", "REPORTED_FILE", "reported_entries"]
+__all__ = ["CHECKED", "REPORTED", "REPORTED_FILE", "reported_entries"]
 
 REPORTED_FILE = "reported.csv"
+CHECKED = ("source read", "second hand")
+"""How a reported entry is known: from the page itself, or from what others say of it."""
 
 
 def _text(name: str, meaning: str, *, optional: bool = True) -> Column:
@@ -37,7 +39,7 @@ REPORTED = TableSchema(
         _text("symptom", "what is seen", optional=False),
         _text("workaround", "how it can be built all the same, as the source tells it"),
         _text("source_url", "page that tells it", optional=False),
-        _text("checked", "day on which somebody last read that page", optional=False),
+        _text("checked", "how it is known: source read, or second hand", optional=False),
     ),
     meaning="One row for each problem that a public source reports. Nobody has proved it here.",
 )

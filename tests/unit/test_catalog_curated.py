@@ -345,7 +345,7 @@ def row(**changes):
         "springs_at": "2022-06-01T00:00:00Z",
         "symptom": "a certificate has expired",
         "source_url": "https://example.org/1",
-        "checked": "2026-01-31",
+        "checked": "source read",
     }
     return ",".join((fields | changes).get(name, "") for name in REPORTED.dtypes)
 
@@ -377,7 +377,7 @@ def test_the_reported_tier_is_a_frame_with_a_fixed_schema(root):
         ({"symptom": ""}, "symptom: missing"),
         ({"symptom": "=1+1"}, "symptom: a spreadsheet takes it for a formula: '=1+1'; reword it"),
         ({"symptom": "a\x1b[0m"}, "symptom: control characters: 'a\\x1b[0m'"),
-        ({"checked": "2026"}, "checked: not a day: '2026'; allowed: a date such as 2024-02-29"),
+        ({"checked": "yes"}, "checked: unknown: 'yes'; allowed: source read, second hand"),
         ({"id": "OpenSSL"}, "id: 'OpenSSL' does not fit; allowed: PACKAGE-VERSION[-WHAT]: "),
         ({"id": "demo-1.0"}, "id: 'demo-1.0' is there already: an entry of the other tier"),
         ({"symptom": "a,b"}, "13 cells; allowed: 12"),
