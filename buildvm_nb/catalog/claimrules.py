@@ -14,7 +14,7 @@ _INSTANTS = ("passes_from", "passes_until", "windows")
 _CPUS = ("passing_cpus", "failing_cpus")
 _KERNELS = ("passing_kernels", "failing_kernels")
 _FIELDS = {
-    "time-trap": {*_INSTANTS, "resolution_s", "evidence"},
+    "time-trap": {*_INSTANTS, "resolution_s", *_CPUS, "features", "evidence"},
     "cpu-dependent": {*_CPUS, "features", "evidence"},
     "kernel-dependent": {*_KERNELS, "evidence"},
     "output-varies": {"axis", "varying_files"},
@@ -51,6 +51,9 @@ def claim_troubles(claim: Claim) -> Iterator[tuple[str, str]]:
             yield "kind", f"a claim of kind {claim.kind!r} needs {name}"
     if claim.kind == "time-trap":
         yield from _window_troubles(claim)
+        both = claim.passing_cpus and claim.failing_cpus
+        if (claim.passing_cpus or claim.failing_cpus or claim.features) and not both:
+            yield "kind", "where it springs on some CPUs only: needs passing_cpus and failing_cpus"
     for good, bad in (_CPUS, _KERNELS):
         for name in sorted({*getattr(claim, good)} & {*getattr(claim, bad)}):
             yield bad, f"{name!r} is in {good} as well: it passes or it fails"

@@ -74,6 +74,18 @@ def _troubles(path: Path, stream: Iterator[str], taken: set[str]) -> Iterator[Li
 
 
 def _row_troubles(row: dict[str, str]) -> Iterator[tuple[str, str]]:
+    yield from _cell_troubles(row)
+    if row["id"] and not is_id(row["id"]):
+        yield "id", f"{row['id']!r} does not fit; allowed: {ID_SCHEME}"
+    if row["source_url"] and not is_page(row["source_url"]):
+        yield "source_url", f"not a public page: {row['source_url']!r}"
+    for name, allowed in (("kind", REPORTED_KINDS), ("checked", CHECKED)):
+        if row[name] and row[name] not in allowed:
+            yield name, f"unknown: {row[name]!r}; allowed: {', '.join(allowed)}"
+    yield from _date_troubles(row)
+
+
+def _cell_troubles(row: dict[str, str]) -> Iterator[tuple[str, str]]:
     for column in REPORTED.columns:
         cell = row[column.name]
         if not cell.strip() and not column.optional:
@@ -82,15 +94,6 @@ def _row_troubles(row: dict[str, str]) -> Iterator[tuple[str, str]]:
             yield column.name, f"a spreadsheet takes it for a formula: {cell[:40]!r}; reword it"
         elif any(not letter.isprintable() for letter in cell):
             yield column.name, f"control characters: {cell[:40]!r}; allowed: one line of text"
-    if row["id"] and not is_id(row["id"]):
-        yield "id", f"{row['id']!r} does not fit; allowed: {ID_SCHEME}"
-    if row["kind"] and row["kind"] not in REPORTED_KINDS:
-        yield "kind", f"unknown: {row['kind']!r}; allowed: {', '.join(REPORTED_KINDS)}"
-    if row["checked"] and row["checked"] not in CHECKED:
-        yield "checked", f"unknown: {row['checked']!r}; allowed: {', '.join(CHECKED)}"
-    if row["source_url"] and not is_page(row["source_url"]):
-        yield "source_url", f"not a public page: {row['source_url']!r}"
-    yield from _date_troubles(row)
 
 
 def _date_troubles(row: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -122,10 +122,12 @@ def _differences(claim: Claim, finding: Finding) -> Iterator[tuple[bool, str]]:
     """Iterate over contradictions (True) and gaps (False)."""
     if claim.kind == "time-trap":
         yield from _windows(claim, finding)
+        if claim.failing_cpus:
+            yield from _cpus(claim, finding)
+        elif finding.failing_cpus:
+            yield True, f"it springs on some CPUs only: {' '.join(finding.failing_cpus)}"
     elif claim.kind == "cpu-dependent":
-        claimed = (claim.passing_cpus, claim.failing_cpus)
-        yield from _places(claimed, (finding.passing_cpus, finding.failing_cpus))
-        yield from _features(claim, finding)
+        yield from _cpus(claim, finding)
     elif claim.kind == "kernel-dependent":
         claimed = (claim.passing_kernels, claim.failing_kernels)
         yield from _places(claimed, (finding.passing_kernels, finding.failing_kernels))
@@ -199,6 +201,12 @@ def _is_end(boundary: Boundary, shown: datetime, *, is_first: bool) -> bool:
     if is_first:
         return boundary.after is Verdict.PASSED and parse_instant(boundary.first_after) == shown
     return boundary.before is Verdict.PASSED and parse_instant(boundary.last_before) == shown
+
+
+def _cpus(claim: Claim, finding: Finding) -> Iterator[tuple[bool, str]]:
+    claimed = (claim.passing_cpus, claim.failing_cpus)
+    yield from _places(claimed, (finding.passing_cpus, finding.failing_cpus))
+    yield from _features(claim, finding)
 
 
 def _places(

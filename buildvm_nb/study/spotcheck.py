@@ -133,7 +133,8 @@ class _Check:
     def __init__(self, lab: Laboratory, claim: Claim, overrides: Mapping[str, Any]) -> None:
         self.lab = lab
         self.claim = claim
-        axes = (Axis.DATE,) if claim.kind == "time-trap" else (Axis.CPU,)
+        is_of_dates = claim.kind == "time-trap" and not claim.failing_cpus
+        axes = (Axis.DATE,) if is_of_dates else (Axis.CPU,)
         self.own, self.today = machines_of(lab, axes, overrides)
         self.tally = _Tally()
 
@@ -160,23 +161,36 @@ class _Check:
             self.tally.silent.append("the claim names no instant that a guest's clock can show")
             return
         probes = [Probe(at=point.at, held=True) for point in points]
-        in_forks = Prober(self.lab, self.own, when(points[0].at))
+        spec = self.own
+        if self.claim.failing_cpus:  # it springs on some CPUs only
+            spec = spec.model_copy(update={"cpu": self.claim.failing_cpus[0]})
+        in_forks = Prober(self.lab, spec, when(points[0].at))
         outcomes = in_forks.run(probes)
         states = {probe: in_forks.answer(probe, one).state for probe, one in outcomes.items()}
         if unknown := [probe for probe in probes if states[probe] is State.UNKNOWN]:
-            anew = Prober(self.lab, self.own, None)  # where it cannot be prepared at that date
+            anew = Prober(self.lab, spec, None)  # where it cannot be prepared at that date
             outcomes |= anew.run(unknown)
             states |= {probe: anew.answer(probe, outcomes[probe]).state for probe in unknown}
         for point, probe in zip(points, probes, strict=True):
             where = f"at {format_instant(when(point.at))}"
             self.tally.count(where, point.expected, states[probe], outcomes[probe])
+        late = [point.at for point in points if point.expected is State.BAD][-1:]
+        for at in late if self.claim.failing_cpus else ():
+            spec = self.own.model_copy(update={"date": when(at)})
+            self._machines("cpu", self.claim.passing_cpus, self.claim.failing_cpus, spec)
 
-    def _machines(self, name: str, passing: Sequence[str], failing: Sequence[str]) -> None:
+    def _machines(
+        self,
+        name: str,
+        passing: Sequence[str],
+        failing: Sequence[str],
+        spec: MachineSpec | None = None,
+    ) -> None:
+        spec = spec or self.own
         values = [*passing, *failing]
-        home = home_of(self.lab.case, self.own)
+        home = home_of(self.lab.case, spec)
         orders = [
-            self._order(self.own.model_copy(update={name: value}), prepared_on=home)
-            for value in values
+            self._order(spec.model_copy(update={name: value}), prepared_on=home) for value in values
         ]
         expected = [State.GOOD] * len(passing) + [State.BAD] * len(failing)
         for value, state, outcome in zip(values, expected, self.lab.run(orders), strict=True):

@@ -67,6 +67,8 @@ def questions_of(claim: Claim) -> Questions:
     }
     named = (*claim.failing_kernels, *claim.passing_kernels)
     chosen = axes.get(claim.kind, DEFAULT_AXES)
+    if claim.kind == "time-trap" and claim.failing_cpus:
+        chosen = (Axis.DATE, Axis.CPU)  # it takes both together
     if claim.kind == "output-varies" and claim.axis == "cores":
         chosen = (*DEFAULT_AXES, Axis.CORES)
     return Questions(

@@ -402,7 +402,7 @@ def test_what_the_template_only_shows_is_valid_too():
         description="What goes wrong and why, in your own words.",
         workaround="How it can be built all the same.",
     )
-    assert case.limits == Limits()
+    assert case.limits == Limits(disk_mib=8192)
 
 
 def test_a_new_case_with_a_bad_id_is_refused():

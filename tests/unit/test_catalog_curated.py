@@ -193,7 +193,7 @@ def test_a_sound_catalog_has_no_trouble_and_gives_its_findings(root, entry):
         ),
         (
             "passes_until = 2019-12-31T23:59:59Z",
-            'passing_cpus = ["max"]',
+            'evidence = "x"',
             (
                 "cases/demo-1.0.toml:15: claim.kind: a claim of kind 'time-trap' needs "
                 "passes_from, passes_until or windows"

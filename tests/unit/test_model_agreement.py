@@ -204,6 +204,16 @@ def test_features_may_be_needed_or_harmful_and_their_order_does_not_matter():
     assert verdict(claim, none)[0] == "cannot tell"
 
 
+def test_a_trap_that_springs_on_some_cpus_only_must_be_claimed_as_such():
+    pair = trap(passing_cpus=["core2duo"], failing_cpus=["Haswell"], features=["avx2"])
+    cpus = {"passing_cpus": ["core2duo"], "failing_cpus": ["Haswell"]}
+    assert verdict(window(**cpus), pair)[0] == "agrees"
+    assert verdict(window(), pair) == ("disagrees", "it springs on some CPUs only: Haswell")
+    turned = {"passing_cpus": ["Haswell"], "failing_cpus": ["core2duo"]}
+    assert verdict(window(**turned), pair)[0] == "disagrees"
+    assert verdict(window(**cpus), trap())[0] == "cannot tell"
+
+
 def test_kernels_are_compared_on_both_sides_of_the_boundary():
     shown = finding(
         "kernel-dependent",

@@ -170,6 +170,20 @@ def test_a_quick_check_of_cpus_runs_those_that_are_named(laboratory, passing, fa
     assert {order.machine.accelerator.value for order in world.orders} == {"tcg"}
 
 
+def test_a_quick_check_of_a_trap_on_some_cpus_runs_it_on_one_of_them(laboratory):
+    def law(one):
+        return "failed" if month(one) == "failed" and one.machine.cpu == "Haswell" else "passed"
+
+    claim = trap(first=None, passing_cpus=("core2duo",), failing_cpus=("Haswell",))
+    lab, _ = laboratory(law)
+    assert told(spot_check(lab, claim)) == ("agrees", ())
+    lab, _ = laboratory(month)
+    agreement, why = told(spot_check(lab, claim))
+    assert (agreement, why) == ("disagrees", ("it fails on core2duo",))
+    assert questions_of(claim).axes == (Axis.DATE, Axis.CPU)
+    assert questions_of(claim).cpus == ("core2duo", "Haswell")
+
+
 def test_a_quick_check_of_kernels_runs_those_that_are_named(laboratory):
     lab, _ = laboratory(lambda one: "passed" if one.machine.kernel == "debian:sid" else "failed")
     claim = Claim(
