@@ -34,7 +34,7 @@ from buildvm_nb.catalog.schema import OUTCOMES, Column, Kind, TableSchema
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.instants import format_instant
 
-__all__ = ["is_formula", "read_csv", "replacing", "write_csv"]
+__all__ = ["read_csv", "replacing", "write_csv"]
 
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _NEEDS_QUOTES = frozenset('",\r\n')
@@ -104,22 +104,6 @@ def read_csv(path: Path, table: TableSchema = OUTCOMES) -> pd.DataFrame:
     return pd.DataFrame(
         {name: _parse(cells, table[name], path) for name, cells in zip(names, columns, strict=True)}
     )
-
-
-def is_formula(text: str) -> bool:
-    """Tell whether a spreadsheet would take a cell for a formula.
-
-    Parameters
-    ----------
-    text : str
-        As it stands in the file.
-
-    Returns
-    -------
-    bool
-        `write_csv` puts an apostrophe before such text.
-    """
-    return text.startswith(_FORMULA)
 
 
 @contextmanager
@@ -218,7 +202,7 @@ def _parse(cells: Iterable[str], column: Column, path: Path) -> pd.api.extension
 
 
 def _write_text(text: str) -> str:
-    return f"'{text}" if not text or text.startswith("'") or is_formula(text) else text
+    return f"'{text}" if not text or text.startswith(("'", *_FORMULA)) else text
 
 
 def _read_text(cell: str) -> str:

@@ -4,9 +4,11 @@ import csv
 import re
 from collections.abc import Collection, Iterator
 from datetime import date
+from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 
-from buildvm_nb.catalog.csvfile import is_formula
+from buildvm_nb.catalog.csvfile import read_csv, write_csv
 from buildvm_nb.catalog.lintentry import ID_SCHEME, LintTrouble, is_id
 from buildvm_nb.catalog.reported import CHECKED, REPORTED
 from buildvm_nb.errors import UsageError
@@ -44,7 +46,8 @@ def lint_reported(path: Path, taken: Collection[str] = ()) -> list[LintTrouble]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            return list(_troubles(path, stream, set(taken)))
+            troubles = list(_troubles(path, stream, set(taken)))
+        return troubles or list(_unlike_ours(path))  # from what can be read
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         return [LintTrouble(file=str(path), text=f"cannot be read as CSV in UTF-8: {error}")]
 
@@ -73,6 +76,19 @@ def _troubles(path: Path, stream: Iterator[str], taken: set[str]) -> Iterator[Li
         seen.setdefault(entry, f"line {line}")
 
 
+def _unlike_ours(path: Path) -> Iterator[LintTrouble]:
+    """Compare the file with what the catalog would write, which no spreadsheet takes amiss."""
+    ours = StringIO()
+    write_csv(read_csv(path, REPORTED), ours, REPORTED)
+    lines = path.read_bytes().decode().split("\n")
+    for number, (seen, wanted) in enumerate(
+        zip_longest(lines, ours.getvalue().split("\n"), fillvalue=""), start=1
+    ):
+        if seen != wanted:
+            text = f"not as a spreadsheet can safely open it: {seen!r}; allowed: {wanted!r}"
+            yield LintTrouble(file=str(path), line=number, text=text)
+
+
 def _row_troubles(row: dict[str, str]) -> Iterator[tuple[str, str]]:
     yield from _cell_troubles(row)
     if row["id"] and not is_id(row["id"]):
@@ -90,9 +106,7 @@ def _cell_troubles(row: dict[str, str]) -> Iterator[tuple[str, str]]:
         cell = row[column.name]
         if not cell.strip() and not column.optional:
             yield column.name, "missing"
-        if is_formula(cell):
-            yield column.name, f"a spreadsheet takes it for a formula: {cell[:40]!r}; reword it"
-        elif any(not letter.isprintable() for letter in cell):
+        if any(not letter.isprintable() for letter in cell):
             yield column.name, f"control characters: {cell[:40]!r}; allowed: one line of text"
 
 
