@@ -183,7 +183,7 @@ def _told(result: "Verification") -> str:
     check = result.check
     told = f"{result.case_id}: {check.agreement.value}"
     if check.agreement == "disagrees":
-        return f"{told} (claimed {check.claimed}; shown {check.shown}): {'; '.join(check.why)}"
+        return f"{told} (claimed {check.claimed}, shown {check.shown}): {'; '.join(check.why)}"
     if check.agreement == "cannot tell":
         return f"{told} ({'; '.join(check.why)})"
     return f"{told} ({check.shown})"

@@ -7,7 +7,7 @@ import pytest
 
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.cli.exits import ExitStatus
-from buildvm_nb.cli.verify import verified_status
+from buildvm_nb.cli.verify import _told, verified_status
 from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.agreement import ClaimCheck, claim_agrees
@@ -276,3 +276,16 @@ def result(agreement, trouble=""):
 )
 def test_a_disagreement_outweighs_trouble_and_trouble_weak_evidence(results, status):
     assert verified_status(results) == status
+
+
+def test_a_result_is_told_in_a_line_with_what_was_claimed_and_shown():
+    fields = {"claimed": "sound", "shown": "fails on max", "why": ("it fails on max",)}
+    lines = [
+        _told(result("agrees").model_copy(update={"check": ClaimCheck(agreement=one, **fields)}))
+        for one in ("agrees", "disagrees", "cannot tell")
+    ]
+    assert lines == [
+        "a: agrees (fails on max)",
+        "a: disagrees (claimed sound, shown fails on max): it fails on max",
+        "a: cannot tell (it fails on max)",
+    ]
