@@ -145,6 +145,15 @@ def test_machines_that_break_tell_nothing_and_are_asked_without_a_fork_too(labor
     assert told(spot_check(lab, trap())) == ("agrees", ())
 
 
+def test_a_trap_in_the_build_is_seen_although_forks_do_not_build(laboratory):
+    def law(one):
+        return "passed" if one.probing.prepared_at else month(one)
+
+    steps = [{"name": "build", "run": "x"}, {"name": "test", "run": "x"}]
+    lab, _ = laboratory(law, steps=steps)
+    assert told(spot_check(lab, trap())) == ("agrees", ())
+
+
 def test_a_failure_for_another_reason_does_not_bear_out_the_claim(laboratory):
     lab, _ = laboratory(month)
     agreement, why = told(spot_check(lab, trap(evidence="ImportError")))
