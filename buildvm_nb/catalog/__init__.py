@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     from buildvm_nb.catalog.caseschema import case_schema
     from buildvm_nb.catalog.casewriter import dump_case, new_case
     from buildvm_nb.catalog.csvfile import read_csv, write_csv
-    from buildvm_nb.catalog.curated import curated_cases, find_case_file
+    from buildvm_nb.catalog.curated import curated_cases, curated_root, find_case_file, proof_path
+    from buildvm_nb.catalog.derived import derive, derived_files, stale_files
     from buildvm_nb.catalog.dictionary import data_dictionary
     from buildvm_nb.catalog.exchange import read_failures, read_table, write_table
     from buildvm_nb.catalog.frames import empty_frame
     from buildvm_nb.catalog.jsonlines import read_jsonl, write_jsonl
+    from buildvm_nb.catalog.lint import LintTrouble, lint_catalog, lint_files
+    from buildvm_nb.catalog.proofs import curated_findings, read_proof
+    from buildvm_nb.catalog.proofwriter import dump_proof, mark_verified, write_proof
+    from buildvm_nb.catalog.reported import REPORTED, reported_entries
     from buildvm_nb.catalog.schema import FAILURES, FINDINGS, HINTS, OUTCOMES, SCHEMA_VERSION
     from buildvm_nb.catalog.store import Catalog
 
@@ -24,23 +29,38 @@ __all__ = [
     "FINDINGS",
     "HINTS",
     "OUTCOMES",
+    "REPORTED",
     "SCHEMA_VERSION",
     "Catalog",
+    "LintTrouble",
     "case_schema",
     "curated_cases",
+    "curated_findings",
+    "curated_root",
     "data_dictionary",
+    "derive",
+    "derived_files",
     "dump_case",
+    "dump_proof",
     "empty_frame",
     "find_case_file",
+    "lint_catalog",
+    "lint_files",
     "load_case",
+    "mark_verified",
     "new_case",
     "parse_case",
+    "proof_path",
     "read_csv",
     "read_failures",
     "read_jsonl",
+    "read_proof",
     "read_table",
+    "reported_entries",
+    "stale_files",
     "write_csv",
     "write_jsonl",
+    "write_proof",
     "write_table",
 ]
 
@@ -49,23 +69,38 @@ _HOMES = {
     "FINDINGS": "schema",
     "HINTS": "schema",
     "OUTCOMES": "schema",
+    "REPORTED": "reported",
     "SCHEMA_VERSION": "schema",
     "Catalog": "store",
+    "LintTrouble": "lint",
     "case_schema": "caseschema",
     "curated_cases": "curated",
+    "curated_findings": "proofs",
+    "curated_root": "curated",
     "data_dictionary": "dictionary",
+    "derive": "derived",
+    "derived_files": "derived",
     "dump_case": "casewriter",
+    "dump_proof": "proofwriter",
     "empty_frame": "frames",
     "find_case_file": "curated",
+    "lint_catalog": "lint",
+    "lint_files": "lint",
     "load_case": "casefile",
+    "mark_verified": "proofwriter",
     "new_case": "casewriter",
     "parse_case": "casefile",
+    "proof_path": "curated",
     "read_csv": "csvfile",
     "read_failures": "exchange",
     "read_jsonl": "jsonlines",
+    "read_proof": "proofs",
     "read_table": "exchange",
+    "reported_entries": "reported",
+    "stale_files": "derived",
     "write_csv": "csvfile",
     "write_jsonl": "jsonlines",
+    "write_proof": "proofwriter",
     "write_table": "exchange",
 }
 

@@ -203,7 +203,16 @@ run = {run}
 # kind = "time-trap"
 # passes_until = 2020-10-05T23:01:55Z
 
-# Where it was reported, by whom, and the licence of the text.
+# Where it was reported, by whom and when, and the licence of the text.
 # [provenance]
 # url = "https://example.org/issues/1"
+# links = ["https://example.org/the-fix"]
+# reported_by = "a name"
+# reported_on = 2020-10-06
+
+# For an entry of a curated catalog: see catalog/CONTRIBUTING.md.
+# [entry]
+# status = "proposed"
+# description = "What goes wrong and why, in your own words."
+# workaround = "How it can be built all the same."
 """

@@ -11,17 +11,30 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import ColumnElement, Row, Select, case, null, select
 
 from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.catalog.frames import empty_frame, join_columns
 from buildvm_nb.catalog.rows import without_nul
 from buildvm_nb.catalog.schema import FAILURES, HINTS
 from buildvm_nb.catalog.springs import breaks, read_boundaries, spring_at
 from buildvm_nb.errors import CatalogError
 from buildvm_nb.model.case import Provenance
-from buildvm_nb.model.finding import Axis, FindingKind
+from buildvm_nb.model.finding import Axis, Finding, FindingKind
 
-__all__ = ["failures_frame", "failures_query", "hint_rows", "hints_query"]
+__all__ = [
+    "FAILURE_KINDS",
+    "failures_frame",
+    "failures_of",
+    "failures_query",
+    "hint_rows",
+    "hints_query",
+]
 
 T = TypeVar("T")
+
+FAILURE_KINDS = tuple(
+    kind for kind in FindingKind if kind not in {FindingKind.SOUND, FindingKind.UNDETERMINED}
+)
+"""The kinds of finding that tell of a failure."""
 
 _CASES_KEPT = 4096
 _BOUNDARY = ("axis", "verdict_before", "verdict_after", "first_after")
@@ -72,7 +85,7 @@ def failures_query() -> Select[Any]:
     )
 
 
-def failures_frame(rows: Sequence[Row[Any]]) -> pd.DataFrame:
+def failures_frame(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
     """Derive failures.
 
     Parameters
@@ -102,6 +115,32 @@ def failures_frame(rows: Sequence[Row[Any]]) -> pd.DataFrame:
     columns["springs_at"] = list(starmap(_springs_at, zip(*boundaries, strict=True)))
     columns["features_harmful"] = list(_read_each(_harmful, documents, columns["id"]))
     return join_columns(columns.values(), FAILURES)
+
+
+def failures_of(findings: Iterable[Finding]) -> pd.DataFrame:
+    """Tell findings that are in no catalog as failures.
+
+    Parameters
+    ----------
+    findings : iterable of Finding
+        What is sound or undetermined among them is left out.
+
+    Returns
+    -------
+    DataFrame
+        One row each, with the columns and dtypes of ``schema.FAILURES.dtypes``.
+    """
+    return failures_frame([_as_asked(one) for one in findings if one.kind in FAILURE_KINDS])
+
+
+def _as_asked(finding: Finding) -> tuple[Any, ...]:
+    """Return what `failures_query` would."""
+    row = finding_row(finding)
+    return (
+        *(row.get(name) for name in FAILURES.dtypes),
+        finding.case.model_dump_json(by_alias=True),
+        finding.model_dump_json() if finding.kind is FindingKind.CPU_DEPENDENT else None,
+    )
 
 
 def hints_query() -> Select[Any]:

@@ -9,7 +9,13 @@ import pandas as pd
 from sqlalchemy import Row, Select
 
 from buildvm_nb.catalog import tables
-from buildvm_nb.catalog.failurerows import failures_frame, failures_query, hint_rows, hints_query
+from buildvm_nb.catalog.failurerows import (
+    FAILURE_KINDS,
+    failures_frame,
+    failures_query,
+    hint_rows,
+    hints_query,
+)
 from buildvm_nb.catalog.findings import FindingRecords, is_current
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.catalog.queries import filtered, names_of, newest_rows
@@ -20,12 +26,7 @@ from buildvm_nb.model.finding import Axis, FindingKind
 from buildvm_nb.model.hint import HintKind
 from buildvm_nb.model.instants import EARLIEST
 
-__all__ = ["FAILURE_KINDS", "FailureRecords", "chosen_failures"]
-
-FAILURE_KINDS = tuple(
-    kind for kind in FindingKind if kind not in {FindingKind.SOUND, FindingKind.UNDETERMINED}
-)
-"""The kinds of finding that tell of a failure."""
+__all__ = ["FailureRecords", "chosen_failures"]
 
 _KIND, _AXIS = (list(HINTS.dtypes).index(name) for name in ("kind", "axis"))
 

@@ -9,6 +9,7 @@ from buildvm_nb.cli.cases import CASE_COMMANDS
 from buildvm_nb.cli.catalog_care import CARE_COMMANDS
 from buildvm_nb.cli.catalogs import CATALOG_COMMANDS
 from buildvm_nb.cli.cpus import cpus
+from buildvm_nb.cli.curated import CURATED_COMMANDS
 from buildvm_nb.cli.diagnose import diagnose
 from buildvm_nb.cli.doctor import doctor
 from buildvm_nb.cli.forecast import forecast
@@ -31,8 +32,8 @@ COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
     "catalog": (
-        "Outcomes: what was built, and what came of it.",
-        (*CATALOG_COMMANDS, *CARE_COMMANDS),
+        "Outcomes: what was built, and what came of it. Curated cases: what is known.",
+        (*CATALOG_COMMANDS, *CARE_COMMANDS, *CURATED_COMMANDS),
     ),
 }
 """Each group's name, help text and commands; the nameless one is ``buildvm`` itself."""

@@ -124,14 +124,23 @@ def list_(session: Session) -> None:
                 "id": name,
                 "title": case.title,
                 "claim": case.claim.kind if case.claim else None,
+                "status": case.entry.status if case.entry else None,
                 "file": str(path),
             }
             for name, path, case in cases
         ]
         write_json(rows)
         return
-    table = [(name, case.claim.kind if case.claim else "", case.title) for name, _, case in cases]
-    write_table(("case", "claim", "title"), table)
+    table = [
+        (
+            name,
+            case.claim.kind if case.claim else "",
+            case.entry.status if case.entry else "",
+            case.title,
+        )
+        for name, _, case in cases
+    ]
+    write_table(("case", "claim", "status", "title"), table)
 
 
 CASE_COMMANDS: tuple[Command, ...] = (new, check, schema, list_)

@@ -22,15 +22,16 @@ class ExitStatus(IntEnum):
     USAGE = 2
     """The request itself is wrong."""
     NOT_PASSED = 3
-    """``build``: the case failed, crashed or ran out of time."""
+    """``build``: the case failed, crashed or ran out of time; ``catalog verify``: the evidence does
+    not suffice for a claim."""
     UNAVAILABLE = 4
-    """``build``: the source or an input cannot be had."""
+    """``build``, ``diagnose``, ``catalog verify``: the source or an input cannot be had."""
     FAILS_TODAY = 5
     """``forecast``: the tests fail today, so there is nothing to foretell."""
     TIMED_OUT = 124
     """``run``: the command was ended at ``--timeout``."""
     MACHINE = 125
-    """``run``, ``shell``, ``build``: the machine or the host broke."""
+    """``run``, ``shell``, ``build``, ``catalog verify``: the machine or the host broke."""
     INTERRUPTED = 130
     """Ctrl-C."""
     PIPE_CLOSED = 141

@@ -1,10 +1,11 @@
 """A case: what to fetch, what to run and what a pass looks like."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from buildvm_nb.model.entry import Claim, Entry, Provenance
 from buildvm_nb.model.instants import Instant
 from buildvm_nb.model.machine import ImageSpec, PackageName
 from buildvm_nb.model.value import Digest, RelativePath, Value
@@ -15,6 +16,7 @@ __all__ = [
     "Claim",
     "DebianBinarySource",
     "DebianSource",
+    "Entry",
     "GitSource",
     "Input",
     "Limits",
@@ -199,40 +201,6 @@ class Limits(Value):
     artifacts_mib: int = Field(default=1024, ge=1, le=1024 * 1024)
 
 
-class Claim(Value):
-    """What a diagnosis must find."""
-
-    kind: Literal[
-        "time-trap",
-        "cpu-dependent",
-        "kernel-dependent",
-        "output-varies",
-        "flaky",
-        "always-failing",
-        "sound",
-    ]
-    passes_from: Instant | None = None
-    """First instant at which the case passes."""
-    passes_until: Instant | None = None
-    """Last instant at which the case passes."""
-    passing_cpus: tuple[str, ...] = ()
-    failing_cpus: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-    """Smallest set of CPU features whose absence or presence flips the verdict."""
-    passing_kernels: tuple[str, ...] = ()
-    failing_kernels: tuple[str, ...] = ()
-    evidence: str = ""
-    """The line of the log that shows it."""
-
-
-class Provenance(Value):
-    """Where this was reported, by whom, and under which licence the text stands."""
-
-    url: str = ""
-    reported_by: str = ""
-    licence: str = ""
-
-
 class Case(Value):
     """What to build: a source, an image, steps, limits."""
 
@@ -253,6 +221,8 @@ class Case(Value):
     one machine and run on another."""
     claim: Claim | None = None
     provenance: Provenance | None = None
+    entry: Entry | None = None
+    """What makes it an entry of the curated catalog."""
 
     model_config = Value.model_config | {"validate_by_name": True, "validate_by_alias": True}
 
@@ -266,12 +236,17 @@ class Case(Value):
         return self
 
     def build_digest(self) -> str:
-        """Return the digest of all that a build depends on: not title, claim or provenance.
+        """Return the digest of all that a build depends on: not what is told about it.
 
         Returns
         -------
         str
             SHA-256, 64 hexadecimal digits.
         """
-        unsaid = {"prepare_on"} if self.prepare_on == "each" else set()  # older than the field
-        return self.content_digest(exclude={"id", "title", "claim", "provenance"} | unsaid)
+        told = dict.fromkeys(("id", "title", "claim", "provenance", "entry"), True)
+        unsaid: dict[str, Any] = {}  # older digests know nothing of these fields
+        if self.prepare_on == "each":
+            unsaid["prepare_on"] = True
+        if self.limits.disk_mib is None:
+            unsaid["limits"] = {"disk_mib"}
+        return self.content_digest(exclude=told | unsaid)

@@ -5,6 +5,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from buildvm_nb.model.case import Case
+from buildvm_nb.model.entry import Window
 from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.instants import Instant, now
 from buildvm_nb.model.machine import MachineSpec
@@ -60,15 +61,6 @@ class Boundary(Value):
     """How many repeated runs on both sides agreed with it; none disagreed."""
     cause: Hint | None = None
     """What changes at exactly this instant, where something in the source says so."""
-
-
-class Window(Value):
-    """A stretch of the date axis in which the case passes."""
-
-    passes_from: Instant | None = None
-    """First second that passes; None: it passes from the beginning of the range on."""
-    passes_until: Instant | None = None
-    """Last second that passes; None: it passes to the end of the range."""
 
 
 class Reruns(Value):

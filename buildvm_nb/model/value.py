@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -42,13 +42,13 @@ class Value(BaseModel):
         except ValidationError as error:
             raise UsageError(describe(error, cls.__name__)) from error
 
-    def content_digest(self, *, exclude: set[str] | None = None) -> str:
+    def content_digest(self, *, exclude: set[str] | dict[str, Any] | None = None) -> str:
         """Return the SHA-256 of the canonical JSON of the value.
 
         Parameters
         ----------
-        exclude : set of str, optional
-            Fields that do not count.
+        exclude : set of str or dict, optional
+            Fields that do not count, as pydantic takes them.
 
         Returns
         -------

@@ -73,8 +73,9 @@ def study_cpus(
     CatalogError
         If an outcome cannot be recorded.
     """
-    bench = _Bench(lab, spec)
-    tried = bench.run([*dict.fromkeys([spec.cpu, *models, _OLDEST, _EVERYTHING])])
+    asked = tuple(dict.fromkeys([spec.cpu, *models, _OLDEST, _EVERYTHING]))
+    bench = _Bench(lab, spec, asked)
+    tried = bench.run(asked)
     study = CpuStudy()
     pair = _differing(tried)
     if pair:
@@ -101,9 +102,10 @@ def study_cpus(
 class _Bench:
     """Runs the case on CPUs."""
 
-    def __init__(self, lab: Laboratory, spec: MachineSpec) -> None:
+    def __init__(self, lab: Laboratory, spec: MachineSpec, asked: Sequence[str]) -> None:
         self.lab = lab
         self.spec = spec
+        self._asked = asked
         self.home = home_of(lab.case, spec)
         self._known = find_emulator(lab.cache.root).models
         self._seen: dict[str, Outcome] = {}
@@ -126,10 +128,7 @@ class _Bench:
         """Return the outcomes on plain models and on those that were asked for, oldest first."""
         order = {model.name: number for number, model in enumerate(CPU_MODELS)}
         names = sorted(self._seen, key=lambda cpu: order.get(cpu.split(",")[0], len(order)))
-        return [self._seen[name] for name in names if name in self._asked()]
-
-    def _asked(self) -> set[str]:
-        return {cpu for cpu in self._seen if "," not in cpu} | {self.spec.cpu}
+        return [self._seen[name] for name in names if "," not in name or name in self._asked]
 
     def approach(self, good: Outcome, bad: Outcome) -> tuple[Outcome, Outcome]:
         """Narrow down to neighbouring models, where both are of one vendor's line."""

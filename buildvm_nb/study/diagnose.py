@@ -36,7 +36,7 @@ from buildvm_nb.study.outputs import study_outputs
 from buildvm_nb.study.probe import Order
 from buildvm_nb.study.trial import machine_for
 
-__all__ = ["DEFAULT_AXES", "Questions", "diagnose"]
+__all__ = ["DEFAULT_AXES", "Questions", "diagnose", "machines_of"]
 
 DEFAULT_AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL)
 _CONSTANTS = frozenset({HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT})
@@ -55,6 +55,9 @@ class Questions:
     """Beginning of the dates; None: ten years before the case's own date."""
     last: datetime | None = None
     """End of the dates; None: fifteen years from now."""
+    around: tuple[datetime, ...] = ()
+    """Where changes are expected: looked at first, and a range that is left open reaches a year
+    beyond them."""
     resolution_s: int = 1
     repeats: int = 2
     budget: int | None = None
@@ -102,19 +105,46 @@ def diagnose(
     return finding.model_copy(update=known | {"id": new_id(), "recorded_at": now()})
 
 
+def machines_of(
+    lab: Laboratory, axes: Sequence[Axis], overrides: Mapping[str, Any]
+) -> tuple[MachineSpec, MachineSpec]:
+    """Return the machines from which axes are varied.
+
+    Parameters
+    ----------
+    lab : Laboratory
+        Of a case.
+    axes : sequence of Axis
+        What will be varied: CPUs need emulation.
+    overrides : mapping
+        Fields of `MachineSpec` that hold for both.
+
+    Returns
+    -------
+    tuple of MachineSpec
+        At the case's own date and today; the same one twice where the source tells no date.
+
+    Raises
+    ------
+    UsageError
+        If a field is wrong.
+    """
+    given = {"accelerator": _accelerator(lab, axes), **overrides}
+    own = machine_for(lab.case, given, lab.inputs.main)
+    today = now().replace(hour=0, minute=0, second=0, microsecond=0)
+    given = {name: value for name, value in given.items() if value is not None}
+    latest = machine_for(lab.case, {"date": today} | given, None)
+    is_dated = lab.inputs.main and lab.inputs.main.record.dated_at
+    return (own if is_dated else latest), latest
+
+
 class _Diagnosis:
     """One diagnosis under way."""
 
     def __init__(self, lab: Laboratory, questions: Questions, overrides: dict[str, Any]) -> None:
         self.lab = lab
         self.questions = questions
-        overrides.setdefault("accelerator", _accelerator(lab, questions.axes))
-        today = now().replace(hour=0, minute=0, second=0, microsecond=0)
-        self.own = machine_for(lab.case, overrides, lab.inputs.main)
-        overrides = {name: value for name, value in overrides.items() if value is not None}
-        self.today = machine_for(lab.case, {"date": today} | overrides, None)
-        if not (lab.inputs.main and lab.inputs.main.record.dated_at):
-            self.own = self.today  # the source tells no date of its own
+        self.own, self.today = machines_of(lab, questions.axes, overrides)
         self.plain: list[Outcome] = []
         self.dates: DateStudy | None = None
         self.tried: list[str] = []
@@ -204,10 +234,13 @@ class _Diagnosis:
         span = DateRange(
             first=first,
             last=last,
-            hints=[h.instant for h in hints if h.instant and h.kind not in _WEAK],
+            hints=[
+                *self.questions.around,
+                *(h.instant for h in hints if h.instant and h.kind not in _WEAK),
+            ],
             likely=validities_among(hints, named),
             constants=[h.instant for h in hints if h.instant and h.kind in _CONSTANTS],
-            behind=worth_revealing(hints, self.own.date),
+            behind=[*self.questions.around, *worth_revealing(hints, self.own.date)],
             resolution_s=self.questions.resolution_s,
             repeats=self.questions.repeats,
             budget=self.questions.budget,
@@ -326,8 +359,15 @@ class _Diagnosis:
         return Finding.model_validate(known | fields)
 
     def _range(self) -> tuple[datetime, datetime]:
-        first = self.questions.first or max(EARLIEST, _shifted(self.own.date, -_YEARS_BEFORE))
-        last = self.questions.last or min(LATEST_CLOCK, _shifted(self.today.date, _YEARS_AFTER))
+        expected = [min(at, LATEST_CLOCK) for at in self.questions.around]
+        earliest = min(
+            [_shifted(self.own.date, -_YEARS_BEFORE), *(_shifted(at, -1) for at in expected)]
+        )
+        latest = max(
+            [_shifted(self.today.date, _YEARS_AFTER), *(_shifted(at, 1) for at in expected)]
+        )
+        first = self.questions.first or max(EARLIEST, earliest)
+        last = self.questions.last or min(LATEST_CLOCK, latest)
         if first >= last:
             raise UsageError(f"the range ends before it begins: from {first} to {last}")
         return first, last

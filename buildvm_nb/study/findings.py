@@ -1,8 +1,8 @@
 """A whole diagnosis: a laboratory opened, questions asked, the finding recorded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from buildvm_nb.study.trial import machine_for
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
 
-__all__ = ["diagnose_case"]
+__all__ = ["diagnose_case", "open_laboratory"]
 
 _DEFAULT_QUESTIONS = Questions()
 
@@ -88,6 +88,62 @@ def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are plac
     CatalogError
         If something cannot be recorded.
     """
+    with open_laboratory(
+        case,
+        overrides,
+        cache=cache,
+        catalog=catalog,
+        executor=executor,
+        jobs=jobs,
+        scheduler=scheduler,
+        base=base,
+        progress=progress,
+        on_outcome=on_outcome,
+        fresh=fresh,
+        study="diagnose",
+    ) as lab:
+        return catalog.record_finding(diagnose(lab, questions, overrides))
+
+
+@contextmanager
+def open_laboratory(  # noqa: PLR0913 - what `diagnose_case` takes, handed on
+    case: Case,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    cache: Cache,
+    catalog: "Catalog",
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    base: Path = Path(),
+    progress: Progress = SILENT,
+    on_outcome: OnOutcome | None = None,
+    fresh: bool = False,
+    study: str,
+) -> Iterator[Laboratory]:
+    """Open a laboratory for a case, with its sources, image and kernel at hand.
+
+    Parameters
+    ----------
+    case, overrides, cache, catalog, executor, jobs, scheduler, base, progress, on_outcome, fresh
+        As for `diagnose_case`.
+    study : str
+        What the study does, in a word; outcomes are recorded under it and the case's digest.
+
+    Yields
+    ------
+    Laboratory
+        Until the context is left.
+
+    Raises
+    ------
+    UsageError
+        If the request is wrong.
+    SourceError
+        If a source, a package or a kernel cannot be had.
+    HostError
+        If this host lacks something.
+    """
     remote = scheduler is not None if executor is None else not is_local(executor)
     if scheduler is None:
         jobs = fit_jobs(jobs, machine_for(case, overrides or {}, None).memory_mib)
@@ -103,8 +159,8 @@ def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are plac
             on_outcome=on_outcome,
             fresh=fresh,
             is_remote=remote,
-            study=f"diagnose-{case.build_digest()[:16]}",
+            study=f"{study}-{case.build_digest()[:16]}",
         )
         own = machine_for(case, overrides or {}, lab.inputs.main)
         prepare(own, cache=cache, progress=progress)  # what cannot be had at all ends it here
-        return catalog.record_finding(diagnose(lab, questions, overrides))
+        yield lab

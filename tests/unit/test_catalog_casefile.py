@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,17 @@ from buildvm_nb.model.case import (
     ArchiveSource,
     Case,
     Claim,
+    Entry,
     GitSource,
     Input,
     Limits,
     LocalSource,
+    Provenance,
     PyPISource,
     Step,
     WheelsSource,
 )
+from buildvm_nb.model.entry import Window
 from buildvm_nb.model.machine import ImageSpec
 
 SOUND = """\
@@ -132,6 +135,31 @@ def test_a_toml_date_is_midnight_utc():
                 "demo.toml:11: claim.passes_from: a time of day needs a zone: 2020-10-05T23:01:56; "
                 "allowed: 2019-05-01, 2019-05-01T12:30:00Z, 2019-05-01T14:30+02:00, today or now"
             ),
+        ),
+        (
+            "[provenance]\nreported_on = 2020-10-05T23:01:56Z",
+            (
+                "demo.toml:10: provenance.reported_on: not a day: 2020-10-05T23:01:56+00:00; "
+                "allowed: a date without a time, such as 2021-08-31"
+            ),
+        ),
+        (
+            '[provenance]\nlinks = ["example.org"]',
+            (
+                "demo.toml:10: provenance.links[0]: not a public page; allowed: a URL that begins "
+                "with https:// or http:// (got 'example.org')"
+            ),
+        ),
+        (
+            '[entry]\nstatus = "proven"',
+            (
+                "demo.toml:10: entry.status: Input should be 'proposed', 'verified' or 'withdrawn' "
+                "(got 'proven')"
+            ),
+        ),
+        (
+            "[entry]\ndescripton = 'x'",
+            "demo.toml:10: entry.descripton: unknown key 'descripton'; did you mean 'description'?",
         ),
         (
             "[[input]]\npath = '/etc'\nsource = { kind = 'pipy', name = 'x' }",
@@ -319,7 +347,14 @@ CASES = st.builds(
     steps=st.tuples(STEPS),
     limits=st.builds(Limits, cpu_count=st.integers(1, 4)),
     claim=st.none()
-    | st.builds(Claim, kind=st.just("time-trap"), passes_until=INSTANTS, evidence=TEXT),
+    | st.builds(Claim, kind=st.just("time-trap"), passes_until=INSTANTS, evidence=TEXT)
+    | st.builds(
+        Claim,
+        kind=st.just("time-trap"),
+        windows=st.lists(st.builds(Window, passes_until=INSTANTS), max_size=2).map(tuple),
+    ),
+    provenance=st.none() | st.builds(Provenance, reported_by=TEXT, reported_on=st.dates()),
+    entry=st.none() | st.builds(Entry, description=TEXT, workaround=TEXT),
 )
 
 
@@ -356,10 +391,17 @@ def test_what_the_template_only_shows_is_valid_too():
     tables = "\n".join(shown).split("\n[")
     claim = next(table for table in tables if table.startswith("claim]"))
     limits = next(table for table in tables if table.startswith("limits]"))
+    told = [table for table in tables if table.startswith(("provenance]", "entry]"))]
 
-    case = parse_case(f"{SOUND}[{claim}\n[{limits}")
+    case = parse_case("\n[".join([SOUND, claim, limits, *told]))
 
     assert case.claim is not None
+    assert case.provenance is not None
+    assert case.provenance.reported_on == date(2020, 10, 6)
+    assert case.entry == Entry(
+        description="What goes wrong and why, in your own words.",
+        workaround="How it can be built all the same.",
+    )
     assert case.limits == Limits(disk_mib=8192)
 
 

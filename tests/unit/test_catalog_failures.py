@@ -8,7 +8,7 @@ import pytest
 
 from buildvm_nb.catalog import FAILURES, HINTS, Catalog, read_failures, read_table
 from buildvm_nb.catalog.exports import EXPORTED
-from buildvm_nb.catalog.failures import FAILURE_KINDS
+from buildvm_nb.catalog.failurerows import FAILURE_KINDS
 from buildvm_nb.catalog.frames import check_frame
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.case import Case, GitSource, Provenance, Step

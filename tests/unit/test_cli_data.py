@@ -205,7 +205,7 @@ def test_the_schema_of_cases_is_json(buildvm):
 
 def test_the_curated_cases_are_listed(buildvm):
     _, out, _ = buildvm("case", "list", "--json")
-    assert {"id", "title", "claim", "file"} == set(json.loads(out)[0])
+    assert {"id", "title", "claim", "status", "file"} == set(json.loads(out)[0])
     assert "dulwich-0.20.23" in buildvm("case", "list")[1]
 
 

@@ -173,6 +173,7 @@ def test_the_build_digest_ignores_what_a_build_does_not_depend_on():
         title="A title",
         claim={"kind": "time-trap", "passes_until": "2019-05-01", "evidence": "expired"},
         provenance={"url": "https://bugs.example/1", "licence": "CC0-1.0"},
+        entry={"status": "verified", "description": "It expires."},
     )
     assert told.build_digest() == plain.build_digest()
     assert re.fullmatch("[0-9a-f]{64}", plain.build_digest())

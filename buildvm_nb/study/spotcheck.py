@@ -1,0 +1,258 @@
+"""Spot checks: a claim's own points, asked of machines, and nothing between them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from buildvm_nb.model.agreement import ClaimCheck, weigh
+from buildvm_nb.model.entry import Claim
+from buildvm_nb.model.finding import Axis
+from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, format_instant
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.search import Probe, State
+from buildvm_nb.study.dates import Prober, position, state_of, when
+from buildvm_nb.study.diagnose import machines_of
+from buildvm_nb.study.keeping import home_of, split_steps
+from buildvm_nb.study.kernels import KERNELS
+from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.probe import Order
+
+__all__ = ["Point", "points_of", "spot_check"]
+
+_YEAR = timedelta(days=366)
+_ATTEMPTS = 8
+"""How often a case that is claimed to be flaky is run until it has ended in both ways."""
+_SAYS = {State.GOOD: "passes", State.BAD: "fails"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A second of the date axis and what is claimed of it."""
+
+    at: int
+    """Seconds since 1970."""
+    expected: State
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """What was asked, and what came of it."""
+
+    wrong: list[str] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    bad: list[Outcome] = field(default_factory=list)
+
+    def count(self, where: str, expected: State, seen: State, outcome: Outcome) -> None:
+        """Compare one answer with what is claimed."""
+        why = outcome.reason.partition("\n")[0]
+        if seen is State.UNKNOWN:
+            self.silent.append(
+                f"no answer {where}: {why or 'the clock was not where it was meant'}"
+            )
+            return
+        self.told.append(f"{_SAYS[seen]} {where}")
+        if seen is State.BAD:
+            self.bad.append(outcome)
+        if seen is not expected:
+            self.wrong.append(f"it {_SAYS[seen]} {where}")
+
+
+def points_of(claim: Claim) -> tuple[Point, ...]:
+    """Return the seconds on both sides of each instant that is claimed.
+
+    Parameters
+    ----------
+    claim : Claim
+        Of a time trap.
+
+    Returns
+    -------
+    tuple of Point
+        Ascending; as far from the instant as the claim's resolution leaves open. What no guest's
+        clock can be set to is left out.
+    """
+    slack = claim.resolution_s - 1
+    points = {}
+    for window in claim.stretches():
+        if window.passes_from is not None:
+            first = position(window.passes_from)
+            points[first - 1 - slack] = State.BAD
+            points[first + slack] = State.GOOD
+        if window.passes_until is not None:
+            last = position(window.passes_until)
+            points[last - slack] = State.GOOD
+            points[last + 1 + slack] = State.BAD
+    earliest, latest = position(EARLIEST), position(LATEST_CLOCK)
+    inside = sorted(at for at in points if earliest <= at <= latest)
+    return tuple(Point(at=at, expected=points[at]) for at in inside)
+
+
+def spot_check(
+    lab: Laboratory, claim: Claim, overrides: Mapping[str, Any] | None = None
+) -> ClaimCheck:
+    """Run a case at its claim's own points.
+
+    Parameters
+    ----------
+    lab : Laboratory
+        Of the case.
+    claim : Claim
+        What must come out there.
+    overrides : mapping, optional
+        Fields of `MachineSpec` that hold for every machine.
+
+    Returns
+    -------
+    ClaimCheck
+        What lies between the points was not looked at, nor were CPU features.
+
+    Raises
+    ------
+    UsageError
+        If a CPU or a kernel is unknown.
+    HostError
+        If the executor breaks, or this host lacks something.
+    CatalogError
+        If an outcome cannot be recorded.
+    """
+    check = _Check(lab, claim, overrides or {})
+    tally = check.run()
+    lines = [" ".join(outcome.evidence.split()) for outcome in tally.bad]
+    evidence = " ".join(claim.evidence.split())
+    if evidence and lines and not any(evidence in line for line in lines):
+        tally.silent.append(f"the log is claimed to say {claim.evidence!r}, but says {lines[-1]!r}")
+    shown = "; ".join(tally.told) or "nothing was shown"
+    return weigh(claim, shown, tally.wrong, tally.silent)
+
+
+class _Check:
+    """A spot check under way."""
+
+    def __init__(self, lab: Laboratory, claim: Claim, overrides: Mapping[str, Any]) -> None:
+        self.lab = lab
+        self.claim = claim
+        is_of_dates = claim.kind == "time-trap" and not claim.failing_cpus
+        axes = (Axis.DATE,) if is_of_dates else (Axis.CPU,)
+        self.own, self.today = machines_of(lab, axes, overrides)
+        self.tally = _Tally()
+
+    def run(self) -> _Tally:
+        """Ask what this kind of claim is about."""
+        claim = self.claim
+        if claim.kind == "time-trap":
+            self._dates()
+        elif claim.kind == "cpu-dependent":
+            self._machines("cpu", claim.passing_cpus, claim.failing_cpus)
+        elif claim.kind == "kernel-dependent":
+            self._machines("kernel", claim.passing_kernels, claim.failing_kernels)
+        elif claim.kind == "flaky":
+            self._flaky()
+        elif claim.kind == "output-varies":
+            self._outputs()
+        else:
+            self._everywhere(State.GOOD if claim.kind == "sound" else State.BAD)
+        return self.tally
+
+    def _dates(self) -> None:
+        points = points_of(self.claim)
+        if not points:
+            self.tally.silent.append("the claim names no instant that a guest's clock can show")
+            return
+        probes = [Probe(at=point.at, held=True) for point in points]
+        spec = self.own
+        if self.claim.failing_cpus:  # it springs on some CPUs only
+            spec = spec.model_copy(update={"cpu": self.claim.failing_cpus[0]})
+        in_forks = Prober(self.lab, spec, when(points[0].at))
+        outcomes = in_forks.run(probes)
+        states = {probe: in_forks.answer(probe, one).state for probe, one in outcomes.items()}
+        expected = {probe: point.expected for probe, point in zip(probes, points, strict=True)}
+        builds = bool(split_steps(self.lab.case)[0])  # which a fork does not do at its date
+        again = [
+            probe
+            for probe in probes
+            if states[probe] is State.UNKNOWN or (builds and states[probe] is not expected[probe])
+        ]
+        if again:
+            anew = Prober(self.lab, spec, None)
+            outcomes |= anew.run(again)
+            states |= {probe: anew.answer(probe, outcomes[probe]).state for probe in again}
+        for probe in probes:
+            where = f"at {format_instant(when(probe.at))}"
+            self.tally.count(where, expected[probe], states[probe], outcomes[probe])
+        late = [point.at for point in points if point.expected is State.BAD][-1:]
+        for at in late if self.claim.failing_cpus else ():
+            spec = self.own.model_copy(update={"date": when(at)})
+            self._machines("cpu", self.claim.passing_cpus, self.claim.failing_cpus, spec)
+
+    def _machines(
+        self,
+        name: str,
+        passing: Sequence[str],
+        failing: Sequence[str],
+        spec: MachineSpec | None = None,
+    ) -> None:
+        spec = spec or self.own
+        values = [*passing, *failing]
+        home = home_of(self.lab.case, spec)
+        orders = [
+            self._order(spec.model_copy(update={name: value}), prepared_on=home) for value in values
+        ]
+        expected = [State.GOOD] * len(passing) + [State.BAD] * len(failing)
+        for value, state, outcome in zip(values, expected, self.lab.run(orders), strict=True):
+            self.tally.count(f"on {value}", state, state_of(outcome), outcome)
+
+    def _everywhere(self, expected: State) -> None:
+        specs = list(dict.fromkeys((self.own, self.today)))
+        outcomes = self.lab.run([self._order(spec) for spec in specs])
+        for spec, outcome in zip(specs, outcomes, strict=True):
+            where = f"at {format_instant(spec.date)} on {spec.cpu}"
+            self.tally.count(where, expected, state_of(outcome), outcome)
+
+    def _flaky(self) -> None:
+        seen: dict[State, int] = {}
+        for attempt in range(_ATTEMPTS):
+            [outcome] = self.lab.run([self._order(self.own, attempt=attempt)])
+            state = state_of(outcome)
+            seen[state] = seen.get(state, 0) + 1
+            if state is State.BAD:
+                self.tally.bad.append(outcome)
+            if {State.GOOD, State.BAD} <= seen.keys():
+                break
+        good, bad = seen.get(State.GOOD, 0), seen.get(State.BAD, 0)
+        self.tally.told.append(f"{good} of {good + bad} runs passed")
+        if not (good and bad):
+            self.tally.silent.append(f"{good} of {good + bad} runs passed: more may tell")
+
+    def _outputs(self) -> None:
+        orders = [self._order(self.own, held=True), self._other_output()]
+        outcomes = self.lab.run(orders)
+        if any(outcome.verdict is not Verdict.PASSED for outcome in outcomes):
+            why = next(one.reason for one in outcomes if one.verdict is not Verdict.PASSED)
+            self.tally.silent.append(f"it does not pass with a held clock: {why}")
+            return
+        first, second = ({one.path: one.digest for one in each.artifacts} for each in outcomes)
+        for path in self.claim.varying_files:
+            if first.get(path) == second.get(path):
+                self.tally.wrong.append(f"{path} does not vary")
+            else:
+                self.tally.told.append(f"{path} varies")
+
+    def _other_output(self) -> Order:
+        """Return a run elsewhere on the axis of the claim; without one, the same run again."""
+        own, today = self.own, self.today
+        if self.claim.axis is None:
+            return self._order(own, held=True, attempt=1)
+        is_dated = today.date - own.date > _YEAR
+        elsewhere: dict[str, dict[str, Any]] = {
+            "date": {"date": today.date if is_dated else own.date - _YEAR},
+            "cpu": {"cpu": today.cpu if today.cpu != own.cpu else "max"},
+            "kernel": {"kernel": next(name for name in KERNELS if name != own.kernel)},
+            "cores": {"cpu_count": own.cpu_count + 1},
+        }
+        return self._order(own.model_copy(update=elsewhere[self.claim.axis]), held=True)
+
+    def _order(self, spec: MachineSpec, **probing: Any) -> Order:  # noqa: ANN401 - of Probing
+        return Order(case=self.lab.case, machine=spec, probing=probing)
