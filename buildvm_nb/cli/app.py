@@ -10,6 +10,7 @@ from buildvm_nb.cli.catalogs import CATALOG_COMMANDS
 from buildvm_nb.cli.cpus import cpus
 from buildvm_nb.cli.diagnose import diagnose
 from buildvm_nb.cli.doctor import doctor
+from buildvm_nb.cli.environments import environment
 from buildvm_nb.cli.forecast import forecast
 from buildvm_nb.cli.images import IMAGE_COMMANDS, kernels
 from buildvm_nb.cli.machines import run, shell
@@ -25,8 +26,22 @@ When, on which CPU and on which kernel does this software stop building?
 Runs commands and builds cases in virtual machines whose date, CPU and kernel you choose.
 """
 
+_PLAIN = (
+    doctor,
+    run,
+    shell,
+    build,
+    environment,
+    diagnose,
+    sweep,
+    forecast,
+    scan,
+    cpus,
+    kernels,
+)
+
 COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
-    "": (_PURPOSE, (doctor, run, shell, build, diagnose, sweep, forecast, scan, cpus, kernels)),
+    "": (_PURPOSE, _PLAIN),
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
     "catalog": ("Outcomes: what was built, and what came of it.", CATALOG_COMMANDS),
