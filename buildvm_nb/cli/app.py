@@ -15,6 +15,7 @@ from buildvm_nb.cli.forecast import forecast
 from buildvm_nb.cli.images import IMAGE_COMMANDS, kernels
 from buildvm_nb.cli.machines import run, shell
 from buildvm_nb.cli.options import Command, new_group, take_global_options
+from buildvm_nb.cli.reports import report
 from buildvm_nb.cli.scan import scan
 from buildvm_nb.cli.sweep import sweep
 
@@ -36,6 +37,7 @@ _PLAIN = (
     sweep,
     forecast,
     scan,
+    report,
     cpus,
     kernels,
 )
