@@ -17,7 +17,7 @@ __all__ = ["MOST_ROWS", "draw_springs"]
 MOST_ROWS = 40
 """How many cases fit; the table below the drawing has all."""
 
-_BREAKS, _HEALS, _TODAY = "#D55E00", "#009E73", "#56B4E9"
+_BREAKS, _HEALS = "#D55E00", "#009E73"
 """Of Okabe and Ito's palette, which people with any colour vision can tell apart."""
 _INK = "#010203"
 """Stands for the colour of the page's text."""
@@ -86,7 +86,7 @@ def _draw(axes: Axes, springs: Sequence[Spring], rows: dict[str, int], made_at: 
                 label=label,
                 zorder=3,
             )
-    axes.axvline(date2num(made_at), color=_TODAY, linestyle="--", label="today")
+    axes.axvline(date2num(made_at), color=_INK, linestyle="--", label="today")
     axes.set_yticks(list(rows.values()), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     locator = AutoDateLocator()

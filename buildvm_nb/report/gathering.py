@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from importlib.metadata import version
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from buildvm_nb.errors import CatalogError, UsageError
@@ -23,6 +22,9 @@ __all__ = ["Commands", "gather_report"]
 
 Commands = Callable[[Finding], Mapping[str, str]]
 """Gives the commands that reproduce a finding, by what each is for."""
+
+_Run = tuple[int, str, Verdict]
+"""Year of the guest's clock, column of the CPU, verdict."""
 
 _MOST_FINDINGS = 200
 _MOST_OUTCOMES = 100_000
@@ -71,14 +73,13 @@ def gather_report(
     # in the order of the frame; ids are read one by one, so that few documents are in memory
     shown = [catalog.finding(key) for key in list(frame["id"])[::-1][:most]]
     outcomes = catalog.outcomes(case=case, since=since, limit=_MOST_OUTCOMES)
-    runs = list(
-        zip(
-            outcomes["case_id"], outcomes["date"], outcomes["cpu"], outcomes["verdict"], strict=True
-        )
-    )
-    names = dict.fromkeys([one.case.id for one in shown] or [run[0] for run in runs])
+    runs: dict[str, list[_Run]] = {}
+    columns = (outcomes[name] for name in ("case_id", "date", "cpu", "verdict"))
+    for name, date, cpu, verdict in zip(*columns, strict=True):
+        runs.setdefault(name, []).append((date.year, _column(cpu), Verdict(verdict)))
+    names = dict.fromkeys(one.case.id for one in shown) or runs
     springs = [spring for one in shown for spring in _springs(one, made_at)]
-    matrices = (_matrix(name, runs) for name in names)
+    matrices = [_matrix(name, runs[name]) for name in names if name in runs]
     return Report(
         catalog=catalog.name,
         made_at=made_at,
@@ -90,9 +91,9 @@ def gather_report(
         cases=len({*outcomes["case_id"], *frame["case_id"]}),
         springs=tuple(sorted(springs, key=lambda spring: (spring.at, spring.case))),
         entries=tuple(_entry(catalog, one, commands(one)) for one in shown),
-        matrices=tuple(islice(filter(None, matrices), _MOST_MATRICES)),
+        matrices=tuple(matrices[:_MOST_MATRICES]),
         findings_left_out=len(frame) - len(shown),
-        is_outcome_limit_reached=len(runs) == _MOST_OUTCOMES,
+        is_outcome_limit_reached=len(outcomes) == _MOST_OUTCOMES,
     )
 
 
@@ -201,13 +202,10 @@ def _excerpt(catalog: "Catalog", finding: Finding) -> tuple[str, str]:
     return "", ""
 
 
-def _matrix(case: str, runs: list[tuple[str, datetime, str, str]]) -> Matrix | None:
+def _matrix(case: str, runs: list[_Run]) -> Matrix:
     cells: dict[tuple[int, str], Counter[Verdict]] = {}
-    for name, date, cpu, verdict in runs:
-        if name == case:
-            cells.setdefault((date.year, _column(cpu)), Counter())[Verdict(verdict)] += 1
-    if not cells:
-        return None
+    for year, cpu, verdict in runs:
+        cells.setdefault((year, cpu), Counter())[verdict] += 1
     years = sorted({year for year, _ in cells})
     cpus = sorted({cpu for _, cpu in cells}, key=lambda cpu: (_place(cpu), cpu))
     return Matrix(
