@@ -108,7 +108,7 @@ def chosen_overrides(
             f"--environment: unknown: {wanted!r}; allowed: auto",
             hint="--date, --cpu and --kernel choose an environment of your own",
         )
-    choice = _advise(session, case, None, base)
+    choice = _advise(session, case, None, base, existing=False)
     session.note(choice.explanation)
     if see := choice.see():
         session.note(f"see `{see}`")
@@ -140,11 +140,16 @@ def _ask(
 
 
 def _advise(
-    session: Session, subject: "Case | Source | str", version: str | None, base: Path | None
+    session: Session,
+    subject: "Case | Source | str",
+    version: str | None,
+    base: Path | None,
+    *,
+    existing: bool = True,
 ) -> "Choice":
     from buildvm_nb.study.advice import environment as choose
 
-    with session.catalog() as catalog:
+    with session.catalog(existing=existing) as catalog:
         return choose(
             subject,
             version,

@@ -91,6 +91,8 @@ def _read(
         if not isinstance(subject, str):
             raise UsageError(f"a version belongs to a package's name; got {type(subject).__name__}")
         return Package(name=subject, version=version), None, Path()
+    if isinstance(subject, str) and "/" not in subject and Path(subject).is_dir():
+        return Package(name=subject), None, Path()  # as in a checkout of that package
     if isinstance(subject, str | Path):
         try:
             path = find_case_file(str(subject))

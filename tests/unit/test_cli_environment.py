@@ -1,15 +1,21 @@
 """``buildvm environment``, and the same from Python: findings of catalogs looked up and told."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import buildvm_nb
 from buildvm_nb.catalog import Catalog, curated_cases, curated_findings, load_case
 from buildvm_nb.cli import main
+from buildvm_nb.cli.build import _again
+from buildvm_nb.cli.environments import chosen_overrides
+from buildvm_nb.cli.machine_options import MachineOptions
+from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import Case, GitSource, PyPISource, Step
 from buildvm_nb.model.finding import Finding, Window
+from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 
@@ -164,6 +170,7 @@ def test_a_finding_of_the_curated_catalog_is_found(buildvm, tmp_path, monkeypatc
         (("--git", "."), "--git needs one of --commit and --before"),
         (("./nothing.toml",), "nothing.toml"),
         (("--image", "bookworm", "x"), "--image: not an image"),
+        (("x", "--catalog", "none.sqlite"), "no such catalog: none.sqlite"),
     ],
     ids=str,
 )
@@ -182,3 +189,36 @@ def test_an_environment_that_is_none_is_refused(buildvm):
     status, _, err = buildvm("build", "tiny.toml", "--environment", "best")
     assert status == 2
     assert "--environment: unknown: 'best'; allowed: auto" in err
+
+
+def test_what_is_chosen_gives_way_to_what_is_given_and_says_so(record, capsys):
+    finding = record()
+    given = {"date": parse_instant("2025-01-01"), "cpu": "Nehalem"}
+    taken = chosen_overrides(Session(), "auto", TINY, Path(), given)
+    assert taken == {
+        "date": given["date"],
+        "cpu": "Nehalem",
+        "kernel": "debian:bookworm",
+        "accelerator": "tcg",
+    }
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("buildvm: For tiny the date has to be chosen; ")
+    assert lines[1:] == [
+        f"buildvm: see `buildvm catalog show {finding.id}`",
+        "buildvm: --date 2025-01-01T00:00:00Z takes precedence over 2019-05-01T00:00:00Z",
+    ]
+
+
+@pytest.mark.parametrize("words", [("--environment", "auto"), ("--environment=auto",)])
+def test_the_command_that_asks_again_names_what_was_chosen(words):
+    machine = MachineSpec(date="2019-05-01", cpu="Nehalem", accelerator="tcg")
+    outcome = Outcome(case=TINY, machine=machine, verdict="passed")
+    session = Session(argv=("build", "tiny.toml", *words))
+    assert _again(session, MachineOptions(), outcome) == (
+        "buildvm build tiny.toml --date 2019-05-01T00:00:00Z --cpu Nehalem --kernel debian:bookworm"
+    )
+
+
+def test_a_directory_of_that_name_is_the_package_and_no_case(buildvm, tmp_path):
+    (tmp_path / "requests").mkdir()
+    assert "Nothing is known about requests" in buildvm("environment", "requests")[1]
