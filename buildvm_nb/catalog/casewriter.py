@@ -195,6 +195,7 @@ run = {run}
 # [limits]
 # step_timeout_s = 600
 # memory_mib = 1024
+# disk_mib = 8192          # a scratch disk; without it, all that steps write is kept in memory
 # cpu_count = 1
 
 # What a diagnosis must find, once it is known.

@@ -25,6 +25,7 @@ DEBIAN_PACKAGES = {
     "dpkg-deb": "dpkg",
     "dpkg-source": "dpkg-dev",
     "git": "git",
+    "mke2fs": "e2fsprogs",
     "xz": "xz-utils",
     "zstd": "zstd",
     "lz4": "lz4",

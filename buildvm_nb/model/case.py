@@ -188,6 +188,9 @@ class Limits(Value):
     step_timeout_s: int = Field(default=600, ge=1, le=7 * 86400)
     """Per step, by the host's monotonic clock."""
     memory_mib: int = Field(default=1024, ge=192, le=1024 * 1024)
+    disk_mib: int | None = Field(default=None, ge=16, le=1024 * 1024)
+    """Of a scratch disk for what steps write; None: it is kept in memory, of which it may take
+    three quarters."""
     cpu_count: int = Field(default=1, ge=1, le=255)
     processes: int = Field(default=2048, ge=16, le=1_000_000)
     """Processes and threads of all steps together."""

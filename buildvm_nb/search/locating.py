@@ -5,17 +5,37 @@ wider than a step takes, halving asks with a running clock, which every software
 the clock must be held.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from buildvm_nb.search.answers import Probe, State
 from buildvm_nb.search.bracket import SLACK, Bracket, Question
 from buildvm_nb.search.evidence import Record
 
-__all__ = ["next_probe", "suspect_ends"]
+__all__ = ["likely_probe", "next_probe", "suspect_ends"]
 
 _UNKNOWN_TRIES = 8
 """With so many positions inside that cannot be judged a bracket is left as it is."""
+
+
+def likely_probe(bracket: Bracket) -> Probe | None:
+    """Return a probe beside a likely place, if there is one in a bracket.
+
+    Parameters
+    ----------
+    bracket : Bracket
+        Where the change lies.
+
+    Returns
+    -------
+    Probe or None
+        None when all of them have been asked about. Two answers right beside a change make the
+        far ends of its bracket unimportant, so these come before all doubts about those.
+    """
+    if bracket.is_narrow or bracket.is_split or not bracket.plan.likely:
+        return None
+    likely = _around(bracket, bracket.plan.likely)
+    return next(_at_candidates(bracket, [likely], held=bracket.holds), None)
 
 
 def next_probe(bracket: Bracket) -> Probe | None:
@@ -37,7 +57,7 @@ def next_probe(bracket: Bracket) -> Probe | None:
 
 
 def _proposals(bracket: Bracket) -> Iterator[Probe]:
-    yield from _at_candidates(bracket, held=bracket.holds)
+    yield from _at_candidates(bracket, _levels(bracket), held=bracket.holds)
     if bracket.holds:
         if bracket.high - bracket.low > bracket.reach:
             yield from _by_halves(bracket, held=False)
@@ -45,13 +65,13 @@ def _proposals(bracket: Bracket) -> Iterator[Probe]:
     yield from _by_halves(bracket, held=False)
 
 
-def _at_candidates(bracket: Bracket, *, held: bool) -> Iterator[Probe]:
+def _at_candidates(bracket: Bracket, levels: Iterable[list[int]], *, held: bool) -> Iterator[Probe]:
     low, evidence = bracket.low, bracket.evidence
     blur = 0 if held else evidence.duration
     high = min(bracket.high, bracket.plan.last + blur)
     if len(evidence.unknown_between(low, high, held=held)) >= _UNKNOWN_TRIES:
         return
-    for candidates in _levels(bracket):
+    for candidates in levels:
         inside = [Probe(at=c, held=held) for c in candidates if low < c < high - blur]
         inside = evidence.unasked(inside)
         if inside:
@@ -63,9 +83,14 @@ def _at_candidates(bracket: Bracket, *, held: bool) -> Iterator[Probe]:
 def _levels(bracket: Bracket) -> Iterator[list[int]]:
     """Yield the candidates for the change's first position, the likeliest kind first."""
     low, high = bracket.low, bracket.high
-    yield _sorted_within(low, high, [at for h in bracket.plan.hints for at in (h, h + 1)])
+    yield _around(bracket, bracket.plan.hints)
     for rhythm in bracket.plan.rhythms:
         yield _sorted_within(low, high, rhythm(low, high + 1))
+
+
+def _around(bracket: Bracket, hints: Sequence[int]) -> list[int]:
+    candidates = [at for hint in hints for at in (hint, hint + 1)]
+    return _sorted_within(bracket.low, bracket.high, candidates)
 
 
 def _sorted_within(low: int, high: int, positions: Sequence[int]) -> list[int]:

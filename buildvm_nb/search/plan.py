@@ -36,6 +36,8 @@ class Plan:
     Whether ``h`` is the last position of the old or the first one of the new state depends on the
     software, so that both ``h`` and ``h + 1`` are tried. Those outside the range do not matter.
     """
+    likely: Sequence[int] = ()
+    """A few hints that are very likely the changes looked for: tried before all else."""
     rhythms: Sequence[Rhythm] = field(default=(), repr=False)
     """Generic candidates, coarse to fine; each is tried as the first position of the new state.
 

@@ -10,7 +10,7 @@ from buildvm_nb.search.confirming import confirmations
 from buildvm_nb.search.contradiction import settle_contradictions
 from buildvm_nb.search.evidence import Evidence
 from buildvm_nb.search.explanation import Explanation, explain
-from buildvm_nb.search.locating import next_probe, suspect_ends
+from buildvm_nb.search.locating import likely_probe, next_probe, suspect_ends
 from buildvm_nb.search.plan import Plan
 
 __all__ = ["next_questions"]
@@ -54,6 +54,9 @@ def next_questions(plan: Plan, evidence: Evidence) -> list[Question]:
 
 
 def _on_change(bracket: Bracket) -> list[Question]:
+    likely = likely_probe(bracket)
+    if likely:
+        return [Question(probe=likely)]
     ends = suspect_ends(bracket)
     if ends:
         return ends

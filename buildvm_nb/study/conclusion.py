@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from buildvm_nb.model.machine import MachineSpec
 
 __all__ = [
+    "both_finding",
     "cpu_finding",
     "date_finding",
     "flaky_finding",
@@ -114,6 +115,36 @@ def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
             "environment": good.machine,
             "confidence": coin_confidence(study.confirmed),
             "assumptions": (*base.assumptions, *study.notes),
+        }
+    )
+
+
+def both_finding(dated: Finding, by_cpu: Finding) -> Finding:
+    """Conclude from a date and a CPU that make a difference only together.
+
+    Parameters
+    ----------
+    dated : Finding
+        On the CPU on which dates make it.
+    by_cpu : Finding
+        At the date at which CPUs make it.
+
+    Returns
+    -------
+    Finding
+        A time trap that only some CPUs have.
+    """
+    return dated.model_copy(
+        update={
+            "summary": f"{dated.summary}; and that on some CPUs only: {by_cpu.summary}",
+            "passing_cpus": by_cpu.passing_cpus,
+            "failing_cpus": by_cpu.failing_cpus,
+            "features": by_cpu.features,
+            "features_base": by_cpu.features_base,
+            "features_needed": by_cpu.features_needed,
+            "features_harmful": by_cpu.features_harmful,
+            "confidence": min(dated.confidence, by_cpu.confidence),
+            "assumptions": (*dated.assumptions, *by_cpu.assumptions),
         }
     )
 

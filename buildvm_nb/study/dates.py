@@ -35,6 +35,8 @@ class DateRange:
     last: datetime
     hints: Sequence[datetime] = ()
     """What is tried first as a boundary."""
+    likely: Sequence[datetime] = ()
+    """Those of them that a failing run named itself: tried before all others."""
     constants: Sequence[datetime] = ()
     """What is tried next: there are many dates in sources, and most mean nothing."""
     behind: Sequence[datetime] = ()
@@ -288,6 +290,7 @@ def _plan(span: DateRange, dates: Sequence[int], lab: Laboratory) -> Plan:
         last=last,
         scan=[at for at in (*dates, *scan) if first <= at <= last],
         hints=sorted(at for at in within if first <= at <= last),
+        likely=sorted({position(hint) for hint in span.likely}),
         rhythms=(_between(span.constants), year_turns, midnights),
         resolution=span.resolution_s,
         repeats=span.repeats,

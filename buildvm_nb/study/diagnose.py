@@ -15,6 +15,7 @@ from buildvm_nb.model.outcome import Outcome, new_id
 from buildvm_nb.search import State
 from buildvm_nb.study.commits import between_commits, study_commits
 from buildvm_nb.study.conclusion import (
+    both_finding,
     cpu_finding,
     date_finding,
     flaky_finding,
@@ -23,7 +24,12 @@ from buildvm_nb.study.conclusion import (
 from buildvm_nb.study.cpus import study_cpus
 from buildvm_nb.study.dates import DateRange, DateStudy, state_of, study_dates
 from buildvm_nb.study.environment import kvm_status
-from buildvm_nb.study.hinting import collect_hints, dates_in_logs, worth_revealing
+from buildvm_nb.study.hinting import (
+    collect_hints,
+    dates_in_logs,
+    validities_among,
+    worth_revealing,
+)
 from buildvm_nb.study.kernels import OrderedStudy, study_cores, study_kernels
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.outputs import study_outputs
@@ -135,7 +141,7 @@ class _Diagnosis:
             if finding := studies[axis]():
                 return finding
             self.tried.append(axis)
-        return self._same_everywhere()
+        return self._pair() or self._same_everywhere()
 
     def _plain(self, specs: Sequence[MachineSpec]) -> list[Outcome]:
         """Run all steps in machines; the same one only once."""
@@ -158,28 +164,55 @@ class _Diagnosis:
             return None
         return self._plain([self.today.model_copy(update={"cpu": self.own.cpu})])[0]
 
-    def _dates(self) -> Finding | None:
-        plain = [outcome for outcome in self.plain if outcome.machine.cpu == self.own.cpu]
-        crossed = self._crossed()
+    def _needs_both(self) -> bool:
+        """Tell whether today's verdict takes today's date and today's CPU together."""
+        if self.own.cpu == self.today.cpu or self.own.date == self.today.date:
+            return False
+        own, today = map(state_of, (self.plain[0], self.plain[-1]))
+        if State.UNKNOWN in {own, today} or own is today or self._is_spent():
+            return False
+        one_changed = [
+            self.today.model_copy(update={"cpu": self.own.cpu}),
+            self.own.model_copy(update={"cpu": self.today.cpu}),
+        ]
+        return all(state_of(outcome) is own for outcome in self._plain(one_changed))
+
+    def _pair(self) -> Finding | None:
+        """Study dates on today's CPU, and CPUs today, where neither alone makes the difference."""
+        if not {Axis.DATE, Axis.CPU} <= set(self.questions.axes) or not self._needs_both():
+            return None
+        dated, by_cpu = self._dates(self.today), self._cpus(self.today)
+        for finding in (dated, by_cpu):
+            if finding is None or finding.kind is FindingKind.FLAKY:
+                return finding
+        return both_finding(dated, by_cpu) if dated and by_cpu else None
+
+    def _dates(self, spec: MachineSpec | None = None) -> Finding | None:
+        spec = spec or self.own
+        plain = [outcome for outcome in self.plain if outcome.machine.cpu == spec.cpu]
+        crossed = self._crossed() if spec is self.own else None
         plain += [crossed] if crossed else []
         first, last = self._range()
         plain = [outcome for outcome in plain if first <= outcome.machine.date <= last]
         hints: list[Hint] = []
+        named: list[Hint] = []
         if self.questions.use_hints:
             hints = collect_hints(self.lab, self.own.image, first, last)
             failed = [outcome for outcome in self.plain if state_of(outcome) is State.BAD]
-            hints += dates_in_logs(self.lab.log(outcome) for outcome in failed)
+            named = dates_in_logs(self.lab.log(outcome) for outcome in failed)
+            hints += named
         span = DateRange(
             first=first,
             last=last,
             hints=[h.instant for h in hints if h.instant and h.kind not in _WEAK],
+            likely=validities_among(hints, named),
             constants=[h.instant for h in hints if h.instant and h.kind in _CONSTANTS],
             behind=worth_revealing(hints, self.own.date),
             resolution_s=self.questions.resolution_s,
             repeats=self.questions.repeats,
             budget=self.questions.budget,
         )
-        self.dates = study_dates(self.lab, self.own, span, plain)
+        self.dates = study_dates(self.lab, spec, span, plain)
         survey = self.dates.survey
         if survey.is_flaky:
             split = {(one.at, one.held) for one in survey.disagreements}
@@ -189,9 +222,9 @@ class _Diagnosis:
             return date_finding(self.dates, hints, self._base())
         return None
 
-    def _cpus(self) -> Finding | None:
+    def _cpus(self, spec: MachineSpec | None = None) -> Finding | None:
         cpus = (self.own.cpu, self.today.cpu, *self.questions.cpus)
-        spec = self._somewhere()
+        spec = spec or self._somewhere()
         if spec.accelerator is not Accelerator.TCG:
             spec = spec.model_copy(update={"accelerator": Accelerator.TCG})
         study = study_cpus(self.lab, spec, cpus, repeats=self.questions.repeats)

@@ -18,7 +18,13 @@ from buildvm_nb.model.machine import ImageSpec
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.steps import STEP_MARK
 
-__all__ = ["collect_hints", "dates_in_logs", "explain_boundary", "worth_revealing"]
+__all__ = [
+    "collect_hints",
+    "dates_in_logs",
+    "explain_boundary",
+    "validities_among",
+    "worth_revealing",
+]
 
 _KIND = "package-hints"
 _RECIPE = 1
@@ -141,6 +147,26 @@ def explain_boundary(hints: Iterable[Hint], first_after: int, *, becomes_good: b
 def _telling(hint: Hint) -> tuple[int, bool, int, str]:
     rank = next((number for number, kinds in enumerate(_RANKS) if hint.kind in kinds), len(_RANKS))
     return rank, "test" not in hint.path, len(hint.path), hint.path
+
+
+def validities_among(hints: Iterable[Hint], named: Iterable[Hint]) -> list[datetime]:
+    """Choose the hints that a failing run named itself.
+
+    Parameters
+    ----------
+    hints : iterable of Hint
+        Known ones.
+    named : iterable of Hint
+        Read from logs.
+
+    Returns
+    -------
+    list of datetime
+        Ends and beginnings of validities that are among the instants named, in order.
+    """
+    said = {hint.instant for hint in named}
+    found = {h.instant for h in hints if h.kind in _BEGINNINGS | _ENDS and h.instant in said}
+    return sorted(instant for instant in found if instant)
 
 
 def worth_revealing(hints: Iterable[Hint], around: datetime) -> list[datetime]:

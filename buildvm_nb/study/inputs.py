@@ -70,6 +70,7 @@ def gather(case: Case, *, cache: Cache, base: Path = Path(), progress: Progress 
     provision = Provision(
         inputs=trees or None,
         exports_mib=case.limits.artifacts_mib,
+        scratch_mib=case.limits.disk_mib,
         processes=case.limits.processes,
     )
     return Inputs(fetched=fetched, main=main, provision=provision)

@@ -160,7 +160,7 @@ def run_steps(
             clock=machine.spec.date if held or number == 0 else None,
             held=held,
             stdout=log.write,
-            stderr=log.write,
+            merged=True,
         )
         if result.drift_s is not None:
             drift_s = max(result.drift_s, drift_s or 0.0)
@@ -185,7 +185,7 @@ def _judge(step: Step, result: CommandResult, text: str, case: Case) -> tuple[Ve
     if result.status and (result.free_kib < _FULL_KIB or _NO_SPACE in text):
         return Verdict.ERROR, (
             f"the guest's disk was full ({result.free_kib} KiB left), so its failure says nothing; "
-            "raise memory_mib"
+            "raise memory_mib, or give it a scratch disk by disk_mib"
         )
     refused = _NO_MEMORY.search(failing_lines(text)) or _DIED_OF_MEMORY.search(text[-_LAST:])
     if result.status and not result.timed_out and refused:

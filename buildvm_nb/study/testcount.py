@@ -11,7 +11,9 @@ import re
 __all__ = ["count_tests"]
 
 _UNITTEST = re.compile(
-    r"^Ran (\d+) tests? in [^\n]*\n+(?:OK|PASSED|FAILED|NO TESTS RAN)(?: \(([^)]*)\))?",
+    # what the tests themselves print may come in between
+    r"^Ran (\d+) tests? in [^\n]*\n(?:(?!Ran \d)[^\n]*\n)*?"
+    r"(?:OK|PASSED|FAILED|NO TESTS RAN)(?: \(([^)]*)\))?$",
     re.MULTILINE,
 )
 _SKIPPED = re.compile(r"skip(?:s|ped)?=(\d+)", re.IGNORECASE)

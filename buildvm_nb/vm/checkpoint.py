@@ -45,6 +45,12 @@ class Checkpoint:
         return self.place / "initramfs.cpio"
 
     @property
+    def scratch(self) -> Path | None:
+        """Its scratch disk, where it has one; forks write to copies."""
+        path = self.place / "scratch.ext4"
+        return path if path.exists() else None
+
+    @property
     def inputs(self) -> Path | None:
         """Its inputs disk, where it has one."""
         path = self.place / "inputs.squashfs"
@@ -58,6 +64,7 @@ class Checkpoint:
             "exports_mib": self.exports_mib,
             "steps_run": self.steps_run,
             "state_digest": file_digest(self.state),
+            "scratch_digest": self.scratch and file_digest(self.scratch),
         }
         target = self.place / _FACTS
         target.touch(mode=0o600)
@@ -93,6 +100,7 @@ class Checkpoint:
                 steps_run=facts["steps_run"],
             )
             digest = file_digest(checkpoint.state)
+            scratch = checkpoint.scratch and file_digest(checkpoint.scratch)
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             raise StateError(f"the checkpoint cannot be read: {place}: {error}") from error
         if digest != facts["state_digest"]:
@@ -100,5 +108,7 @@ class Checkpoint:
                 f"the checkpoint is damaged: {checkpoint.state} has SHA-256 {digest}; "
                 f"it was written with {facts['state_digest']}"
             )
+        if scratch != facts["scratch_digest"]:
+            raise StateError(f"the checkpoint's scratch disk is damaged or gone: {place}")
         os.utime(place)  # it is in use: evicted later than others
         return checkpoint

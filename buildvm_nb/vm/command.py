@@ -20,6 +20,10 @@ RTC_RANGE = (datetime(1970, 1, 2, tzinfo=UTC), datetime(2070, 1, 1, tzinfo=UTC))
 _MACHINE = "q35,sata=off,smbus=off,smm=off,vmport=off,hpet=off"
 """The type ``pc`` has its interrupt table made by a loop of ACPI code: 0.1 s for every device."""
 
+_WRITABLE = "cache=unsafe,discard=unmap"
+_COPIED = "snapshot=on"
+"""What is written goes to a nameless temporary file of QEMU's own."""
+
 KERNEL_PARAMETERS = (
     "console=ttyS0",
     "quiet",
@@ -48,6 +52,8 @@ class MachineFiles:
     """A squashfs that becomes the build directory; None: the build directory is empty."""
     exports: Path
     """A sparse file that the guest writes artifacts to."""
+    scratch: Path | None = None
+    """An ext4 file system for all that is written in the guest; a fork leaves it as it is."""
     is_fork: bool = False
     """Whether the machine waits for the state of a frozen one instead of booting."""
 
@@ -103,7 +109,9 @@ def qemu_argv(
     argv += _disk("root", boot.root)
     if files.inputs:
         argv += _disk("inputs", files.inputs)
-    argv += _disk("exports", files.exports, writable=True)
+    argv += _disk("exports", files.exports, _WRITABLE)
+    if files.scratch:
+        argv += _disk("scratch", files.scratch, _COPIED if files.is_fork else _WRITABLE)
     argv += ["-device", "virtio-serial-pci"]
     for name, descriptor in (("channel", sockets.channel), ("events", sockets.events)):
         argv += ["-chardev", f"socket,id={name},fd={descriptor}"]
@@ -119,9 +127,8 @@ def _rtc(date: datetime) -> str:
     return f"base={held.astimezone(UTC):%Y-%m-%dT%H:%M:%S},clock=host"
 
 
-def _disk(name: str, path: Path, *, writable: bool = False) -> list[str]:
+def _disk(name: str, path: Path, mode: str = "readonly=on") -> list[str]:
     escaped = str(path).replace(",", ",,")
-    mode = "cache=unsafe,discard=unmap" if writable else "readonly=on"
     drive = f"if=none,id={name},format=raw,file.locking=off,{mode},file.filename={escaped}"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}"]
 

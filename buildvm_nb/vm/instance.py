@@ -278,6 +278,9 @@ class Instance:
         with checkpoint.state.open("xb") as state:
             checkpoint.state.chmod(0o600)
             self.monitor.migrate("migrate", state.fileno(), timeout_s=_STATE_TIMEOUT_S)
+        if self.files.scratch:
+            self.process.close()  # all that it wrote is in the file now
+            shutil.move(self.files.scratch, checkpoint.place)
         checkpoint.write()
 
     def _launch(self) -> tuple[socket.socket, socket.socket]:

@@ -187,7 +187,7 @@ class BuildMachine:
             Raise if it fails.
         **options
             Fields of `RunOptions`: ``env``, ``timeout_s``, ``clock``, ``held``, ``stdout``,
-            ``stderr``, ``stdin``.
+            ``stderr``, ``merged``, ``stdin``.
 
         Returns
         -------

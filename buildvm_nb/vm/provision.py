@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildvm_nb.errors import HostError
+from buildvm_nb.host.tools import find_tool, run_tool
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
@@ -27,6 +28,8 @@ class Provision:
     """Instead of inputs: a build directory that `BuildMachine.export_built` wrote."""
     exports_mib: int = 1024
     """Room for artifacts."""
+    scratch_mib: int | None = None
+    """Size of a disk for all that is written in the guest; None: it is kept in memory."""
     processes: int = 2048
     """Processes and threads that commands may have, all together."""
 
@@ -64,18 +67,18 @@ def lay_out(
     try:
         if provision.inputs and inputs:
             pack_inputs(provision.inputs, inputs, newest=spec.date)
-        write_initramfs(
-            initramfs,
-            boot.initramfs,
-            spec,
-            keys,
-            has_inputs=inputs is not None,
-            processes=provision.processes,
-        )
-        exports = _make_exports(place, provision.exports_mib)
+        exports = _make_disk(place / "exports.tar", provision.exports_mib)
+        scratch = None
+        if provision.scratch_mib is not None:
+            scratch = _make_disk(place / "scratch.ext4", provision.scratch_mib)
+            _format(scratch)
+        files = {"inputs": inputs, "exports": exports, "scratch": scratch}
+        disks = [name for name, path in files.items() if path]
+        processes = provision.processes
+        write_initramfs(initramfs, boot.initramfs, spec, keys, disks=disks, processes=processes)
     except OSError as error:
         raise _unwritable(error, place) from error
-    return MachineFiles(initramfs=initramfs, inputs=inputs, exports=exports)
+    return MachineFiles(initramfs=initramfs, inputs=inputs, exports=exports, scratch=scratch)
 
 
 def lay_out_fork(place: Path, checkpoint: Checkpoint) -> MachineFiles:
@@ -99,19 +102,31 @@ def lay_out_fork(place: Path, checkpoint: Checkpoint) -> MachineFiles:
         If they cannot be written.
     """
     try:
-        exports = _make_exports(place, checkpoint.exports_mib)
+        exports = _make_disk(place / "exports.tar", checkpoint.exports_mib)
     except OSError as error:
         raise _unwritable(error, place) from error
     return MachineFiles(
-        initramfs=checkpoint.initramfs, inputs=checkpoint.inputs, exports=exports, is_fork=True
+        initramfs=checkpoint.initramfs,
+        inputs=checkpoint.inputs,
+        exports=exports,
+        scratch=checkpoint.scratch,
+        is_fork=True,
     )
 
 
-def _make_exports(place: Path, size_mib: int) -> Path:
-    exports = place / "exports.tar"
-    with exports.open("wb") as stream:
+def _make_disk(path: Path, size_mib: int) -> Path:
+    with path.open("wb") as stream:
         os.truncate(stream.fileno(), size_mib * 2**20)
-    return exports
+    return path
+
+
+def _format(disk: Path) -> None:
+    """Make an empty file system; a guest is never mended, so a journal would only cost time."""
+    features = "^has_journal,^resize_inode"
+    lazily = "lazy_itable_init=1,nodiscard,root_owner=0:0"
+    run_tool(
+        [find_tool("mke2fs"), "-q", "-t", "ext4", "-m", "0", "-O", features, "-E", lazily, disk]
+    )
 
 
 def _unwritable(error: OSError, place: Path) -> HostError:

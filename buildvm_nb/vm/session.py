@@ -48,6 +48,7 @@ class RunOptions(TypedDict, total=False):
     timeout_s: float | None
     stdout: Sink | None
     stderr: Sink | None
+    merged: bool
     stdin: BinaryIO | None
 
 
@@ -65,6 +66,8 @@ class GuestCommand:
     timeout_s: float | None = None
     stdout: Sink | None = None
     stderr: Sink | None = None
+    merged: bool = False
+    """Send standard error to `stdout` too: only so the order of both is kept."""
     stdin: BinaryIO | None = None
 
     def line(self, step: str) -> str:
@@ -86,7 +89,7 @@ class GuestCommand:
         variables = [f"{name}={value}" for name, value in {**BUILD_ENVIRONMENT, **self.env}.items()]
         enter = ["/usr/bin/unshare", "--root=.", f"--wd={self.cwd}", "--setuid=1000"]
         words = ["step", step, clock, *variables, *enter, "--setgid=1000", "--", *self.argv]
-        return shlex.join(words)
+        return shlex.join(words) + (" 2>&1" if self.merged else "")
 
 
 def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from buildvm_nb.host.cpio import CpioWriter
@@ -20,7 +21,7 @@ def write_initramfs(
     spec: MachineSpec,
     keys: ChannelKeys,
     *,
-    has_inputs: bool,
+    disks: Iterable[str],
     processes: int,
 ) -> None:
     """Write the initramfs of one machine.
@@ -35,15 +36,18 @@ def write_initramfs(
         The machine.
     keys : ChannelKeys
         Its keys.
-    has_inputs : bool
-        Whether it has a disk with inputs.
+    disks : iterable of str
+        Those it has besides the root file system, in the order of QEMU's command line: some of
+        ``inputs``, ``exports`` and ``scratch``.
     processes : int
         Processes and threads that steps may have, all together.
     """
+    devices = dict(zip(disks, ("/dev/vdb", "/dev/vdc", "/dev/vdd"), strict=False))
     settings = {
         "CLOCK": f"{spec.date.timestamp():.6f}",
-        "INPUTS": "/dev/vdb" if has_inputs else "",
-        "EXPORTS": "/dev/vdc" if has_inputs else "/dev/vdb",
+        "INPUTS": devices.get("inputs", ""),
+        "EXPORTS": devices["exports"],
+        "SCRATCH": devices.get("scratch", ""),
         "NETWORK": "" if spec.network is Network.OFF else spec.network.value,
         "DISK_MIB": str(spec.memory_mib * 3 // 4),
         "MEMORY_BYTES": str((spec.memory_mib - _RESERVED_MIB) * 2**20),

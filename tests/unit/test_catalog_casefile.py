@@ -360,7 +360,7 @@ def test_what_the_template_only_shows_is_valid_too():
     case = parse_case(f"{SOUND}[{claim}\n[{limits}")
 
     assert case.claim is not None
-    assert case.limits == Limits()
+    assert case.limits == Limits(disk_mib=8192)
 
 
 def test_a_new_case_with_a_bad_id_is_refused():

@@ -100,6 +100,7 @@ def test_paths_below_the_build_directory_are_allowed(path):
         ("step_timeout_s", 7 * 86400 + 1),
         ("memory_mib", 191),
         ("memory_mib", 2**40),
+        ("disk_mib", 0),
         ("cpu_count", 0),
         ("cpu_count", 256),
         ("processes", 1),

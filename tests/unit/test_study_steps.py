@@ -24,11 +24,11 @@ class Scripted:
         self.results = list(results)
         self.asked = []
 
-    def run(self, command, *, stdout, stderr, **options):
+    def run(self, command, *, stdout, **options):
         printed, result = self.results.pop(0)
         self.asked.append((command, options))
-        for number, piece in enumerate(printed.splitlines(keepends=True)):
-            (stderr if number % 2 else stdout)(piece)
+        for piece in printed.splitlines(keepends=True):
+            stdout(piece)
         return result
 
     def kernel_log(self):
@@ -153,8 +153,21 @@ def test_each_step_runs_where_and_as_the_case_says_and_the_first_at_the_date():
     )
     assert judgement.verdict is Verdict.PASSED
     assert machine.asked == [
-        ("make", {"cwd": "top", "env": {"A": "b"}, "timeout_s": 30, "clock": DATE, "held": False}),
-        ("make check", {"cwd": "sub", "env": {}, "timeout_s": 9, "clock": None, "held": False}),
+        (
+            "make",
+            {
+                "cwd": "top",
+                "env": {"A": "b"},
+                "timeout_s": 30,
+                "clock": DATE,
+                "held": False,
+                "merged": True,
+            },
+        ),
+        (
+            "make check",
+            {"cwd": "sub", "env": {}, "timeout_s": 9, "clock": None, "held": False, "merged": True},
+        ),
     ]
 
 

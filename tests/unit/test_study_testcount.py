@@ -102,6 +102,8 @@ Result: SUCCESS
         ("Ran 0 tests in 0.000s\n\nNO TESTS RAN\n", 0),
         ("Ran 30 tests in 2.110s\n\nOK (KNOWNFAIL=3, SKIP=5)\n", 25),
         ("Ran 12 tests in 0.345s\n\nPASSED (skips=2, successes=10)\n", 10),
+        ("Ran 83 tests in 1.555s\nlun\nmar\n\nOK\n", 83),
+        ("Ran 1 test in 0.1s\nRan 2 tests in 0.1s\n\nOK (skipped=1)\n", 1),
         (REGRTEST, 223),
         ("Total tests: run=12 failures=1\n", 12),
         (CTEST, 2),

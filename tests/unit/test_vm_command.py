@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,11 @@ def test_the_clock_chip_gets_the_date_where_it_can_hold_it(date, base):
 def test_the_kernel_is_told_to_end_when_it_oopses():
     (line,) = values(argv_for(), "-append")
     assert {"console=ttyS0", "oops=panic", "panic=-1"} <= set(line.split())
+
+
+@pytest.mark.parametrize(("is_fork", "mode"), [(False, "cache=unsafe"), (True, "snapshot=on")])
+def test_a_fork_leaves_the_scratch_disk_of_its_checkpoint_as_it_is(is_fork, mode):
+    files = replace(FILES, scratch=Path("/m/scratch.ext4"), is_fork=is_fork)
+    *_, scratch = values(argv_for(files=files), "-drive")
+    assert "file.filename=/m/scratch.ext4" in scratch
+    assert mode in scratch.split(",")

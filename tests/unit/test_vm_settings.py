@@ -67,15 +67,16 @@ def unpack(path, common, into):
 
 @pytest.mark.skipif(not shutil.which("busybox"), reason="no busybox here")
 @pytest.mark.parametrize(
-    ("fields", "has_inputs", "expected"),
+    ("fields", "disks", "expected"),
     [
         (
             {"date": "2019-05-01", "memory_mib": 1024},
-            True,
+            ("inputs", "exports", "scratch"),
             {
                 "CLOCK": "1556668800.000000",
                 "INPUTS": "/dev/vdb",
                 "EXPORTS": "/dev/vdc",
+                "SCRATCH": "/dev/vdd",
                 "NETWORK": "''",
                 "MEMORY_BYTES": str(912 * 2**20),
                 "PROCESSES": "64",
@@ -83,21 +84,22 @@ def unpack(path, common, into):
         ),
         (
             {"date": "2232-04-18T23:47:15Z", "network": "user", "memory_mib": 192},
-            False,
+            ("exports",),
             {
                 "CLOCK": "8277292035.000000",
                 "INPUTS": "''",
                 "EXPORTS": "/dev/vdb",
+                "SCRATCH": "''",
                 "NETWORK": "user",
                 "DISK_MIB": "144",
             },
         ),
     ],
 )
-def test_busybox_reads_back_what_a_machine_is_told(tmp_path, common, fields, has_inputs, expected):
+def test_busybox_reads_back_what_a_machine_is_told(tmp_path, common, fields, disks, expected):
     keys, target = ChannelKeys.generate(), tmp_path / "initramfs.cpio"
     spec = MachineSpec.parse(fields)
-    write_initramfs(target, common, spec, keys, has_inputs=has_inputs, processes=64)
+    write_initramfs(target, common, spec, keys, disks=disks, processes=64)
     assert target.read_bytes().startswith(common.read_bytes())
     assert target.stat().st_mode & 0o777 == 0o600
     root = tmp_path / "root"

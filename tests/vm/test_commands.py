@@ -18,6 +18,14 @@ def test_standard_output_and_error_come_apart(machine):
     assert (bytes(out), bytes(err)) == (b"out\n", b"err\n")
 
 
+def test_merged_output_keeps_the_order_in_which_it_was_written(machine):
+    script = "for i in $(seq 500); do echo out $i; echo err $i >&2; done"
+    printed = bytearray()
+    machine.run(script, stdout=printed.extend, merged=True)
+    expected = [f"{name} {i}" for i in range(1, 501) for name in ("out", "err")]
+    assert printed.decode().splitlines() == expected
+
+
 def test_output_comes_while_the_command_runs(machine):
     seen = threading.Event()
 

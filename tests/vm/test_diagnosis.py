@@ -26,6 +26,7 @@ pytestmark = pytest.mark.vm
 
 TRAP = parse_instant("2021-11-27T15:28:58Z")
 NOW = "now=$(date +%s)\n"
+NOWADAYS = "2026-01-01T00:00:00Z"
 
 
 @pytest.fixture(scope="module")
@@ -227,16 +228,43 @@ def test_an_output_that_differs_between_cpus_varies_along_them(find_out):
     assert finding.varying_files == ("cpu",)
 
 
-@pytest.fixture
-def repository(tmp_path):
-    place = tmp_path / "repository"
+def git_in(place, date=NOWADAYS):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    env = {**os.environ, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
 
     def git(*words):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        subprocess.run(["git", *identity, "-C", place, *words], check=True, capture_output=True)
+        argv = ["git", *identity, "-C", place, *words]
+        subprocess.run(argv, check=True, capture_output=True, env=env)
 
     place.mkdir()
     git("init", "-b", "main")
+    return git
+
+
+def test_a_date_and_a_cpu_that_break_it_only_together_are_found(find_out, tmp_path):
+    place = tmp_path / "repository"
+    git = git_in(place, "2014-06-01T12:00:00Z")  # Haswell's time: it has no clflushopt
+    git("commit", "--allow-empty", "-m", "begin")
+    finding = find_out(
+        f"{NOW}grep -qw clflushopt /proc/cpuinfo || exit 0\ntest $now -lt {TRAP.timestamp():.0f}",
+        axes=(Axis.DATE, Axis.CPU),
+        source={"kind": "git", "url": str(place), "commit": "main"},
+        first="2014-01-01",
+        last="2027-01-01",
+        resolution_s=86_400,
+    )
+    assert finding.kind is FindingKind.TIME_TRAP
+    [boundary] = finding.boundaries
+    assert boundary.last_before < "2021-11-27T15:28:58Z" <= boundary.first_after
+    assert finding.features_harmful == ("clflushopt",)
+    assert "Haswell" in finding.passing_cpus
+    assert "on some CPUs only" in finding.summary
+
+
+@pytest.fixture
+def repository(tmp_path):
+    place = tmp_path / "repository"
+    git = git_in(place)
     states = ["fine", "fine", "does not build", "fine", "broken", "broken", "broken"]
     for number, state in enumerate(states):
         (place / "state").write_text(f"{state}\n")

@@ -8,7 +8,7 @@ import pytest
 
 from buildvm_nb.errors import HostError, LaunchError, StateError
 from buildvm_nb.model.instants import parse_instant
-from buildvm_nb.vm import BuildMachine, Checkpoint
+from buildvm_nb.vm import BuildMachine, Checkpoint, Provision
 
 from .conftest import output_of
 
@@ -127,3 +127,38 @@ def test_a_disk_that_fills_up_while_freezing_is_an_error_of_the_host(machine_at,
             machine.freeze(tmp_path)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.fixture(scope="module")
+def frozen_with_scratch(machine_at, tmp_path_factory):
+    machine = machine_at("1990-01-01", cpu="Westmere", provision=Provision(scratch_mib=1024))
+    machine.boot()
+    # more than fits into its memory of 512 MiB
+    machine.run("head -c 600M /dev/zero >big; echo prepared >state", check=True)
+    return machine, machine.freeze(tmp_path_factory.mktemp("checkpoint"))
+
+
+def test_a_state_too_big_for_memory_is_on_a_scratch_disk_of_which_each_fork_has_a_copy(
+    frozen_with_scratch, cache
+):
+    machine, checkpoint = frozen_with_scratch
+    spec = machine.spec.model_copy(update={"date": parse_instant("2030-01-01")})
+
+    def look(name):
+        fork = BuildMachine(spec, machine.boot_files, cache=cache, checkpoint=checkpoint)
+        with fork:
+            output_of(fork, f"cat state; echo {name} >>state; echo {name} >/tmp/{name}")
+            return output_of(fork, "cat state; ls /tmp; stat -c %s big")[1]
+
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(look, ["one", "two"]))
+    assert said == [f"prepared\n{name}\n{name}\n{600 * 2**20}\n" for name in ("one", "two")]
+    assert Checkpoint.read(checkpoint.place).scratch == checkpoint.scratch
+
+
+def test_a_damaged_scratch_disk_is_noticed(frozen_with_scratch):
+    _, checkpoint = frozen_with_scratch
+    with checkpoint.scratch.open("r+b") as disk:
+        disk.write(b"damaged")
+    with pytest.raises(StateError, match="scratch disk is damaged"):
+        Checkpoint.read(checkpoint.place)

@@ -246,6 +246,26 @@ def test_one_edge_at_a_hint_takes_at_most_10_probes(guest, late, duration):
     assert survey.asked <= 10
 
 
+@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize("duration", [1, 5, 60])
+def test_a_likely_hint_among_many_others_takes_at_most_8_probes(guest, late, duration):
+    change = SINCE + 987_654_321
+    software = guest([change], duration=duration, looks=(0.0, 0.5, 1.0))
+    others = range(SINCE, UNTIL, 10_000_019)
+    plan = Plan(
+        first=SINCE,
+        last=UNTIL,
+        hints=[*others, change - late],
+        likely=[change - late],
+        repeats=1,
+        reveal=0,
+    )
+    survey = find_transitions(software, plan)
+    (found,) = survey.transitions
+    assert (found.is_exact, found.first_after, found.confirmed) == (True, change, 4)
+    assert survey.asked <= 8
+
+
 @pytest.mark.parametrize(("turn", "most"), [("year", 20), ("day", 31)])
 def test_an_edge_at_a_turn_of_the_calendar_is_found_by_the_rhythms(guest, turn, most):
     year = YEAR_TURNS[53]
@@ -409,7 +429,8 @@ def test_hints_elsewhere_do_not_lead_astray(guest, data, workers):
     assume(change not in hints)
     assume(change - 1 not in hints)
     software = guest([change], most=workers)
-    plan = Plan(first=SINCE, last=UNTIL, hints=hints, workers=workers)
+    likely = data.draw(st.lists(st.sampled_from(hints), max_size=3)) if hints else []
+    plan = Plan(first=SINCE, last=UNTIL, hints=hints, likely=likely, workers=workers)
     survey = find_transitions(software, plan)
     assert outline(survey) == [(change - 1, change, State.GOOD, State.BAD, True)]
     assert survey.transitions[0].hint is None
