@@ -100,6 +100,10 @@ def shown_by(finding: Finding, host: Host, own_date: datetime | None = None) -> 
     """
     if finding.kind not in _SHOWING or finding.environment is None:
         return None
+    if _springs_elsewhere(finding, host):
+        changes = {"date": host.date, "cpu": _passing_cpu(finding, host)}
+        machine = finding.environment.model_copy(update=changes)
+        return Shown(finding=finding, machine=machine, axes=frozenset())
     date = _passing_date(finding, host.date, own_date)
     if date is None:
         return None
@@ -128,17 +132,18 @@ def allows(finding: Finding, machine: MachineSpec) -> bool | None:
     bool or None
         Whether the case passes in it; None: the finding was not made in such machines.
     """
+    shown = finding.environment
     match finding.kind:
-        case FindingKind.TIME_TRAP:
-            if finding.environment is None or finding.environment.cpu != machine.cpu:
-                return None
+        case FindingKind.TIME_TRAP if machine.cpu in finding.passing_cpus:
+            return True
+        case FindingKind.TIME_TRAP if shown is not None and shown.cpu == machine.cpu:
             return any(_holds(window, machine.date) for window in finding.windows)
         case FindingKind.CPU_DEPENDENT:
             return machine.cpu not in finding.failing_cpus
         case FindingKind.KERNEL_DEPENDENT:
             return machine.kernel not in finding.failing_kernels
-        case FindingKind.CORES_DEPENDENT if finding.environment is not None:
-            return machine.cpu_count == finding.environment.cpu_count
+        case FindingKind.CORES_DEPENDENT if shown is not None:
+            return machine.cpu_count == shown.cpu_count
     return None
 
 
@@ -194,6 +199,14 @@ def _well_inside(window: Window, wanted: datetime) -> datetime:
         return wanted.replace(microsecond=0)
     nearest = min(max(wanted, first + margin), last - margin)
     return nearest.replace(microsecond=0)
+
+
+def _springs_elsewhere(finding: Finding, host: Host) -> bool:
+    """Tell whether it is a time trap that springs on some CPUs only, and not on the host's."""
+    last = finding.studied_until
+    is_of_some = finding.kind is FindingKind.TIME_TRAP and bool(finding.passing_cpus)
+    was_studied = last is not None and host.date <= last
+    return is_of_some and was_studied and _has_a_passing_cpu(finding, host)
 
 
 def _has_a_passing_cpu(finding: Finding, host: Host) -> bool:

@@ -135,30 +135,25 @@ def test_a_superseded_finding_does_not_count(buildvm, record):
     assert told["environment"]["date"] == "2017-12-31T00:00:00Z"
 
 
-def test_a_finding_of_the_curated_catalog_is_found(buildvm, tmp_path, monkeypatch):
-    key = "requests-toolbelt-0.9.1"
-    case = load_case(curated_cases()[key])
-    trap = {
-        "case": case,
-        "kind": "time-trap",
-        "axis": "date",
-        "summary": "expires",
-        "windows": (Window(passes_until="2021-11-27T15:28:58Z"),),
-        "environment": MachineSpec(date="2019-01-29", cpu="Skylake-Server"),
-        "confidence": 1,
-    }
-    finding = Finding(**trap)
-    cases, proofs = tmp_path / "c" / "cases", tmp_path / "c" / "proofs"
-    cases.mkdir(parents=True)
-    proofs.mkdir()
-    (cases / f"{key}.toml").write_text(curated_cases()[key].read_text())
-    (proofs / f"{key}.json").write_text(f"[{finding.model_dump_json()}]")
-    found = {key: cases / f"{key}.toml"}
-    monkeypatch.setattr("buildvm_nb.catalog.curated.curated_cases", lambda: found)
-    assert finding in curated_findings()
-
+def test_a_finding_of_the_curated_catalog_is_found(buildvm, monkeypatch):
+    case = load_case(curated_cases()["requests-toolbelt-0.9.1"])
+    finding = Finding(
+        case=case,
+        kind="time-trap",
+        axis="date",
+        summary="expires",
+        windows=(Window(passes_until="2021-11-27T15:28:58Z"),),
+        environment=MachineSpec(date="2019-01-29", cpu="Skylake-Server"),
+        confidence=1,
+    )
+    monkeypatch.setattr("buildvm_nb.study.advice.curated_findings", lambda: (finding,))
     told = json.loads(buildvm("environment", "requests-toolbelt", "0.9.1", "--json")[1])
     assert (told["basis"], told["level"]) == ("curated-finding", "date")
+    assert told["because"]["id"] == finding.id
+
+
+def test_the_findings_of_the_curated_catalog_are_of_curated_cases():
+    assert {finding.case.id for finding in curated_findings()} <= set(curated_cases())
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,17 @@ def test_a_finding_that_shows_no_environment_gives_none_and_says_so(changes, tol
     assert finding.id in choice.explanation
 
 
+def test_a_trap_that_springs_on_other_cpus_only_needs_no_machine_on_a_host_that_is_spared():
+    cpus = {"passing_cpus": ("Nehalem", "max"), "failing_cpus": ("core2duo",)}
+    trap = a_trap((None, "2020-01-01"), **cpus, features=("sse4.2",))
+    choice = choose(trap, own_date=None)
+    assert (choice.level, choice.environment.date) == ("nothing", TODAY)
+    choice = choose(trap, host=Host(date=TODAY))
+    assert (choice.level, choice.environment.date) == ("date", OWN_DATE)
+    late = a_trap((None, "2020-01-01"), **cpus, features=("sse4.2",), studied_until="2026-01-01")
+    assert choose(late).level == "date"
+
+
 # several findings
 
 
