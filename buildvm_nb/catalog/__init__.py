@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from buildvm_nb.catalog.caseschema import case_schema
     from buildvm_nb.catalog.casewriter import dump_case, new_case
     from buildvm_nb.catalog.csvfile import read_csv, write_csv
-    from buildvm_nb.catalog.curated import curated_cases, curated_findings, find_case_file
+    from buildvm_nb.catalog.curated import curated_cases, find_case_file
     from buildvm_nb.catalog.frames import empty_frame
     from buildvm_nb.catalog.jsonlines import read_jsonl, write_jsonl
     from buildvm_nb.catalog.schema import FINDINGS, OUTCOMES, SCHEMA_VERSION, data_dictionary
@@ -24,7 +24,6 @@ __all__ = [
     "Catalog",
     "case_schema",
     "curated_cases",
-    "curated_findings",
     "data_dictionary",
     "dump_case",
     "empty_frame",
@@ -45,7 +44,6 @@ _HOMES = {
     "Catalog": "store",
     "case_schema": "caseschema",
     "curated_cases": "curated",
-    "curated_findings": "curated",
     "data_dictionary": "schema",
     "dump_case": "casewriter",
     "empty_frame": "frames",

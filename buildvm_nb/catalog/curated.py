@@ -3,12 +3,9 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from buildvm_nb.errors import CatalogError, UsageError
-from buildvm_nb.model.finding import Finding
 
-__all__ = ["curated_cases", "curated_findings", "find_case_file"]
+__all__ = ["curated_cases", "find_case_file"]
 
 
 def curated_cases() -> dict[str, Path]:
@@ -32,31 +29,6 @@ def curated_cases() -> dict[str, Path]:
         f"the curated case files are not installed: sought in {package / '_catalog'}",
         hint="install buildvm-nb again",
     )
-
-
-def curated_findings() -> tuple[Finding, ...]:
-    """Return the findings that prove the curated cases' claims.
-
-    Returns
-    -------
-    tuple of Finding
-        Of ``proofs/ID.json`` beside the case files, in the order of the ids.
-
-    Raises
-    ------
-    CatalogError
-        If a file cannot be read.
-    """
-    several = TypeAdapter(tuple[Finding, ...])
-    found: list[Finding] = []
-    for key, case in curated_cases().items():
-        path = case.parents[1] / "proofs" / f"{key}.json"
-        if path.exists():
-            try:
-                found += several.validate_json(path.read_bytes())
-            except (OSError, ValidationError) as error:
-                raise CatalogError(f"no list of findings: {path}: {error}") from error
-    return tuple(found)
 
 
 def find_case_file(text: str) -> Path:

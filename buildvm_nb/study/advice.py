@@ -5,7 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildvm_nb.catalog import curated_findings, find_case_file, load_case
+from buildvm_nb.catalog import find_case_file, load_case
+from buildvm_nb.catalog.proofs import curated_findings
 from buildvm_nb.errors import HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress

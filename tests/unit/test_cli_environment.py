@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import buildvm_nb
-from buildvm_nb.catalog import Catalog, curated_cases, curated_findings, load_case
+from buildvm_nb.catalog import Catalog, curated_cases, load_case
+from buildvm_nb.catalog.proofs import curated_findings
 from buildvm_nb.cli import main
 from buildvm_nb.cli.build import _again
 from buildvm_nb.cli.environments import chosen_overrides
