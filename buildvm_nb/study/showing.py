@@ -162,7 +162,8 @@ def _passing_date(finding: Finding, today: datetime, own_date: datetime | None) 
         return today
     shown = finding.environment.date if finding.environment else today
     day = finding.recorded_at.replace(hour=0, minute=0, second=0, microsecond=0)
-    was_today = shown >= day and (last is None or today <= last)
+    # a diagnosis that began yesterday took that day for today
+    was_today = shown >= day - timedelta(days=1) and (last is None or today <= last)
     return today if was_today else shown
 
 

@@ -119,6 +119,11 @@ def test_a_sound_case_without_a_date_of_its_own_was_seen_to_pass_when_it_was_dia
     assert choose(a_finding(**changes)).level == "nothing"
 
 
+def test_a_diagnosis_that_ran_past_midnight_saw_it_pass_today_all_the_same():
+    began = DIAGNOSED - timedelta(days=1)
+    assert choose(a_cpu_finding(environment=a_machine(began, "Nehalem"))).level == "nothing"
+
+
 def test_a_case_whose_output_varies_passes_everywhere():
     choice = choose(a_finding(kind="output-varies", axis="date", varying_files=("a.o",)))
     assert choice.level == "nothing"
