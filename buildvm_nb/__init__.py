@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from buildvm_nb.model.machine import MachineSpec
     from buildvm_nb.model.outcome import Outcome, Verdict
     from buildvm_nb.study import open_machine, run_case
+    from buildvm_nb.study.advice import environment
+    from buildvm_nb.study.choice import Choice
     from buildvm_nb.vm import BuildMachine
 
 __all__ = [
@@ -20,9 +22,11 @@ __all__ = [
     "Cache",
     "Case",
     "Catalog",
+    "Choice",
     "MachineSpec",
     "Outcome",
     "Verdict",
+    "environment",
     "load_case",
     "open_machine",
     "run_case",
@@ -33,9 +37,11 @@ _HOMES = {
     "Cache": "buildvm_nb.host.cache",
     "Case": "buildvm_nb.model.case",
     "Catalog": "buildvm_nb.catalog",
+    "Choice": "buildvm_nb.study.choice",
     "MachineSpec": "buildvm_nb.model.machine",
     "Outcome": "buildvm_nb.model.outcome",
     "Verdict": "buildvm_nb.model.outcome",
+    "environment": "buildvm_nb.study.advice",
     "load_case": "buildvm_nb.catalog",
     "open_machine": "buildvm_nb.study",
     "run_case": "buildvm_nb.study",

@@ -10,9 +10,37 @@ from buildvm_nb.cli.case_options import SourceOptions, make_case
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.finding import Boundary, Finding
-    from buildvm_nb.model.machine import MachineSpec
+    from buildvm_nb.model.machine import ImageSpec, MachineSpec
 
-__all__ = ["failing_command", "passing_command"]
+__all__ = ["diagnosing_command", "failing_command", "passing_command"]
+
+
+def diagnosing_command(finding: "Finding") -> str:
+    """Write the command that makes a finding again.
+
+    Parameters
+    ----------
+    finding : Finding
+        Any finding.
+
+    Returns
+    -------
+    str
+        For a shell; what the catalog still has is not run again. On the commit axis it has the
+        commits next to the change.
+    """
+    from buildvm_nb.model.instants import format_instant
+
+    words, last = _subject(finding.case, [])
+    options = [] if finding.axis is None else ["--axis", finding.axis.value]
+    commits = [_commit(finding, passes=passes) for passes in (True, False)]
+    for name, commit in zip(("--good", "--bad"), commits, strict=True):
+        options += [name, commit] if commit else []
+    for name, date in (("--from", finding.studied_from), ("--to", finding.studied_until)):
+        options += [name, format_instant(date)] if date else []
+    if last:
+        options += _image_options(finding.case.image)
+    return shlex.join(["buildvm", "diagnose", *words, *options, *last])
 
 
 def passing_command(finding: "Finding", named: Sequence[str] = ()) -> str:
@@ -65,20 +93,29 @@ def failing_command(finding: "Finding", named: Sequence[str] = ()) -> str:
 def _command(
     finding: "Finding", machine: "MachineSpec", commit: str | None, named: Sequence[str]
 ) -> str:
-    case, name = finding.case, list(named)
-    if not name and _is_curated(case):
-        name = [case.id]
+    case = finding.case
+    name = list(named) or ([case.id] if _is_curated(case) else [])
     if commit is not None:
         if name:  # a case file has a commit of its own, and a sweep takes others
             return _sweep(name[0], machine, commit)
         fields = {**dict(case.source or {}), "commit": commit, "before": None, "branch": None}
         case = case.parse(dict(case) | {"source": fields})
-    words, last = (name, []) if name else _source_words(case) or ([f"{case.id}.toml"], [])
+    words, last = _subject(case, name)
     options = _options(case, machine)
     if last or machine.image != case.image:
-        options += ["--image", str(machine.image)]
-        options += ["--mirror", machine.image.mirror] if machine.image.mirror else []
+        options += _image_options(machine.image)
     return shlex.join(["buildvm", "build", *words, *options, *last])
+
+
+def _subject(case: "Case", name: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words that name a case, and those that stand last."""
+    if not name and _is_curated(case):
+        name = [case.id]
+    return (name, []) if name else _source_words(case) or ([f"{case.id}.toml"], [])
+
+
+def _image_options(image: "ImageSpec") -> list[str]:
+    return ["--image", str(image), *(["--mirror", image.mirror] if image.mirror else [])]
 
 
 def _sweep(name: str, machine: "MachineSpec", commit: str) -> str:

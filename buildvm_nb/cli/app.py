@@ -12,10 +12,12 @@ from buildvm_nb.cli.cpus import cpus
 from buildvm_nb.cli.curated import CURATED_COMMANDS
 from buildvm_nb.cli.diagnose import diagnose
 from buildvm_nb.cli.doctor import doctor
+from buildvm_nb.cli.environments import environment
 from buildvm_nb.cli.forecast import forecast
 from buildvm_nb.cli.images import IMAGE_COMMANDS, kernels
 from buildvm_nb.cli.machines import run, shell
 from buildvm_nb.cli.options import Command, new_group, take_global_options
+from buildvm_nb.cli.reports import report
 from buildvm_nb.cli.scan import scan
 from buildvm_nb.cli.sweep import sweep
 
@@ -27,8 +29,23 @@ When, on which CPU and on which kernel does this software stop building?
 Runs commands and builds cases in virtual machines whose date, CPU and kernel you choose.
 """
 
+_PLAIN = (
+    doctor,
+    run,
+    shell,
+    build,
+    environment,
+    diagnose,
+    sweep,
+    forecast,
+    scan,
+    report,
+    cpus,
+    kernels,
+)
+
 COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
-    "": (_PURPOSE, (doctor, run, shell, build, diagnose, sweep, forecast, scan, cpus, kernels)),
+    "": (_PURPOSE, _PLAIN),
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
     "catalog": (

@@ -9,6 +9,7 @@ import typer
 
 from buildvm_nb.cli.case_options import SourceOptions, choose_case, limit_steps
 from buildvm_nb.cli.completion import complete_case
+from buildvm_nb.cli.environments import EnvironmentOption, chosen_overrides
 from buildvm_nb.cli.exits import ExitStatus
 from buildvm_nb.cli.machine_options import MachineOptions
 from buildvm_nb.cli.machines import show_command_line
@@ -38,6 +39,7 @@ _STATUS = {
     examples=(
         "buildvm build dulwich-0.20.23",
         "buildvm build case.toml --date 2031-01-01 --cpu Westmere",
+        "buildvm build dulwich-0.20.23 --environment auto",
         "buildvm build --pypi six==1.16.0 --package python3 -- python3 -c 'import six'",
         "buildvm build --git . --commit HEAD --package gcc --package make -- make check",
         "buildvm build --git . --before 2020-01-01 --package make -- 'make && make check'",
@@ -58,6 +60,7 @@ def build(
             "a program and its arguments.",
         ),
     ] = None,
+    environment: EnvironmentOption = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Pass the steps' output on to standard error.")
     ] = False,
@@ -67,10 +70,17 @@ def build(
     The verdict is the result: 0 says passed; 3 that the case failed, crashed or ran out of
     time; 4 that its source cannot be had; 125 that the machine or this host broke, which says
     nothing about the case; 1 and 2 are trouble with the tool or the request.
+
+    With --environment auto, findings say at which date, on which CPU and kernel it is built;
+    what is given beside it takes precedence. See `buildvm environment`.
     """
     session.trouble = ExitStatus.MACHINE
     case, base = choose_case(source, words or [], machine.overrides().get("image"))
     case, overrides = limit_steps(case, machine.timeout_s()), machine.overrides(case.image)
+    if environment is not None:
+        session.trouble = ExitStatus.TROUBLE
+        overrides = chosen_overrides(session, environment, case, base, overrides)
+        session.trouble = ExitStatus.MACHINE
     if machine.dry_run:
         _show_command_line(session, case, overrides, base)
         return
@@ -139,7 +149,8 @@ def _again(session: Session, machine: MachineOptions, outcome: "Outcome") -> str
     }
     pinned = [word for name, (free, value) in pins.items() if free for word in (name, value)]
     asked = argv[:end]
-    for name in pinned[::2]:  # "--date today" makes room for that day
+    for name in (*pinned[::2], "--environment"):  # "--date today" makes room for that day
         while name in asked:
             del asked[asked.index(name) : asked.index(name) + 2]
+    asked = [word for word in asked if not word.startswith("--environment=")]
     return shlex.join(["buildvm", *asked, *pinned, *argv[end:]])

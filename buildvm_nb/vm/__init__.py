@@ -6,7 +6,7 @@ from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
 from buildvm_nb.vm.emulator import Emulator, check_cpu, find_emulator
 from buildvm_nb.vm.machine import BuildMachine
-from buildvm_nb.vm.proof import INSTRUCTION_SETS
+from buildvm_nb.vm.proof import INSTRUCTION_SETS, linux_flag
 from buildvm_nb.vm.provision import Provision
 from buildvm_nb.vm.result import CommandResult
 
@@ -22,6 +22,7 @@ __all__ = [
     "Sockets",
     "check_cpu",
     "find_emulator",
+    "linux_flag",
     "prove_kvm",
     "qemu_argv",
 ]

@@ -12,7 +12,7 @@ from buildvm_nb.model.instants import format_instant
 from buildvm_nb.vm.command import RTC_RANGE
 from buildvm_nb.vm.events import Awakening, GuestFacts
 
-__all__ = ["INSTRUCTION_SETS", "prove", "prove_clock"]
+__all__ = ["INSTRUCTION_SETS", "linux_flag", "prove", "prove_clock"]
 
 _LINUX_NAMES = {"sse3": "pni", "pni": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2"}
 
@@ -109,8 +109,8 @@ def _prove_clock(name: str, seen: datetime | None, date: datetime, elapsed_s: fl
 
 
 def _prove_cpu(flags: frozenset[str], features: tuple[str, ...]) -> None:
-    expected = {_linux_name(name) for name in features if name in INSTRUCTION_SETS}
-    seen = flags & {_linux_name(name) for name in INSTRUCTION_SETS}
+    expected = {linux_flag(name) for name in features if name in INSTRUCTION_SETS}
+    seen = flags & {linux_flag(name) for name in INSTRUCTION_SETS}
     if expected != seen:
         more = ", ".join(sorted(seen - expected)) or "none"
         fewer = ", ".join(sorted(expected - seen)) or "none"
@@ -119,5 +119,17 @@ def _prove_cpu(flags: frozenset[str], features: tuple[str, ...]) -> None:
         )
 
 
-def _linux_name(feature: str) -> str:
+def linux_flag(feature: str) -> str:
+    """Return Linux's name of a CPU feature.
+
+    Parameters
+    ----------
+    feature : str
+        QEMU's name.
+
+    Returns
+    -------
+    str
+        As ``/proc/cpuinfo`` has it where the feature is there: ``sse4_2`` for ``sse4.2``.
+    """
     return _LINUX_NAMES.get(feature, feature.replace("-", "_").replace(".", "_"))

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from buildvm_nb.cli.app import COMMANDS, app
 from buildvm_nb.cli.case_options import SourceOptions, make_case
 from buildvm_nb.cli.cpus import LEVELS
+from buildvm_nb.cli.environments import EnvironmentOption
 from buildvm_nb.cli.machine_options import MachineOptions
 from buildvm_nb.cli.machines import ShareOptions
 from buildvm_nb.cli.options import GlobalOptions, command, new_group
@@ -67,6 +68,7 @@ def parsed(words, *, takes_words):
         source: SourceOptions,
         sharing: ShareOptions,
         words: Annotated[list[str] | None, typer.Argument()] = None,
+        environment: EnvironmentOption = None,
     ) -> None:
         """Take everything."""
         seen.update(machine=machine, source=source, words=words or [], session=session)

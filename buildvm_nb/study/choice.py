@@ -1,0 +1,212 @@
+"""A chosen environment: where something builds, which finding says so, and all that in words."""
+
+from enum import StrEnum
+from typing import Any, Self
+
+from buildvm_nb.model.finding import Axis, Finding, FindingKind
+from buildvm_nb.model.instants import Instant, format_instant
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.value import Value
+from buildvm_nb.study.packages import package_of
+
+__all__ = ["Basis", "Choice", "Mention"]
+
+_WORDS = {
+    Axis.DATE: "the date",
+    Axis.CPU: "the CPU",
+    Axis.KERNEL: "the kernel",
+    Axis.CORES: "the number of virtual CPUs",
+}
+_SAY_NOTHING = {
+    FindingKind.FLAKY: "it is flaky",
+    FindingKind.ALWAYS_FAILING: "it failed in every environment that was tried",
+    FindingKind.COMMIT_DEPENDENT: "another commit builds, not another environment",
+    FindingKind.UNDETERMINED: "the diagnosis could not tell",
+}
+
+
+class Basis(StrEnum):
+    """What a choice rests on."""
+
+    OWN_FINDING = "own-finding"
+    """A finding of the user's own catalog."""
+    CURATED_FINDING = "curated-finding"
+    """A verified finding of the curated catalog."""
+    GUESS = "guess"
+    """Nothing is known: the date of the source and a CPU of that date."""
+    NONE = "none"
+    """No environment is known: the finding shows none, or there is nothing to guess by."""
+
+
+class Mention(Value):
+    """A finding that is named beside the one that decided."""
+
+    id: str
+    case: str
+    """Id of its case."""
+    package: str = ""
+    """Name and version."""
+    kind: FindingKind
+    summary: str
+    recorded_at: Instant
+    is_curated: bool
+
+    @classmethod
+    def of(cls, finding: Finding, *, is_curated: bool) -> Self:
+        """Mention a finding.
+
+        Parameters
+        ----------
+        finding : Finding
+            Any.
+        is_curated : bool
+            Whether it is of the curated catalog.
+
+        Returns
+        -------
+        Mention
+            Of it.
+        """
+        return cls(
+            id=finding.id,
+            case=finding.case.id,
+            package=str(package_of(finding.case.source) or ""),
+            kind=finding.kind,
+            summary=finding.summary,
+            recorded_at=finding.recorded_at,
+            is_curated=is_curated,
+        )
+
+    def __str__(self) -> str:
+        whose = "curated" if self.is_curated else "your own"
+        about = self.package or self.case
+        return f"{self.id} ({whose}, on {about}, {self.kind.value}: {self.summary})"
+
+
+class Choice(Value):
+    """Where something builds, as far as that is known."""
+
+    basis: Basis
+    subject: str
+    """What was asked about: a case's id, or a package and its version."""
+    axes: tuple[Axis, ...] = ()
+    """What has to be chosen, as this host itself would not do; none: no machine is needed."""
+    environment: MachineSpec | None = None
+    """A machine in which it builds; of a guess, in which it may; None: none is known."""
+    because: Finding | None = None
+    """The finding that decided."""
+    is_curated: bool = False
+    """Whether that finding is of the curated catalog."""
+    is_same_case: bool = True
+    """Whether that finding is on this very case, and not on another of the package and version."""
+    against: tuple[Mention, ...] = ()
+    """Findings on the same that say something else and were not followed."""
+    other_versions: tuple[Mention, ...] = ()
+    """Findings on other versions of the package: worth a look, never followed."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it was seen to build there, in machines."""
+        return self.basis in {Basis.OWN_FINDING, Basis.CURATED_FINDING}
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """Ids of the outcomes that prove the finding."""
+        return self.because.evidence if self.because else ()
+
+    @property
+    def level(self) -> str:
+        """How much has to be chosen: ``nothing``, ``date``, ``date+cpu``, …, ``unknown``."""
+        if not self.is_shown:
+            return "unknown"
+        return "+".join(axis.value for axis in self.axes) or "nothing"
+
+    @property
+    def explanation(self) -> str:
+        """The choice in a few sentences."""
+        said = [self._conclusion(), *self._source(), *self._dissent()]
+        return " ".join(said)
+
+    def overrides(self) -> dict[str, Any]:
+        """Return what a machine has to be given so that it is the chosen one.
+
+        Returns
+        -------
+        dict
+            Fields of `MachineSpec`; none where nothing is known, as what a machine is by default
+            is the guess.
+        """
+        machine = self.environment
+        if machine is None or not self.is_shown:
+            return {}
+        fields = {
+            "date": machine.date,
+            "cpu": machine.cpu,
+            "kernel": machine.kernel,
+            "accelerator": machine.accelerator,
+        }
+        return fields | ({"cpu_count": machine.cpu_count} if Axis.CORES in self.axes else {})
+
+    def document(self) -> dict[str, Any]:
+        """Return the choice as plain JSON, with what follows from it.
+
+        Returns
+        -------
+        dict
+            All fields, and ``level``, ``evidence`` and ``explanation``.
+        """
+        known = self.model_dump(mode="json")
+        derived = {"evidence": list(self.evidence), "explanation": self.explanation}
+        return {"level": self.level, **known, **derived}
+
+    def see(self) -> str:
+        """Return the command that shows the evidence of the finding, or makes it again.
+
+        Returns
+        -------
+        str
+            For a shell; empty where no finding decided.
+        """
+        if self.because is None:
+            return ""
+        if self.is_curated:
+            return f"buildvm diagnose {self.because.case.id}"
+        return f"buildvm catalog show {self.because.id}"
+
+    def _conclusion(self) -> str:
+        machine = self.environment
+        if self.basis is Basis.NONE and self.because is not None:
+            why = _SAY_NOTHING.get(self.because.kind, "it was never seen to pass")
+            return f"No environment is known in which {self.subject} builds: {why}."
+        if machine is None:
+            return (
+                f"Nothing is known about {self.subject}; its source would tell a date to guess by."
+            )
+        where = f"{format_instant(machine.date)}, {machine.cpu}, kernel {machine.kernel}"
+        if self.basis is Basis.GUESS:
+            dated = "the date of its source" if self.axes else "today, as no source tells a date"
+            guess = f"{where} is a guess ({dated}), not a finding"
+            return f"Nothing is known about {self.subject}: {guess}."
+        if not self.axes:
+            why = "it passes today, and no finding asks for another CPU or kernel than this host's"
+            return f"{self.subject} needs no machine: {why}."
+        names = [_WORDS[axis] for axis in self.axes]
+        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        verb = "have" if len(names) > 1 else "has"
+        return f"For {self.subject} {listed} {verb} to be chosen; it passes at {where}."
+
+    def _source(self) -> list[str]:
+        finding = self.because
+        if finding is None:
+            return []
+        whose = "the curated catalog" if self.is_curated else "your catalog"
+        other = "" if self.is_same_case else f", on another case of it, {finding.case.id}"
+        told = f"{finding.kind.value}: {finding.summary}".rstrip(".")
+        return [f"Finding {finding.id} of {whose}{other} says so ({told})."]
+
+    def _dissent(self) -> list[str]:
+        said = [f"Not followed: finding {one}." for one in self.against]
+        if self.other_versions:
+            names = "; ".join(map(str, self.other_versions[:3]))
+            said.append(f"Findings on other versions are not applied: {names}.")
+        return said

@@ -1,0 +1,202 @@
+"""The choice of an environment: which finding to follow, and what it asks for at least."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.finding import Axis, Finding, FindingKind
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.study.choice import Basis, Choice, Mention
+from buildvm_nb.study.packages import Package, package_of
+from buildvm_nb.study.showing import EVERYWHERE, Host, Shown, allows, shown_by
+
+__all__ = ["choose_environment"]
+
+_ORDER = (Axis.DATE, Axis.CPU, Axis.KERNEL, Axis.CORES)
+"""What is chosen more easily comes first."""
+_WHOLE = EVERYWHERE | {FindingKind.ALWAYS_FAILING}
+"""Kinds that speak of all axes at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """A finding, and whose it is."""
+
+    finding: Finding
+    is_curated: bool
+
+    @property
+    def rank(self) -> tuple[datetime, bool]:
+        """The newer counts more, then the user's own."""
+        return self.finding.recorded_at, not self.is_curated
+
+    def mention(self) -> Mention:
+        return Mention.of(self.finding, is_curated=self.is_curated)
+
+
+def choose_environment(
+    subject: Case | Package,
+    own: Iterable[Finding],
+    curated: Iterable[Finding] = (),
+    *,
+    host: Host,
+    own_date: datetime | None = None,
+) -> Choice:
+    """Choose the least invasive environment in which something was shown to build.
+
+    Findings on the very case count (whatever its id, title and claim), else those on the same
+    version of the package. Of findings that answer the same question differently the newest is
+    followed, of those that agree the user's own. Where nothing is known, the date of the source
+    and the CPU of that date are a guess.
+
+    Parameters
+    ----------
+    subject : Case or Package
+        What is to be built.
+    own : iterable of Finding
+        Current findings of the user's own catalog.
+    curated : iterable of Finding
+        Verified findings of the curated catalog.
+    host : Host
+        On which it would be built without a machine.
+    own_date : datetime, optional
+        Aware; commit or release date of what is to be built.
+
+    Returns
+    -------
+    Choice
+        Without an environment where a finding says that none is known, or where nothing is known
+        about a package that is not further described.
+    """
+    known = [_Known(finding=one, is_curated=False) for one in own]
+    known += [_Known(finding=one, is_curated=True) for one in curated]
+    package = package_of(subject.source) if isinstance(subject, Case) else subject
+    related = [one for one in known if _is_about(one.finding, package)]
+    same = [one for one in related if _is_version(one.finding, package)]
+    others = tuple(one.mention() for one in related if one not in same)
+    name = subject.id if isinstance(subject, Case) else str(subject)
+    exact: list[_Known] = []
+    if isinstance(subject, Case):
+        digest = subject.build_digest()
+        exact = [one for one in known if one.finding.case.build_digest() == digest]
+    if exact or same:
+        choice = _follow(exact or same, name, host, own_date)
+        is_same = bool(exact) or not isinstance(subject, Case)
+        return choice.model_copy(update={"is_same_case": is_same, "other_versions": others})
+    return _guess(subject, name, host, own_date).model_copy(update={"other_versions": others})
+
+
+def _is_about(finding: Finding, package: Package | None) -> bool:
+    other = package_of(finding.case.source)
+    return bool(package and other and package.is_same(other))
+
+
+def _is_version(finding: Finding, package: Package | None) -> bool:
+    other = package_of(finding.case.source)
+    return bool(package and other and package.version and package.version == other.version)
+
+
+def _guess(subject: Case | Package, name: str, host: Host, own_date: datetime | None) -> Choice:
+    if own_date is None and not isinstance(subject, Case):
+        return Choice(basis=Basis.NONE, subject=name)
+    fields: dict[str, Any] = {"date": (own_date or host.date).replace(microsecond=0)}
+    if isinstance(subject, Case):
+        limits = subject.limits
+        fields |= {"memory_mib": limits.memory_mib, "cpu_count": limits.cpu_count}
+        fields["image"] = subject.image
+    axes = (Axis.DATE, Axis.CPU) if own_date else ()
+    machine = MachineSpec.parse(fields)
+    return Choice(basis=Basis.GUESS, subject=name, axes=axes, environment=machine)
+
+
+def _follow(known: Sequence[_Known], name: str, host: Host, own_date: datetime | None) -> Choice:
+    """Choose by findings on one thing."""
+    valid, refuted = _settle(known)
+    shown = _viable(valid, host, own_date)
+    silent = [one for one in valid if one.finding.kind is FindingKind.FLAKY]
+    if silent or not shown:
+        last = max(silent or valid, key=lambda one: one.rank)
+        return Choice(
+            basis=Basis.NONE,
+            subject=name,
+            because=last.finding,
+            is_curated=last.is_curated,
+            against=tuple(one.mention() for one in refuted),
+        )
+    best = min(shown, key=lambda one: (len(one.axes), sorted(map(_ORDER.index, one.axes))))
+    is_curated = next(one.is_curated for one in valid if one.finding is best.finding)
+    refuted += [one for one in valid if allows(one.finding, best.machine) is False]
+    return Choice(
+        basis=Basis.CURATED_FINDING if is_curated else Basis.OWN_FINDING,
+        subject=name,
+        axes=tuple(axis for axis in _ORDER if axis in best.axes),
+        environment=best.machine,
+        because=best.finding,
+        is_curated=is_curated,
+        against=tuple(one.mention() for one in refuted),
+    )
+
+
+def _viable(known: Sequence[_Known], host: Host, own_date: datetime | None) -> list[Shown]:
+    """Return the machines that findings show and no other finding speaks against, newest first."""
+    ordered = sorted(known, key=lambda one: one.rank, reverse=True)
+    shown = [shown_by(one.finding, host, own_date) for one in ordered]
+    proposals = [one for one in shown if one]
+    viable = []
+    for one in proposals:
+        others = [other for other in proposals if other is not one]
+        if all(allows(other.finding, one.machine) is not False for other in others):
+            more = [
+                other.axes for other in others if allows(other.finding, one.machine) is not None
+            ]
+            axes = one.axes.union(*more)
+            viable.append(Shown(finding=one.finding, machine=one.machine, axes=axes))
+    return viable or proposals[:1]
+
+
+def _settle(known: Sequence[_Known]) -> tuple[list[_Known], list[_Known]]:
+    """Choose one finding for each question; return those, and those that say something else."""
+    told = [one for one in known if one.finding.kind is not FindingKind.UNDETERMINED] or [*known]
+    questions: dict[Axis | None, list[_Known]] = {}
+    for one in told:
+        questions.setdefault(_question(one.finding), []).append(one)
+    winners, refuted = [], []
+    for same in questions.values():
+        newest = max(same, key=lambda one: one.rank)
+        says = _conclusion(newest.finding)
+        agreeing = [one for one in same if _conclusion(one.finding) == says]
+        winners.append(max(agreeing, key=lambda one: (not one.is_curated, one.rank)))
+        refuted += [one for one in same if one not in agreeing]
+    whole = [one for one in winners if one.finding.kind in _WHOLE]
+    single = [one for one in winners if one not in whole]
+    if not (whole and single):
+        return winners, refuted
+    newest = max(winners, key=lambda one: one.rank)
+    kept, left = (
+        (whole, single) if newest in whole and _asked_for_dates(newest) else (single, whole)
+    )
+    return kept, refuted + left
+
+
+def _asked_for_dates(one: _Known) -> bool:
+    """Tell whether what passes everywhere was run at many dates, or at one or two."""
+    return one.finding.studied_from is not None
+
+
+def _question(finding: Finding) -> Axis | None:
+    return None if finding.kind in _WHOLE else finding.axis
+
+
+def _conclusion(finding: Finding) -> object:
+    """Return what must be the same in two findings that agree."""
+    match finding.kind:
+        case FindingKind.TIME_TRAP:
+            return finding.kind, finding.windows
+        case FindingKind.CPU_DEPENDENT:
+            return finding.kind, finding.features, finding.features_harmful
+        case FindingKind.KERNEL_DEPENDENT | FindingKind.CORES_DEPENDENT:
+            edges = tuple((edge.last_before, edge.first_after) for edge in finding.boundaries)
+            return finding.kind, edges
+    return finding.kind

@@ -1,0 +1,238 @@
+"""What one finding shows: a machine in which the case passed, and what of it has to be chosen."""
+
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from buildvm_nb.model.cpu import cpu_at
+from buildvm_nb.model.finding import Axis, Finding, FindingKind, Window
+from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, now
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.vm import linux_flag
+
+__all__ = ["EVERYWHERE", "Host", "Shown", "allows", "shown_by", "this_host"]
+
+EVERYWHERE = frozenset({FindingKind.SOUND, FindingKind.OUTPUT_VARIES})
+"""Kinds of findings on cases that passed wherever they were run."""
+
+_SHOWING = EVERYWHERE | {
+    FindingKind.TIME_TRAP,
+    FindingKind.CPU_DEPENDENT,
+    FindingKind.KERNEL_DEPENDENT,
+    FindingKind.CORES_DEPENDENT,
+}
+_MARGIN = timedelta(days=1)
+_SERIES = {
+    "5.10": "debian:bullseye",
+    "6.1": "debian:bookworm",
+    "6.12": "debian:bookworm-backports",
+}
+"""Debian's kernel of each long-lived series; trixie's is that of the backports."""
+_SERIES_OF_TRIXIE = "debian:trixie"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What matters of the host that something may be built on without a machine."""
+
+    date: datetime
+    """Aware, whole seconds: the present."""
+    cpu_flags: frozenset[str] = frozenset()
+    """As in ``/proc/cpuinfo``; empty: not known."""
+    kernels: frozenset[str] = frozenset()
+    """Names of guest kernels of the same series; empty: not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One machine in which a case passed."""
+
+    finding: Finding
+    machine: MachineSpec
+    axes: frozenset[Axis]
+    """What has to be chosen, as the host itself would not do; none: no machine is needed."""
+
+
+def this_host() -> Host:
+    """Return what matters of this host.
+
+    Returns
+    -------
+    Host
+        At the present second.
+    """
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        text = ""
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    series = ".".join(platform.release().split(".")[:2])
+    name = _SERIES.get(series)
+    kernels = {name} if name else set()
+    if name == "debian:bookworm-backports":
+        kernels.add(_SERIES_OF_TRIXIE)
+    return Host(
+        date=now().replace(microsecond=0),
+        cpu_flags=frozenset(flags[1].split() if flags else ()),
+        kernels=frozenset(kernels),
+    )
+
+
+def shown_by(finding: Finding, host: Host, own_date: datetime | None = None) -> Shown | None:
+    """Return the least unusual machine in which a finding shows that its case passes.
+
+    Parameters
+    ----------
+    finding : Finding
+        Any.
+    host : Host
+        Where it would be built without a machine.
+    own_date : datetime, optional
+        Aware; commit or release date of what is built. Taken where it lies in a window.
+
+    Returns
+    -------
+    Shown or None
+        None: it shows none, as of a flaky or always failing case.
+    """
+    if finding.kind not in _SHOWING or finding.environment is None:
+        return None
+    if _springs_elsewhere(finding, host):
+        changes = {"date": host.date, "cpu": _passing_cpu(finding, host)}
+        machine = finding.environment.model_copy(update=changes)
+        return Shown(finding=finding, machine=machine, axes=frozenset())
+    date = _passing_date(finding, host.date, own_date)
+    if date is None:
+        return None
+    deciding, is_needed = _deciding_field(finding, host)
+    machine = finding.environment.model_copy(update={"date": date, **deciding})
+    axes = {Axis.DATE} if date != host.date else set()
+    if is_needed and finding.axis is not None:
+        axes.add(finding.axis)
+    if finding.kind in EVERYWHERE and not axes:
+        machine = machine.model_copy(update={"cpu": cpu_at(host.date).name})
+    return Shown(finding=finding, machine=machine, axes=frozenset(axes))
+
+
+def allows(finding: Finding, machine: MachineSpec) -> bool | None:
+    """Tell what a finding says of a machine.
+
+    Parameters
+    ----------
+    finding : Finding
+        Any.
+    machine : MachineSpec
+        In which something is to be built.
+
+    Returns
+    -------
+    bool or None
+        Whether the case passes in it; None: the finding was not made in such machines.
+    """
+    shown = finding.environment
+    match finding.kind:
+        case FindingKind.TIME_TRAP if machine.cpu in finding.passing_cpus:
+            return True
+        case FindingKind.TIME_TRAP if shown is not None and shown.cpu == machine.cpu:
+            return any(_holds(window, machine.date) for window in finding.windows)
+        case FindingKind.CPU_DEPENDENT:
+            return machine.cpu not in finding.failing_cpus
+        case FindingKind.KERNEL_DEPENDENT:
+            return machine.kernel not in finding.failing_kernels
+        case FindingKind.CORES_DEPENDENT if shown is not None:
+            return machine.cpu_count == shown.cpu_count
+    return None
+
+
+def _passing_date(finding: Finding, today: datetime, own_date: datetime | None) -> datetime | None:
+    """Return today where it passes today, else the date nearest to its own; None: it never does."""
+    if finding.kind is FindingKind.TIME_TRAP:
+        windows = [_within(window, finding) for window in finding.windows]
+        if any(_holds(window, today) for window in windows):
+            return today
+        wanted = own_date or (finding.environment.date if finding.environment else today)
+        dates = [_well_inside(window, wanted) for window in windows]
+        return min(dates, key=lambda date: abs(date - wanted), default=None)
+    first, last = finding.studied_from, finding.studied_until
+    was_studied = first is not None and last is not None and first <= today <= last
+    if finding.kind in EVERYWHERE and was_studied:
+        return today
+    shown = finding.environment.date if finding.environment else today
+    day = finding.recorded_at.replace(hour=0, minute=0, second=0, microsecond=0)
+    # a diagnosis that began yesterday took that day for today
+    was_today = shown >= day - timedelta(days=1) and (last is None or today <= last)
+    return today if was_today else shown
+
+
+def _deciding_field(finding: Finding, host: Host) -> tuple[dict[str, str], bool]:
+    """Return what of a machine decides beside its date, and whether the host has no such thing."""
+    match finding.kind:
+        case FindingKind.CPU_DEPENDENT:
+            return {"cpu": _passing_cpu(finding, host)}, not _has_a_passing_cpu(finding, host)
+        case FindingKind.KERNEL_DEPENDENT:
+            is_passing = bool(host.kernels & set(finding.passing_kernels))
+            return {"kernel": _passing_kernel(finding)}, not is_passing
+        case FindingKind.CORES_DEPENDENT:
+            return {}, True
+    return {}, False
+
+
+def _within(window: Window, finding: Finding) -> Window:
+    """Return a window with ends: beyond the dates that were studied nothing is shown."""
+    first = window.passes_from or finding.studied_from or EARLIEST
+    last = window.passes_until or finding.studied_until or LATEST_CLOCK
+    return Window(passes_from=first, passes_until=last)
+
+
+def _holds(window: Window, date: datetime) -> bool:
+    first, last = window.passes_from, window.passes_until
+    return (first is None or first <= date) and (last is None or date <= last)
+
+
+def _well_inside(window: Window, wanted: datetime) -> datetime:
+    """Return the date nearest to a wanted one that is not close to an end: the clock runs on."""
+    first, last = window.passes_from or EARLIEST, window.passes_until or LATEST_CLOCK
+    margin = min(_MARGIN, (last - first) / 4)
+    if first <= wanted <= last - margin:
+        return wanted.replace(microsecond=0)
+    nearest = min(max(wanted, first + margin), last - margin)
+    return nearest.replace(microsecond=0)
+
+
+def _springs_elsewhere(finding: Finding, host: Host) -> bool:
+    """Tell whether it is a time trap that springs on some CPUs only, and not on the host's."""
+    last = finding.studied_until
+    is_of_some = finding.kind is FindingKind.TIME_TRAP and bool(finding.passing_cpus)
+    was_studied = last is not None and host.date <= last
+    return is_of_some and was_studied and _has_a_passing_cpu(finding, host)
+
+
+def _has_a_passing_cpu(finding: Finding, host: Host) -> bool:
+    """Tell whether the host's own CPU is of the kind that passes, as far as features decide it."""
+    flags = host.cpu_flags
+    if finding.features_harmful:
+        # any of them may be enough elsewhere, so none of them may be there
+        return bool(flags) and not flags & _flags(finding.features_harmful)
+    needed = _flags(finding.features_needed or finding.features)
+    return bool(needed) and needed <= flags
+
+
+def _flags(features: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(linux_flag, features))
+
+
+def _passing_cpu(finding: Finding, host: Host) -> str:
+    """Return today's model where it was seen to pass, as it is or with something taken away."""
+    current = cpu_at(host.date).name
+    passing = [cpu for cpu in finding.passing_cpus if cpu.split(",")[0] == current]
+    shown = finding.environment.cpu if finding.environment else current
+    return min(passing, key=len, default=shown)
+
+
+def _passing_kernel(finding: Finding) -> str:
+    usual: str = MachineSpec.model_fields["kernel"].default
+    shown = finding.environment.kernel if finding.environment else usual
+    return usual if usual in finding.passing_kernels else shown
