@@ -15,7 +15,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -258,8 +258,10 @@ class LogStore:
 
     @contextmanager
     def _lock(self, how: int) -> Iterator[None]:
-        with (self.root / ".lock").open("ab") as stream:
-            fcntl.flock(stream, how)
+        with ExitStack() as stack:
+            with _in_our_words(self.root):
+                stream = stack.enter_context((self.root / ".lock").open("ab"))
+                fcntl.flock(stream, how)
             yield
 
     @contextmanager

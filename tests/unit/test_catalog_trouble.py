@@ -188,7 +188,7 @@ def test_a_full_disk_is_a_catalog_error_and_loses_nothing(tmp_path):
                 except CatalogError as error:
                     print(error)
                 assert catalog.outcomes().id.tolist() == done
-                left = [path for path in logs.glob(".*")]
+                left = [path for path in logs.glob(".*.partial")]
                 assert not left
             """,
             tmp_path / "c.sqlite",
