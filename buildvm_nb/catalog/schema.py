@@ -302,7 +302,8 @@ _BOUNDARY = (
 
 FAILURES = TableSchema(
     name="failures",
-    columns=(
+    columns=_since(
+        2,
         FINDINGS["id"],
         FINDINGS["recorded_at"],
         FINDINGS["tool_version"],
@@ -366,7 +367,8 @@ FAILURES = TableSchema(
 
 HINTS = TableSchema(
     name="hints",
-    columns=(
+    columns=_since(
+        2,
         _always("finding_id", Kind.TEXT, "id of the finding that names it as the cause"),
         FINDINGS["recorded_at"],
         FINDINGS["case_id"],

@@ -243,7 +243,7 @@ ROWS = st.tuples(
 
 
 @given(rows=st.lists(ROWS, max_size=8))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_any_frame_comes_back_from_csv(rows, tmp_path_factory):
     frame = make_frame(rows, SAMPLE)
 
@@ -254,7 +254,7 @@ FORMULA_LIKE = st.text(st.sampled_from("=+-@;,\t\r\n\"' a\uff1d"), max_size=9)
 
 
 @given(texts=st.lists(st.none() | FORMULA_LIKE, max_size=4))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_text_that_is_much_like_formulas_comes_back_from_csv(texts, tmp_path_factory):
     frame = frame_of(text=texts)
 
@@ -262,7 +262,7 @@ def test_text_that_is_much_like_formulas_comes_back_from_csv(texts, tmp_path_fac
 
 
 @given(text=FORMULA_LIKE, separator=st.sampled_from(";\t"))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_no_cell_begins_like_a_formula_for_who_parts_at_something_else(text, separator):
     target = io.StringIO()
     write_csv(frame_of(text=["x"], json=[text]), target, SAMPLE)
@@ -274,6 +274,7 @@ def test_no_cell_begins_like_a_formula_for_who_parts_at_something_else(text, sep
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=8))
+@settings(deadline=None)
 def test_no_cell_of_text_begins_like_a_formula(texts):
     target = io.StringIO()
     write_csv(frame_of(text=texts), target, SAMPLE)
