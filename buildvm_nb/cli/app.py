@@ -11,6 +11,7 @@ from buildvm_nb.cli.cpus import cpus
 from buildvm_nb.cli.diagnose import diagnose
 from buildvm_nb.cli.doctor import doctor
 from buildvm_nb.cli.forecast import forecast
+from buildvm_nb.cli.guix import GUIX_COMMANDS
 from buildvm_nb.cli.images import IMAGE_COMMANDS, kernels
 from buildvm_nb.cli.machines import run, shell
 from buildvm_nb.cli.options import Command, new_group, take_global_options
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
     "": (_PURPOSE, (doctor, run, shell, build, diagnose, sweep, forecast, scan, cpus, kernels)),
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
+    "guix": ("Guix's virtual build machines: their secrets.", GUIX_COMMANDS),
     "catalog": ("Outcomes: what was built, and what came of it.", CATALOG_COMMANDS),
 }
 """Each group's name, help text and commands; the nameless one is ``buildvm`` itself."""
