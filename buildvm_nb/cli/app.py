@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
     "": (_PURPOSE, (doctor, run, shell, build, diagnose, sweep, forecast, scan, cpus, kernels)),
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
-    "guix": ("Guix's virtual build machines: their secrets.", GUIX_COMMANDS),
+    "guix": ("Guix's virtual build machines: their secrets and their values.", GUIX_COMMANDS),
     "catalog": ("Outcomes: what was built, and what came of it.", CATALOG_COMMANDS),
 }
 """Each group's name, help text and commands; the nameless one is ``buildvm`` itself."""

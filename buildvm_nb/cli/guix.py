@@ -1,4 +1,4 @@
-"""``buildvm guix``: Guix's secret service, as client and as server."""
+"""``buildvm guix``: Guix's secret service, and machines taken over from Guix."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from buildvm_nb.cli.options import Command, command
-from buildvm_nb.cli.output import write_json, write_table
+from buildvm_nb.cli.output import write_json, write_line, write_new_file, write_table
 from buildvm_nb.cli.session import Session
+from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from buildvm_nb.guix.importing import ImportedMachine
     from buildvm_nb.guix.secretfiles import SecretFile
 
 __all__ = ["GUIX_COMMANDS"]
@@ -91,6 +93,73 @@ def receive(
     _show(session, files)
 
 
+@command(
+    "import",
+    examples=(
+        "buildvm guix import /etc/config.scm --output build-vm.toml",
+        "buildvm guix import 4711 --name old",
+        "buildvm guix import 'qemu-system-x86_64 -cpu Haswell -rtc base=2014-05-01 -m 4G'",
+    ),
+)
+def import_(
+    session: Session,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|PID|COMMAND",
+            help="A Guix configuration, or a running QEMU: its process number or command line.",
+        ),
+    ],
+    *,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which machine, or what to call it.")
+    ] = None,
+    secrets_port: Annotated[
+        bool, typer.Option("--secrets-port", help="Keep the forwarded port of the secret service.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write here, where nothing is yet."),
+    ] = None,
+) -> None:
+    """Turn a virtual build machine of Guix into a machine file.
+
+    Only literal values are read, nothing is evaluated. What cannot be taken over is told.
+    """
+    from buildvm_nb.guix.importing import without_secrets_port
+    from buildvm_nb.guix.machinefile import write_machine_file
+
+    imported = _imported(source, name)
+    if not secrets_port:
+        imported = without_secrets_port(imported)
+    chosen = {"name": name} if name else {}
+    text = write_machine_file({**imported.fields, **chosen})
+    for note in imported.notes:
+        session.note(note)
+    if output is None:
+        write_line(text.rstrip("\n"))
+        return
+    write_new_file(output, text)
+    session.note(f"wrote {output}; next: buildvm machine start {output}")
+
+
+def _imported(source: str, name: str | None) -> "ImportedMachine":
+    from buildvm_nb.guix.commandline import import_command_line, import_process
+    from buildvm_nb.guix.importing import import_configuration
+
+    if source.isdecimal():
+        return import_process(int(source))
+    if " " in source and not Path(source).exists():
+        return import_command_line(source)
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read the configuration: {source}: {getattr(error, 'strerror', error)}"
+        ) from error
+    return import_configuration(text, file=source, name=name)
+
+
 def _warn(session: Session, warning: str) -> None:
     if warning:
         session.note(f"warning: {warning}")
@@ -104,5 +173,5 @@ def _show(session: Session, files: "Iterable[SecretFile]") -> None:
     write_table(("file", "bytes ", "mode "), rows)
 
 
-GUIX_COMMANDS: tuple[Command, ...] = (send, receive)
+GUIX_COMMANDS: tuple[Command, ...] = (send, receive, import_)
 """What ``buildvm guix`` has."""
