@@ -23,6 +23,8 @@ class ExitStatus(IntEnum):
     """The request itself is wrong."""
     NOT_PASSED = 3
     """``build``: the case failed, crashed or ran out of time."""
+    NOT_RUNNING = 3
+    """``machine status``: the machine is not running, as systemctl says it."""
     UNAVAILABLE = 4
     """``build``: the source or an input cannot be had."""
     FAILS_TODAY = 5

@@ -88,6 +88,11 @@ class Session:
         on_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         return TerminalProgress() if on_terminal else LineProgress()
 
+    def settle(self) -> None:
+        """Write out what is buffered, before another program takes the place of this process."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+
     def note(self, text: str) -> None:
         """Tell something in one line on standard error, unless ``--quiet``.
 

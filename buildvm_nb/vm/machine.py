@@ -319,7 +319,9 @@ class BuildMachine:
         variables = "".join(f"{name}={value}\n" for name, value in BUILD_ENVIRONMENT.items())
         self._put("/etc/buildvm/environment", variables.encode())
         self._put("/etc/dropbear/service_key", keys.host_key_file())
-        self._put("/home/build/.ssh/authorized_keys", b'command="/bin/session" ' + keys.authorized_keys())
+        self._put(
+            "/home/build/.ssh/authorized_keys", b'command="/bin/session" ' + keys.authorized_keys()
+        )
         status, _, _ = self._ask(["serve"])
         if status != 0:
             raise MachineError("the guest's SSH server does not start", evidence=self.console_text)
