@@ -95,4 +95,4 @@ def _first_line(connection: socket.socket) -> bytes:
         if not data:
             break
         line += data
-    return line
+    return line.partition(b"\n")[0]
