@@ -51,6 +51,7 @@ _COMMENTS = {
     "systems": "What it builds for.",
     "auto_start": "Whether `buildvm machine start --auto` and its units start it.",
     "qemu": "QEMU's program.",
+    "secrets": "Directory of files that it gets below its root directory, such as keys.",
 }
 
 
@@ -66,6 +67,9 @@ class MachineFile(MachineSpec):
     port_forwardings: tuple[PortForwarding, ...] = _FORWARDINGS
     qemu: str = Field(default="qemu-system-x86_64", min_length=1)
     """Program that runs it: a name on ``PATH``, or a path."""
+    secrets: str = ""
+    """A directory whose files the machine gets below its root directory, before anybody can log
+    in; relative to the file's. Empty: none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,7 +92,7 @@ class MachineFile(MachineSpec):
         MachineSpec
             To be booted.
         """
-        return MachineSpec(**self.model_dump(exclude={"qemu"}))
+        return MachineSpec(**self.model_dump(exclude={"qemu", "secrets"}))
 
     def host_port(self, guest: int) -> int | None:
         """Return the port of the host that leads to one of the guest.
@@ -140,7 +144,11 @@ def load_machine_file(path: Path) -> MachineFile:
         raise UsageError(f"{path}: not UTF-8", hint="save the file as UTF-8") from error
     if len(content) > _LARGEST_FILE:
         raise UsageError(f"too large for a machine file: {path}; allowed: {_LARGEST_FILE} bytes")
-    return parse_machine_file(text, str(path), name=path.stem)
+    machine = parse_machine_file(text, str(path), name=path.stem)
+    if not machine.secrets:
+        return machine
+    secrets = path.absolute().parent / machine.secrets
+    return machine.model_copy(update={"secrets": str(secrets)})
 
 
 def parse_machine_file(text: str, file: str, *, name: str) -> MachineFile:

@@ -10,6 +10,7 @@ from buildvm_nb.guix.machinefile import SSH_PORT, MachineFile
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.instants import now
+from buildvm_nb.service.installing import install_secrets
 from buildvm_nb.service.keys import machine_keys
 from buildvm_nb.service.notify import Notifier
 from buildvm_nb.service.places import Places, StatePlace
@@ -98,6 +99,8 @@ def _run(
     with closing(guest):
         with progress.task(f"boot {machine.name}"):
             guest.boot()
+            if machine.secrets:
+                install_secrets(guest, Path(machine.secrets))
             guest.serve_ssh(keys)
             if port := machine.host_port(SSH_PORT):
                 wait_for_banner(port, _BANNER_TIMEOUT_S)

@@ -177,7 +177,7 @@ class BuildMachine:
         check: bool = False,
         **options: Unpack[RunOptions],
     ) -> CommandResult:
-        """Run a command in the guest, as its unprivileged user.
+        """Run a command in the guest, as its unprivileged user unless it is told otherwise.
 
         Parameters
         ----------
@@ -189,7 +189,7 @@ class BuildMachine:
             Raise if it fails.
         **options
             Fields of `RunOptions`: ``env``, ``timeout_s``, ``clock``, ``held``, ``stdout``,
-            ``stderr``, ``stdin``.
+            ``stderr``, ``stdin``, ``as_root``.
 
         Returns
         -------

@@ -31,6 +31,8 @@ BUILD_ENVIRONMENT = {
 }
 """The clean, fixed environment of every command."""
 
+_AS_ROOT = {"HOME": "/root", "USER": "root", "LOGNAME": "root"}
+
 Sink = Callable[[bytes], None]
 _PIECE = 1 << 16
 _TERM_GRACE_S = 5.0
@@ -49,6 +51,7 @@ class RunOptions(TypedDict, total=False):
     stdout: Sink | None
     stderr: Sink | None
     stdin: BinaryIO | None
+    as_root: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,8 @@ class GuestCommand:
     stdout: Sink | None = None
     stderr: Sink | None = None
     stdin: BinaryIO | None = None
+    as_root: bool = False
+    """For setting a machine up, not for what is studied."""
 
     def line(self, step: str) -> str:
         """Return the command line for the guest's ``step`` script.
@@ -83,10 +88,11 @@ class GuestCommand:
         clock = f"{self.clock.timestamp():.6f}" if self.clock else "-"
         if self.clock and self.held:
             clock = f"={self.clock.timestamp():.0f}"
-        variables = [f"{name}={value}" for name, value in {**BUILD_ENVIRONMENT, **self.env}.items()]
-        enter = ["/usr/bin/unshare", "--root=.", f"--wd={self.cwd}", "--setuid=1000"]
-        words = ["step", step, clock, *variables, *enter, "--setgid=1000", "--", *self.argv]
-        return shlex.join(words)
+        given = {**BUILD_ENVIRONMENT, **(_AS_ROOT if self.as_root else {}), **self.env}
+        variables = [f"{name}={value}" for name, value in given.items()]
+        enter = ["/usr/bin/unshare", "--root=.", f"--wd={self.cwd}"]
+        enter += [] if self.as_root else ["--setuid=1000", "--setgid=1000"]
+        return shlex.join(["step", step, clock, *variables, *enter, "--", *self.argv])
 
 
 def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:

@@ -92,19 +92,21 @@ def test_we_receive_what_guix_sends(guile, secrets, tmp_path, free_port):
     assert [file.name for file in received] == sorted(f"/{name}" for name in FILES)
 
 
-def test_guix_and_we_agree_on_nothing_at_all(guile, tmp_path, free_port):
-    into = tmp_path / "into"
+def test_guix_receives_nothing_where_we_have_nothing(guile, tmp_path, free_port):
     with guile.start(SERVE % {"root": tmp_path, "port": free_port}) as process:
         assert send_secrets(None, Endpoint.parse(f"tcp:127.0.0.1:{free_port}"), PATIENT) == []
         out, err = process.communicate(timeout=60)
     assert out.endswith("received 0 secret files\n()"), (out, err)
+
+
+def test_we_receive_nothing_where_guix_has_nothing(guile, tmp_path, free_port):
     endpoint = Endpoint.parse(f"tcp:127.0.0.1:{free_port}")
     with guile.start(SEND % {"root": "#f", "port": free_port}) as process:
-        assert receive_secrets(endpoint, into, SERVER) == []
+        assert receive_secrets(endpoint, tmp_path / "into", SERVER) == []
         process.communicate(timeout=60)
 
 
-def test_guix_refuses_a_server_of_ours_that_refused_its_files(guile, secrets, tmp_path, free_port):
+def test_more_than_is_allowed_is_refused_from_guix_as_well(guile, secrets, tmp_path, free_port):
     endpoint = Endpoint.parse(f"tcp:127.0.0.1:{free_port}")
     with guile.start(SEND % {"root": f'"{secrets}"', "port": free_port}) as process:
         with pytest.raises(MachineError, match="allowed: 10"):

@@ -8,7 +8,7 @@ from buildvm_nb.cli.entry import main
 from buildvm_nb.errors import UsageError
 from buildvm_nb.guix.commandline import import_command_line
 from buildvm_nb.guix.importing import import_configuration, without_secrets_port
-from buildvm_nb.guix.machinefile import parse_machine_file, write_machine_file
+from buildvm_nb.guix.machinefile import load_machine_file, parse_machine_file, write_machine_file
 from buildvm_nb.model.instants import format_instant
 
 CONFIGURATION = """\
@@ -239,6 +239,11 @@ def test_import_writes_a_machine_file_and_tells_the_rest(tmp_path, capsys):
 def test_a_machine_file_that_is_wrong_is_refused_with_its_line(text, complaint):
     with pytest.raises(UsageError, match=re.escape(complaint)):
         parse_machine_file(text, "vm.toml", name="vm")
+
+
+def test_the_secrets_of_a_machine_are_relative_to_its_file(tmp_path):
+    (tmp_path / "vm.toml").write_text('secrets = "secrets"')
+    assert load_machine_file(tmp_path / "vm.toml").secrets == f"{tmp_path}/secrets"
 
 
 def test_a_machine_without_a_name_is_named_after_its_file():

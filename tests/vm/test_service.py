@@ -27,6 +27,7 @@ cpu_count = 1
 memory_mib = 512
 accelerator = "tcg"
 port_forwardings = [{{ host = {port}, guest = 22 }}]
+secrets = "../secrets"
 """
 
 
@@ -38,6 +39,11 @@ def place(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     (root / "machines").mkdir()
+    for name, mode in (("etc/guix/acl", 0o644), ("etc/guix/signing-key.sec", 0o400)):
+        path = root / "secrets" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+        path.chmod(mode)
     return root, port
 
 
@@ -96,6 +102,15 @@ def test_a_machine_is_what_its_file_says_to_whoever_logs_in(call, running):
     assert (status, out) == (7, "build\n2019-05-01\n1\n/build\n/home/build\n"), err
     assert call("ssh", "vm", "echo kept >/build/file")[0] == 0
     assert call("ssh", "vm", "cat /build/file")[1] == "kept\n"
+
+
+def test_a_machine_has_its_secrets_before_anybody_logs_in(call, running):
+    status, out, err = call(
+        "ssh", "vm", "cd /etc/guix; stat -c '%n %a %U' *; cat acl; cat signing-key.sec"
+    )
+    assert out == "acl 644 root\nsigning-key.sec 400 root\netc/guix/acl"
+    assert status == 1
+    assert "signing-key.sec: Permission denied" in err
 
 
 def test_a_machine_that_runs_is_listed_and_not_started_twice(call, running):
@@ -178,7 +193,9 @@ def test_a_guest_that_dies_ends_its_machine_with_a_reason(call, running):
 
 
 def test_a_port_that_is_taken_is_told_before_the_boot(call, place):
+    call("stop", "vm")
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", place[1]))
         other.listen()
         status, _, err = call("start", "vm")
