@@ -2,6 +2,7 @@
 
 import os
 import select
+import socket
 import time
 
 from buildvm_nb.errors import MachineError
@@ -115,6 +116,38 @@ class Connection:
             except OSError as error:
                 raise Ended(
                     f"the other end closed the connection before it had taken {what}: "
+                    f"{error.strerror}"
+                ) from error
+
+    def finish(self, timeout_s: float) -> None:
+        """Say that all has been sent, and wait until the other end closes in its turn.
+
+        A connection that is closed at once may lose what the other end has not read yet. A device
+        has no such word.
+
+        Parameters
+        ----------
+        timeout_s : float
+            How long to wait; more is not an error, as some never close.
+
+        Raises
+        ------
+        Ended
+            If the other end drops the connection: then it has not taken all.
+        """
+        if self._is_device:
+            return
+        with socket.socket(fileno=os.dup(self._descriptor)) as end:
+            try:
+                end.shutdown(socket.SHUT_WR)
+                end.settimeout(timeout_s)
+                while end.recv(_PIECE):
+                    pass
+            except TimeoutError:
+                pass
+            except OSError as error:
+                raise Ended(
+                    f"the other end dropped the connection, so it has not taken all: "
                     f"{error.strerror}"
                 ) from error
 

@@ -6,6 +6,7 @@ unix(7), vsock(7); Linux, drivers/char/virtio_console.c: a virtio port is a char
 reads as ended while the host has not opened its end.
 """
 
+import errno
 import ipaddress
 import os
 import re
@@ -264,6 +265,6 @@ def _refused(endpoint: Endpoint, error: OSError) -> HostError:
     return HostError(
         f"cannot wait at {endpoint}: {reason}",
         hint="another process has it: end that, or choose another place"
-        if error.errno in {98, 16}
+        if error.errno in {errno.EADDRINUSE, errno.EBUSY}
         else "",
     )

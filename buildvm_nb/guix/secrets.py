@@ -34,6 +34,8 @@ from buildvm_nb.guix.secretwords import (
 __all__ = ["ClientPatience", "ServerPatience", "receive_secrets", "send_secrets"]
 
 _CONNECT_S = 10.0
+_FAREWELL_S = 10.0
+"""How long a server that has all may take to close."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +97,14 @@ def send_secrets(
     HostError
         If nobody listens.
     MachineError
-        If whoever listens does not greet, or speaks another protocol.
+        If whoever listens does not greet, speaks another protocol, or drops the connection.
     """
     files = gather(directory, limit=limit) if directory else []
     message = announcement([file for file, _ in files]) + b"".join(data for _, data in files)
     with closing(_greeted(endpoint, patience)) as connection:
         deadline = time.monotonic() + patience.transfer_timeout_s
         connection.send(message, deadline, "the secrets")
+        connection.finish(_FAREWELL_S)
     return [file for file, _ in files]
 
 

@@ -25,6 +25,7 @@ DEBIAN_PACKAGES = {
     "dpkg-deb": "dpkg",
     "dpkg-source": "dpkg-dev",
     "git": "git",
+    "ssh": "openssh-client",
     "xz": "xz-utils",
     "zstd": "zstd",
     "lz4": "lz4",

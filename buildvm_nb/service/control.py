@@ -8,11 +8,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from buildvm_nb.errors import BootTimeout, LaunchError, StateError
+from buildvm_nb.errors import BootTimeout, LaunchError, MachineError, StateError
 from buildvm_nb.service.notify import VARIABLE
-from buildvm_nb.service.places import Places, StatePlace
+from buildvm_nb.service.places import Places
 from buildvm_nb.service.processes import end_process
 from buildvm_nb.service.record import Status, machine_status
 
@@ -22,6 +23,7 @@ _START_TIMEOUT_S = 3600.0
 """An image may have to be made first."""
 _STOP_TIMEOUT_S = 30.0
 _TAIL = 4000
+_LONGEST_LOG = 2**20
 
 
 def start_machine(name: str, argv: Sequence[str], *, places: Places) -> Status:
@@ -52,13 +54,15 @@ def start_machine(name: str, argv: Sequence[str], *, places: Places) -> Status:
     if (status := machine_status(place, name)).is_alive:
         return status
     place.make()
+    _rotate(place.log)
     with (
         tempfile.TemporaryDirectory(prefix="buildvm-") as directory,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as news,
-        place.log.open("wb") as log,
+        place.log.open("ab") as log,
     ):
         address = f"{directory}/notify"
         news.bind(address)
+        start = log.tell()
         process = subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,
@@ -68,42 +72,56 @@ def start_machine(name: str, argv: Sequence[str], *, places: Places) -> Status:
             env={**os.environ, VARIABLE: address},
             start_new_session=True,
         )
-        _wait_ready(process, news, place, name)
+        try:
+            is_ready = _wait_ready(process, news, _START_TIMEOUT_S)
+        except BaseException:  # nobody waits for it any more
+            process.terminate()
+            process.wait()
+            raise
+        if not is_ready:
+            raise _not_started(name, process, _said(place.log, start))
+    # it is on its own now, and is reaped if it ends before we do
+    threading.Thread(target=process.wait, name=name, daemon=True).start()
     return machine_status(place, name)
 
 
-def _wait_ready(
-    process: "subprocess.Popen[bytes]", news: socket.socket, place: StatePlace, name: str
-) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
+def _wait_ready(process: "subprocess.Popen[bytes]", news: socket.socket, timeout_s: float) -> bool:
+    """Wait until a process has told that its machine is ready, or has ended, or time is over."""
+    deadline = time.monotonic() + timeout_s
     end = os.pidfd_open(process.pid)
     try:
         while (left_s := deadline - time.monotonic()) > 0:
             ready, _, _ = select.select([news.fileno(), end], [], [], left_s)
             if news.fileno() in ready and b"READY=1" in news.recv(4096).splitlines():
-                # it is on its own now, and is reaped if it ends before we do
-                threading.Thread(target=process.wait, name=name, daemon=True).start()
-                return
+                return True
             if end in ready:
-                status = process.wait()
-                raise LaunchError(
-                    f"the machine {name} did not start: its process ended with {status}",
-                    evidence=_end_of(place.log),
-                    hint=f"what it said is in {place.log}",
-                )
+                return False
+        return False
     finally:
         os.close(end)
-    process.terminate()
-    process.wait()
-    raise BootTimeout(
-        f"the machine {name} did not start in {_START_TIMEOUT_S:.0f} s",
-        evidence=_end_of(place.log),
-    )
 
 
-def _end_of(log: Path) -> str:
+def _not_started(name: str, process: "subprocess.Popen[bytes]", said: str) -> MachineError:
     try:
-        return log.read_bytes()[-_TAIL:].decode(errors="replace")
+        status = process.wait(0)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        text = f"the machine {name} did not start in {_START_TIMEOUT_S:.0f} s"
+        return BootTimeout(text, evidence=said)
+    text = f"the machine {name} did not start: its process ended with {status}"
+    return LaunchError(text, evidence=said)
+
+
+def _rotate(log: Path) -> None:
+    with suppress(FileNotFoundError):
+        if log.stat().st_size > _LONGEST_LOG:
+            log.replace(log.with_suffix(".1"))
+
+
+def _said(log: Path, start: int) -> str:
+    try:
+        return log.read_bytes()[start:][-_TAIL:].decode(errors="replace")
     except OSError:
         return ""
 

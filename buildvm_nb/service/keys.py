@@ -6,6 +6,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 
 from buildvm_nb.errors import HostError
+from buildvm_nb.host.tools import find_tool
 from buildvm_nb.service.places import StatePlace
 from buildvm_nb.vm import ChannelKeys
 
@@ -68,6 +69,11 @@ def ssh_argv(place: StatePlace, name: str, port: int) -> list[str]:
     -------
     list of str
         ssh(1) and its arguments; it knows the machine's key and takes no other.
+
+    Raises
+    ------
+    HostError
+        If this host has no ssh(1).
     """
     options = {
         "UserKnownHostsFile": f'"{_known_hosts(place)}"',
@@ -77,7 +83,7 @@ def ssh_argv(place: StatePlace, name: str, port: int) -> list[str]:
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
     }
-    argv = ["ssh", "-F", "none", "-p", str(port), "-i", str(_identity(place))]
+    argv = [find_tool("ssh"), "-F", "none", "-p", str(port), "-i", str(_identity(place))]
     for option, value in options.items():
         argv += ["-o", f"{option}={value}"]
     return [*argv, f"{_USER}@127.0.0.1"]

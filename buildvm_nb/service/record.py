@@ -18,6 +18,7 @@ from buildvm_nb.guix.machinefile import SSH_PORT, MachineFile
 from buildvm_nb.model.instants import Instant
 from buildvm_nb.model.value import Value
 from buildvm_nb.service.places import StatePlace
+from buildvm_nb.service.processes import birth
 
 __all__ = ["Phase", "Record", "Status", "claimed", "machine_status", "read_record", "write_record"]
 
@@ -183,6 +184,8 @@ def machine_status(place: StatePlace, name: str) -> Status:
     alive = _is_claimed(place.lock)
     record = read_record(place)
     if alive:
+        is_current = record is not None and birth(record.pid) == record.born
+        record = record if is_current else None  # of one that has crashed
         is_ready = record is not None and record.phase is Phase.READY
         return Status(name=name, phase=Phase.READY if is_ready else Phase.STARTING, record=record)
     if record is None:

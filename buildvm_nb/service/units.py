@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from buildvm_nb.guix.machinefile import MachineFile
 
-__all__ = ["shepherd_service", "systemd_unit", "unit_name"]
+__all__ = ["shepherd_service", "systemd_unit"]
 
 _UNIT = """\
 # Written by `buildvm machine unit {name} --systemd`.
@@ -47,22 +47,6 @@ _SHEPHERD = """\
         #:stop (make-kill-destructor #:grace-period 40)
         #:respawn? #t)))
 {start}"""
-
-
-def unit_name(name: str) -> str:
-    """Return the name of a machine's unit.
-
-    Parameters
-    ----------
-    name : str
-        The machine's.
-
-    Returns
-    -------
-    str
-        For example ``buildvm-build-vm.service``.
-    """
-    return f"buildvm-{name}.service"
 
 
 def systemd_unit(

@@ -252,6 +252,22 @@ def test_another_greeting_is_refused(greeting, complaint, secrets, meeting):
         send_secrets(secrets, meeting, ONCE)
 
 
+def test_a_server_that_drops_the_connection_has_not_taken_all(secrets, meeting):
+    def serve(listener):
+        client, _ = listener.accept()
+        client.sendall(GREETING)
+        client.recv(10)
+        client.close()
+
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(meeting.path)
+        listener.listen()
+        served = pool.submit(serve, listener)
+        with pytest.raises(Ended, match=r"dropped the connection|closed the connection"):
+            send_secrets(secrets, meeting, ONCE)
+        served.result()
+
+
 def test_a_server_that_does_not_greet_in_time_is_given_up(secrets, meeting):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(meeting.path)

@@ -115,7 +115,9 @@ def test_a_machine_is_alive_while_somebody_holds_its_lock(places):
     assert machine_status(place, "vm").phase is Phase.STOPPED
     with claimed(place, "vm"):
         assert machine_status(place, "vm").phase is Phase.STARTING
-        write_record(place, a_record(os.getpid(), 1))
+        write_record(place, a_record(os.getpid(), 1))  # left by another, which has crashed
+        assert machine_status(place, "vm").phase is Phase.STARTING
+        write_record(place, a_record(os.getpid(), birth(os.getpid())))
         status = machine_status(place, "vm")
         assert (status.phase, status.is_alive, status.ssh_port) == (Phase.READY, True, 11022)
     assert known_machines(places) == ["vm"]
@@ -243,6 +245,9 @@ def test_a_machine_that_does_not_start_is_told_with_what_its_process_said(places
     with pytest.raises(LaunchError, match="vm did not start: its process ended with 7") as caught:
         start_machine("vm", argv, places=places)
     assert caught.value.evidence == "port 22 is taken\n"
+    with pytest.raises(LaunchError) as caught:
+        start_machine("vm", ["sh", "-c", "echo again; exit 1"], places=places)
+    assert caught.value.evidence == "again\n"
 
 
 def forwarding(port):
