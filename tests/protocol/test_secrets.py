@@ -8,7 +8,7 @@ import threading
 import time
 import tty
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -159,6 +159,47 @@ def test_files_arrive_at_a_character_device(secrets, into, tmp_path):
     os.close(theirs)
     assert said == GREETING
     assert tree_of(into)["/etc/ssh/key"] == (KEY, 0o600)
+
+
+def test_files_are_sent_to_a_character_device(secrets):
+    ours, theirs = pty.openpty()
+    tty.setraw(ours)
+    tty.setraw(theirs)
+    device = Endpoint.parse(f"port:{os.ttyname(theirs)}")
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send_secrets, secrets, device, ONCE)
+        server = Connection(ours)
+        deadline = time.monotonic() + 30
+        server.send(GREETING, deadline, "the greeting")
+        said = b""
+        while len(said) < len(MESSAGE):
+            said += server.receive(deadline, "the secrets")
+        assert [file.name for file in sent.result(30)] == NAMES
+    server.close()
+    os.close(theirs)
+    assert said == MESSAGE
+
+
+def test_a_device_whose_other_end_is_not_open_yet_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "port")  # it reads as ended as long as nobody writes, as virtio ports do
+    port = os.open(tmp_path / "port", os.O_RDONLY | os.O_NONBLOCK)
+    with closing(Connection(port, is_device=True)) as connection:
+        with pytest.raises(TooLate, match="time was over before the greeting"):
+            connection.receive(time.monotonic() + 0.15, "the greeting")
+        with ThreadPoolExecutor(1) as pool:
+            received = pool.submit(connection.receive, time.monotonic() + 30, "the greeting")
+            (tmp_path / "port").write_bytes(GREETING)
+            assert received.result(30) == GREETING
+
+
+def test_a_device_that_takes_nothing_is_given_up():
+    ours, theirs = socket.socketpair()
+    with (
+        closing(theirs),
+        closing(Connection(ours.detach(), is_device=True)) as connection,
+        pytest.raises(TooLate, match="before it had taken the secrets"),
+    ):
+        connection.send(bytes(2**24), time.monotonic() + 0.15, "the secrets")
 
 
 def test_what_is_no_character_device_is_no_port(tmp_path, into):
