@@ -250,6 +250,23 @@ def test_a_machine_that_does_not_start_is_told_with_what_its_process_said(places
     assert caught.value.evidence == "again\n"
 
 
+def test_a_start_that_is_interrupted_leaves_no_process(places, tmp_path):
+    argv = ["sh", "-c", f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 99"]
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from buildvm_nb.service import Places, start_machine
+start_machine("vm", {argv!r}, places=Places(files=Path("/"), states=Path({str(places.states)!r})))
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as starter:
+        while not (tmp_path / "pid").exists():
+            threading.Event().wait(0.01)
+        starter.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in starter.communicate(timeout=60)[1]
+    assert birth(int((tmp_path / "pid").read_text())) is None
+
+
 def forwarding(port):
     return parse_machine_file(f"port_forwardings = [{{host = {port}, guest = 22}}]", "f", name="vm")
 
