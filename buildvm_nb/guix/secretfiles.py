@@ -22,6 +22,7 @@ LARGEST_FILES = 64 * 2**20
 
 _LONGEST_NAME = 4096
 _LONGEST_PART = 255
+_DEEPEST = 64
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE_BITS = 0o7777
@@ -125,6 +126,11 @@ def name_parts(name: str) -> tuple[str, ...]:
         raise MachineError(
             f"a secret with an unsafe name was announced: {name!r:.200}; allowed: a path without "
             "'..', '.', empty parts and control characters"
+        )
+    if len(parts) > _DEEPEST:
+        raise MachineError(
+            f"a secret in too many directories was announced: {len(parts) - 1}; "
+            f"allowed: {_DEEPEST - 1}"
         )
     if len(name.encode()) > _LONGEST_NAME or max(map(len, map(str.encode, parts))) > _LONGEST_PART:
         raise MachineError(f"a secret with too long a name was announced: {name!r:.200}")

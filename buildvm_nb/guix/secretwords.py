@@ -11,7 +11,7 @@ from typing import Any
 
 from buildvm_nb.errors import MachineError, UsageError
 from buildvm_nb.guix.connection import Connection
-from buildvm_nb.guix.secretfiles import MOST_FILES, SecretFile
+from buildvm_nb.guix.secretfiles import MOST_FILES, SecretFile, name_parts
 from buildvm_nb.guix.sexp import FormScanner, Symbol, read_forms, write_form
 
 __all__ = ["GREETING", "announcement", "receive_announcement", "receive_greeting"]
@@ -79,12 +79,13 @@ def receive_announcement(connection: Connection, deadline: float, limit: int) ->
     Returns
     -------
     list of SecretFile
-        Names are not checked yet.
+        With safe names, none twice.
 
     Raises
     ------
     MachineError
-        If it is none, of another version, or announces too much; `Ended` and `TooLate` as before.
+        If it is none, of another version, or announces too much or an unsafe name; `Ended` and
+        `TooLate` as before.
     """
     form = _receive_form(connection, deadline, _LONGEST_LIST, "the list of secrets")
     return _read_list(form, limit)
@@ -144,8 +145,10 @@ def _read_list(form: Any, limit: int) -> list[SecretFile]:  # noqa: ANN401 - the
     announced = [_read_triple(triple) for triple in triples]
     if (size := sum(file.size for file in announced)) > limit:
         raise MachineError(f"the secrets are too large: {size} bytes; allowed: {limit}")
-    if len({file.name.lstrip("/") for file in announced}) < len(announced):
-        raise MachineError("the same secret was announced twice")
+    paths = {name_parts(file.name) for file in announced}
+    above = {path[:depth] for path in paths for depth in range(1, len(path))}
+    if len(paths) < len(announced) or paths & above:
+        raise MachineError("the same secret was announced twice, or as a file and a directory")
     return announced
 
 
