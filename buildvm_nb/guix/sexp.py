@@ -26,6 +26,7 @@ DEEPEST = 200
 _OPENING, _CLOSING, _QUOTE, _ESCAPE = b'()"\\'
 _SPACE = b" \t\r\n"
 _SKIPPED = re.compile(r'"(?:[^"\\]|\\.)*"|#\\.|;[^\n]*|#\|.*?\|#|#;', re.DOTALL)
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|\\.|[()\[\]]', re.DOTALL)
 
 
 class FormScanner:
@@ -96,9 +97,10 @@ def read_forms(text: str) -> list[Any]:
     Raises
     ------
     UsageError
-        If parentheses or quotes do not match, or there is something that sexpdata does not know.
+        If parentheses or quotes do not match, are too deep, or there is a comment ``#;``.
     """
     plain = _SKIPPED.sub(_without_comment, text)
+    _check_depth(plain)
     try:
         # sexpdata reports a text without an end, or an escape without a character, as it meets it
         forms: list[Any] = sexpdata.parse(plain, nil=None, true="#t", false="#f")
@@ -110,9 +112,16 @@ def read_forms(text: str) -> list[Any]:
         IndexError,
     ) as error:
         raise UsageError("not S-expressions: parentheses or quotes do not match") from error
-    except RecursionError as error:
-        raise UsageError("not S-expressions of ours: too many parentheses") from error
     return forms
+
+
+def _check_depth(text: str) -> None:
+    """Refuse what would exhaust the stack of whoever walks through it."""
+    depth = 0
+    for mark in _MARKS.findall(text):
+        depth += (mark in "([") - (mark in ")]")
+        if depth > DEEPEST:
+            raise UsageError(f"not S-expressions of ours: more than {DEEPEST} parentheses deep")
 
 
 def _without_comment(found: re.Match[str]) -> str:

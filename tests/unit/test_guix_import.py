@@ -143,7 +143,8 @@ def test_one_of_several_machines_is_chosen_by_its_name():
         ("(virtual-build-machine))", "parentheses or quotes do not match"),
         ('(virtual-build-machine (cpu "x))', "parentheses or quotes do not match"),
         ("(virtual-build-machine #;(cpu 1) (cpu 2))", "comment #;"),
-        ("(" * 100_000, "too many parentheses"),
+        ("(" * 100_000, "more than 200 parentheses deep"),
+        ("(" * 201 + ")" * 201, "more than 200 parentheses deep"),
     ],
 )
 def test_what_is_no_configuration_is_refused(text, complaint):
