@@ -2,12 +2,13 @@
 
 import difflib
 import json
-import os
 import re
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from ulid import ULID
 
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.tools import find_tool, run_tool
@@ -66,7 +67,7 @@ def find_emulator(cache_root: Path | None = None, program: str = QEMU) -> Emulat
             hint="upgrade qemu-system-x86; Debian 12 has 7.2",
         )
     if memo:
-        partial = memo.with_suffix(f".{os.getpid()}")
+        partial = memo.with_suffix(f".{ULID()}")
         partial.write_text(json.dumps({"stamp": stamp, "known": known}))
         partial.replace(memo)
     return Emulator(
