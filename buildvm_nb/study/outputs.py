@@ -142,18 +142,23 @@ def _first_difference(lab: Laboratory, found: _Variation) -> str:
     if program is None:
         return ""
     with TemporaryDirectory(prefix="difference-", dir=lab.cache.root) as scratch:
-        sides = [Path(scratch) / name for name in ("first", "second")]
+        place = Path(scratch)
+        sides = [place / name for name in ("first", "second")]
         for side, outcome in zip(sides, (found.first, found.second), strict=True):
             side.mkdir()
             setting = Setting(case=lab.case, cache=lab.cache, artifacts=side)
             run_once(setting, outcome.machine, lab.inputs, Part(held=True))
-        return _compare(program, [side / found.files[0] for side in sides])
+        return _compare(program, place, [side / found.files[0] for side in sides])
 
 
-def _compare(program: str, paths: Sequence[Path]) -> str:
+def _compare(program: str, place: Path, paths: Sequence[Path]) -> str:
     if not all(path.exists() for path in paths):
         return ""
-    argv = [program, "--text", "-", "--max-text-report-size", "4000", *map(str, paths)]
-    result = run(argv, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=_TIMEOUT_S, check=False)
+    # it prints names as it gets them, and those of this host mean nothing to others
+    names = [str(path.relative_to(place)) for path in paths]
+    argv = [program, "--text", "-", "--max-text-report-size", "4000", *names]
+    result = run(
+        argv, cwd=place, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=_TIMEOUT_S, check=False
+    )
     lines = result.stdout.decode(errors="replace").splitlines()[:_SHOWN_LINES]
     return "\n".join(lines)
