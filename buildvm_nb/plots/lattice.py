@@ -62,7 +62,7 @@ def feature_lattice(finding: Finding | None = None, outcomes: Iterable[Outcome] 
     decisive = _decisive(finding)
     features = _columns(tried, decisive)
     figure = Figure(
-        figsize=(4 + 0.35 * len(features), 2.2 + 0.3 * len(tried)), layout="constrained"
+        figsize=(5 + 0.35 * len(features), 2.4 + 0.3 * len(tried)), layout="constrained"
     )
     axes = figure.add_subplot()
     for place, name in enumerate(features):
@@ -90,7 +90,7 @@ def feature_lattice(finding: Finding | None = None, outcomes: Iterable[Outcome] 
     if left_out > 0:
         axes.set_xlabel(f"{left_out} more CPUs are not shown")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
