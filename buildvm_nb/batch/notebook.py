@@ -105,9 +105,10 @@ def _execute(before: Path, after: Path, parameters: dict[str, Any]) -> str:
     import papermill  # noqa: PLC0415 - an extra, and a second to import
     from traitlets.config import Config  # noqa: PLC0415 - comes with it
 
-    # sockets in a directory of our own: TCP ports are open to everybody on the host, and two kernels
-    # that start at the same time may choose the same ones
-    config = Config({"KernelManager": {"transport": "ipc", "ip": str(after.with_name("kernel"))}})
+    # sockets in a directory of our own: TCP ports are open to everybody on this host, and two
+    # kernels that start at the same time may choose the same ones
+    sockets = after.with_name("kernel")
+    config = Config({"KernelManager": {"transport": "ipc", "ip": str(sockets)}})
     try:
         papermill.execute_notebook(
             _literal(before),
