@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.host.interruption import check_interruption
 from buildvm_nb.host.progress import SILENT, Progress
 
 __all__ = ["Cache", "cache_key", "file_digest", "free_bytes"]
 
 _RECORD = "entry.json"
+_POLL_S = 0.5
 
 
 def cache_key(recipe: dict[str, Any]) -> str:
@@ -247,7 +249,7 @@ class Cache:
         lock = FileLock(locks / f"{key}.lock")
         try:
             locks.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            _acquire(lock)
         except OSError as error:
             raise self._unwritable(error, locks) from error
         try:
@@ -297,3 +299,14 @@ class Cache:
             return all((place / name).stat().st_size == size for name, size in files.items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
+
+
+def _acquire(lock: FileLock) -> None:
+    """Wait for a lock for as long as this thread's work is wanted."""
+    while True:
+        check_interruption()
+        try:
+            lock.acquire(timeout=_POLL_S)
+        except Timeout:
+            continue
+        return

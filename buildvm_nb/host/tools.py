@@ -2,14 +2,16 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from buildvm_nb.errors import HostError
+from buildvm_nb.host.interruption import interruptible, is_covered
 
-__all__ = ["DEBIAN_PACKAGES", "find_tool", "run_tool"]
+__all__ = ["DEBIAN_PACKAGES", "find_tool", "run_process", "run_tool"]
 
 DEBIAN_PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -63,6 +65,60 @@ def find_tool(name: str) -> str:
     )
 
 
+def run_process(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    stdout: IO[bytes] | int = subprocess.PIPE,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end; with all that it starts it is ended where that is requested.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        Program and arguments.
+    env : mapping, optional
+        All its variables; None: the process's own.
+    cwd : Path, optional
+        Directory to run in.
+    stdin, stdout : file or int
+        As for `subprocess.Popen`.
+
+    Returns
+    -------
+    CompletedProcess
+        With what it said.
+
+    Raises
+    ------
+    Interrupted
+        If this thread's work is no longer wanted.
+    """
+    with subprocess.Popen(
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        process_group=0 if is_covered() else None,  # else Ctrl-C of the terminal ends it
+    ) as process:
+        try:
+            with interruptible(lambda: _end_group(process)):
+                said, complained = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+
+
 def run_tool(
     argv: Sequence[str | Path],
     *,
@@ -95,14 +151,12 @@ def run_tool(
         If the program is missing or exits non-zero; the message has the end of its output.
     """
     program = find_tool(str(argv[0]))
-    result = subprocess.run(
+    result = run_process(
         [program, *map(str, argv[1:])],
         env={**os.environ, **(env or {})},
         cwd=cwd,
         stdin=stdin,
         stdout=stdout,
-        stderr=subprocess.PIPE,
-        check=False,
     )
     if result.returncode != 0:
         said = (result.stderr or result.stdout or b"").decode(errors="replace").strip()[-_TAIL:]

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
+from buildvm_nb.host.interruption import interruptible
 from buildvm_nb.host.tools import find_tool
 
 __all__ = ["alive_lock", "owned_group"]
@@ -106,9 +107,14 @@ def owned_group(
         listener = Thread(target=listen, args=[process.stderr], daemon=True)
         listener.start()
         try:
-            yield process
+            with interruptible(lambda: _let_go(process)):
+                yield process
         finally:
-            if process.stdin is not None:
-                process.stdin.close()
+            _let_go(process)
             process.wait()
             listener.join()
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()

@@ -5,7 +5,16 @@
 
 from buildvm_nb.source.fetch import fetch
 from buildvm_nb.source.git_history import Commit, list_commits
+from buildvm_nb.source.history import Revision, list_revisions
 from buildvm_nb.source.store import Fetched
 from buildvm_nb.source.tree import tree_digest
 
-__all__ = ["Commit", "Fetched", "fetch", "list_commits", "tree_digest"]
+__all__ = [
+    "Commit",
+    "Fetched",
+    "Revision",
+    "fetch",
+    "list_commits",
+    "list_revisions",
+    "tree_digest",
+]

@@ -11,11 +11,10 @@ git(1), environment variables; git-config(1), ``safe.directory``, ``protocol.all
 """
 
 import os
-import subprocess
 from pathlib import Path
 
 from buildvm_nb.errors import HostError
-from buildvm_nb.host.tools import find_tool
+from buildvm_nb.host.tools import find_tool, run_process
 
 __all__ = ["NO_PROTOCOL", "REMOTE_PROTOCOLS", "GitFailed", "git", "git_environment"]
 
@@ -127,12 +126,9 @@ def git(
         If it exits non-zero.
     """
     where = [f"--git-dir={git_dir}"] if git_dir else []
-    result = subprocess.run(
+    result = run_process(
         [find_tool("git"), "--no-pager", *where, *arguments],
         env={**git_environment(protocols), "GIT_CEILING_DIRECTORIES": ceiling},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
     )
     if result.returncode != 0:
         said = result.stderr.decode(errors="replace").strip()

@@ -7,7 +7,6 @@ the date, which would be a dependency from the future without a word.
 
 import os
 import re
-import subprocess
 import sys
 from datetime import UTC
 from pathlib import Path
@@ -19,6 +18,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from buildvm_nb.errors import HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import Progress
+from buildvm_nb.host.tools import run_process
 from buildvm_nb.model.case import WheelsSource
 from buildvm_nb.model.outcome import SourceRecord
 from buildvm_nb.source.download import redacted
@@ -164,16 +164,10 @@ def _environment(settings: IndexSettings) -> dict[str, str]:
 
 def _run_pip(python: str, arguments: list[str], settings: IndexSettings) -> None:
     script = Path(__file__).with_name("guest_pip.py")
-    result = subprocess.run(
-        [sys.executable, "-P", script, python, *arguments],
-        env=_environment(settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
+    result = run_process(
+        [sys.executable, "-P", str(script), python, *arguments], env=_environment(settings)
     )
-    said = result.stdout + result.stderr
+    said = (result.stdout + result.stderr).decode(errors="replace")
     if silent := _SKIPPED.search(said):
         raise HostError(
             f"a package index does not answer: {redacted(silent[1])}: {silent[2]}",

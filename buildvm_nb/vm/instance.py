@@ -20,6 +20,7 @@ from buildvm_nb.errors import (
     StateError,
 )
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.interruption import interruptible
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
@@ -257,9 +258,12 @@ class Instance:
             With the kind of trouble and the evidence.
         LaunchError
             If QEMU refused its command line.
+        Interrupted
+            If this thread's work is no longer wanted; QEMU is ended then.
         """
         try:
-            yield
+            with interruptible(self.process.kill):
+                yield
         except GuestLost as error:
             raise self._account_for(error) from error
 

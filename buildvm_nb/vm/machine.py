@@ -9,6 +9,8 @@ from typing import Self, Unpack
 
 from buildvm_nb.errors import CommandFailed, GuestLost, MachineError, StateError
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.display import card, environment_rows, machine_rows
+from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.vm.accelerator import choose_accelerator
 from buildvm_nb.vm.boot import BootFiles
@@ -85,6 +87,23 @@ class BuildMachine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return (
+            f"<BuildMachine {spec.name}: {self._state()}, {format_instant(spec.date)}, {spec.cpu}, "
+            f"{spec.kernel}, {spec.accelerator.value}, {spec.image}>"
+        )
+
+    def _repr_html_(self) -> str:
+        known = environment_rows(self._environment)
+        rows = [("state", self._state()), *machine_rows(self.spec), *known]
+        return card(f"Build machine {self.spec.name}", rows)
+
+    def _state(self) -> str:
+        if self._instance is None:
+            return "down"
+        return "booting" if self._environment is None else "up"
 
     @property
     def environment(self) -> Environment:

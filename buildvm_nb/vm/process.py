@@ -127,6 +127,10 @@ class QemuProcess:
         said = "" if self._errors.closed else self._words()
         return f"QEMU {how}" + (f"; it said: {said}" if said else "")
 
+    def kill(self) -> None:
+        """End it at once, also from another thread; whoever waits for its guest sees it gone."""
+        self._process.kill()
+
     def close(self) -> None:
         """End it: politely, then by force; calling it twice does no harm."""
         if self.is_running:

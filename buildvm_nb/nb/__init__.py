@@ -1,0 +1,1 @@
+"""Notebook widgets: pick a commit and a date, boot a machine, build, record."""
