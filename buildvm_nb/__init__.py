@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.machine import MachineSpec
     from buildvm_nb.model.outcome import Outcome, Verdict
-    from buildvm_nb.quick import at_commit, build, diagnose, forecast, sweep
+    from buildvm_nb.quick import at_commit, build, diagnose, forecast, run, sweep
     from buildvm_nb.study import open_machine, run_case
     from buildvm_nb.study.advice import environment
     from buildvm_nb.study.choice import Choice
@@ -35,6 +35,7 @@ __all__ = [
     "forecast",
     "load_case",
     "open_machine",
+    "run",
     "run_batch",
     "run_case",
     "sweep",
@@ -56,6 +57,7 @@ _HOMES = {
     "forecast": "buildvm_nb.quick",
     "load_case": "buildvm_nb.catalog",
     "open_machine": "buildvm_nb.study",
+    "run": "buildvm_nb.quick",
     "run_batch": "buildvm_nb.batch",
     "run_case": "buildvm_nb.study",
     "sweep": "buildvm_nb.quick",

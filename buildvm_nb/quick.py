@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildvm_nb.catalog import Catalog, find_case_file, load_case
-from buildvm_nb.errors import UsageError
+from buildvm_nb.errors import CommandFailed, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.model.finding import Axis, Finding
 from buildvm_nb.model.forecast import Forecast
 from buildvm_nb.model.instants import format_instant, now, parse_instant
+from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
-from buildvm_nb.study import run_case
+from buildvm_nb.study import choose_faithful, open_machine, run_case
 from buildvm_nb.study.diagnose import DEFAULT_AXES, Questions
 from buildvm_nb.study.findings import diagnose_case
 from buildvm_nb.study.forecast import forecast as run_forecast
@@ -28,7 +29,16 @@ from buildvm_nb.study.sweep import sweep as run_sweep
 if TYPE_CHECKING:
     from buildvm_nb.study.sweep import CellResult
 
-__all__ = ["PROJECT_FILE", "Subject", "at_commit", "build", "diagnose", "forecast", "sweep"]
+__all__ = [
+    "PROJECT_FILE",
+    "Subject",
+    "at_commit",
+    "build",
+    "diagnose",
+    "forecast",
+    "run",
+    "sweep",
+]
 
 Subject = Case | Path | str
 """A case, a case file, the id of a curated case, or a directory with a ``buildvm.toml``."""
@@ -37,6 +47,49 @@ PROJECT_FILE = "buildvm.toml"
 
 Tell = Callable[[str], None]
 """Gets a line for each outcome as it comes: `print`, for example."""
+
+
+def run(
+    command: str | Sequence[str],
+    **machine: Any,  # noqa: ANN401 - fields of MachineSpec
+) -> str:
+    """Boot a machine, run one command in it, and shut it down.
+
+    Parameters
+    ----------
+    command : str or sequence of str
+        Text for ``/bin/sh -e``, or a program and its arguments.
+    **machine
+        Fields of `MachineSpec`: ``date="2019-05-01"``, ``cpu="Westmere"``, ``kernel=…``. What is
+        left out follows from the date; the date from the present.
+
+    Returns
+    -------
+    str
+        What it printed, to standard output and standard error.
+
+    Raises
+    ------
+    UsageError
+        If the request is wrong.
+    SourceError
+        If a package of the image or of the kernel cannot be had.
+    HostError
+        If this host lacks something.
+    MachineError
+        If the machine does not do its part.
+    CommandFailed
+        If the command fails; what it printed is in a note.
+    """
+    spec = choose_faithful(MachineSpec.parse(machine), cpu_matters="cpu" in machine)
+    printed = bytearray()
+    with open_machine(spec, cache=Cache()) as opened:
+        try:
+            opened.run(command, check=True, stdout=printed.extend, merged=True)
+        except CommandFailed as error:
+            error.add_note(printed.decode(errors="replace"))
+            raise
+    return printed.decode(errors="replace")
 
 
 def build(
