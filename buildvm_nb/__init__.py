@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.machine import MachineSpec
     from buildvm_nb.model.outcome import Outcome, Verdict
+    from buildvm_nb.nb.lab import lab
     from buildvm_nb.quick import at_commit, build, diagnose, forecast, run, sweep
     from buildvm_nb.study import open_machine, run_case
     from buildvm_nb.study.advice import environment
@@ -33,6 +34,7 @@ __all__ = [
     "diagnose",
     "environment",
     "forecast",
+    "lab",
     "load_case",
     "open_machine",
     "run",
@@ -55,6 +57,7 @@ _HOMES = {
     "diagnose": "buildvm_nb.quick",
     "environment": "buildvm_nb.study.advice",
     "forecast": "buildvm_nb.quick",
+    "lab": "buildvm_nb.nb.lab",
     "load_case": "buildvm_nb.catalog",
     "open_machine": "buildvm_nb.study",
     "run": "buildvm_nb.quick",
