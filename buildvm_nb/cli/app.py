@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import typer
 
+from buildvm_nb.cli.batch import batch
 from buildvm_nb.cli.build import build
 from buildvm_nb.cli.cases import CASE_COMMANDS
 from buildvm_nb.cli.catalog_care import CARE_COMMANDS
@@ -39,6 +40,7 @@ _PLAIN = (
     environment,
     diagnose,
     sweep,
+    batch,
     forecast,
     scan,
     report,
