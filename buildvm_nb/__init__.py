@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.machine import MachineSpec
     from buildvm_nb.model.outcome import Outcome, Verdict
+    from buildvm_nb.nb.lab import lab
     from buildvm_nb.study import open_machine, run_case
     from buildvm_nb.study.advice import environment
     from buildvm_nb.study.choice import Choice
@@ -27,6 +28,7 @@ __all__ = [
     "Outcome",
     "Verdict",
     "environment",
+    "lab",
     "load_case",
     "open_machine",
     "run_case",
@@ -42,6 +44,7 @@ _HOMES = {
     "Outcome": "buildvm_nb.model.outcome",
     "Verdict": "buildvm_nb.model.outcome",
     "environment": "buildvm_nb.study.advice",
+    "lab": "buildvm_nb.nb.lab",
     "load_case": "buildvm_nb.catalog",
     "open_machine": "buildvm_nb.study",
     "run_case": "buildvm_nb.study",

@@ -10,7 +10,7 @@ from buildvm_nb.cli.case_options import SourceOptions, make_case
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.finding import Boundary, Finding
-    from buildvm_nb.model.machine import ImageSpec, MachineSpec
+    from buildvm_nb.model.machine import MachineSpec
 
 __all__ = ["diagnosing_command", "failing_command", "passing_command"]
 
@@ -30,6 +30,7 @@ def diagnosing_command(finding: "Finding") -> str:
         commits next to the change.
     """
     from buildvm_nb.model.instants import format_instant
+    from buildvm_nb.study.again import image_options
 
     words, last = _subject(finding.case, [])
     options = [] if finding.axis is None else ["--axis", finding.axis.value]
@@ -39,7 +40,7 @@ def diagnosing_command(finding: "Finding") -> str:
     for name, date in (("--from", finding.studied_from), ("--to", finding.studied_until)):
         options += [name, format_instant(date)] if date else []
     if last:
-        options += _image_options(finding.case.image)
+        options += image_options(finding.case.image)
     return shlex.join(["buildvm", "diagnose", *words, *options, *last])
 
 
@@ -93,29 +94,29 @@ def failing_command(finding: "Finding", named: Sequence[str] = ()) -> str:
 def _command(
     finding: "Finding", machine: "MachineSpec", commit: str | None, named: Sequence[str]
 ) -> str:
+    from buildvm_nb.study.again import image_options, is_curated, machine_options
+
     case = finding.case
-    name = list(named) or ([case.id] if _is_curated(case) else [])
+    name = list(named) or ([case.id] if is_curated(case) else [])
     if commit is not None:
         if name:  # a case file has a commit of its own, and a sweep takes others
             return _sweep(name[0], machine, commit)
         fields = {**dict(case.source or {}), "commit": commit, "before": None, "branch": None}
         case = case.parse(dict(case) | {"source": fields})
     words, last = _subject(case, name)
-    options = _options(case, machine)
+    options = machine_options(case, machine)
     if last or machine.image != case.image:
-        options += _image_options(machine.image)
+        options += image_options(machine.image)
     return shlex.join(["buildvm", "build", *words, *options, *last])
 
 
 def _subject(case: "Case", name: list[str]) -> tuple[list[str], list[str]]:
     """Return the words that name a case, and those that stand last."""
-    if not name and _is_curated(case):
+    from buildvm_nb.study.again import is_curated
+
+    if not name and is_curated(case):
         name = [case.id]
     return (name, []) if name else _source_words(case) or ([f"{case.id}.toml"], [])
-
-
-def _image_options(image: "ImageSpec") -> list[str]:
-    return ["--image", str(image), *(["--mirror", image.mirror] if image.mirror else [])]
 
 
 def _sweep(name: str, machine: "MachineSpec", commit: str) -> str:
@@ -171,17 +172,6 @@ def _turns_bad(boundary: "Boundary") -> bool:
     return boundary.before.value == "passed" != boundary.after.value
 
 
-def _is_curated(case: "Case") -> bool:
-    from buildvm_nb.catalog import curated_cases, load_case
-    from buildvm_nb.errors import BuildVMError
-
-    try:
-        path = curated_cases().get(case.id)
-        return path is not None and load_case(path).build_digest() == case.build_digest()
-    except BuildVMError:
-        return False
-
-
 def _source_words(case: "Case") -> tuple[list[str], list[str]] | None:
     """Say it with options; None: they cannot say all that the case is."""
     from buildvm_nb.errors import UsageError
@@ -219,21 +209,6 @@ def _source_fields(case: "Case") -> dict[str, Any]:
     }
     chosen = fields.get(told.get("kind", ""), {})
     return {name: value for name, value in chosen.items() if value is not None}
-
-
-def _options(case: "Case", machine: "MachineSpec") -> list[str]:
-    """Return the options that make `buildvm build` take that machine."""
-    from buildvm_nb.model.instants import format_instant
-
-    words = ["--date", format_instant(machine.date), "--cpu", machine.cpu]
-    words += ["--kernel", machine.kernel, "--accelerator", machine.accelerator.value]
-    if machine.cpu_count != case.limits.cpu_count:
-        words += ["--cpu-count", str(machine.cpu_count)]
-    if machine.memory_mib != case.limits.memory_mib:
-        words += ["--memory", str(machine.memory_mib)]
-    if machine.network.value != "off":
-        words += ["--network", machine.network.value]
-    return words
 
 
 def _option(field: str) -> str:

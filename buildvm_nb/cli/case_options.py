@@ -1,6 +1,5 @@
 """Which case is meant: a file, a curated one, or one made from options such as ``--git``."""
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["SourceOptions", "choose_case", "limit_steps", "make_case"]
 
 _KINDS = ("git", "pypi", "debian", "debian_binary", "local")
-_LONGEST_ID = 100
-_SHORT_COMMIT = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +152,7 @@ def make_case(options: SourceOptions, words: Sequence[str], image: "ImageSpec") 
     UsageError
         If there is no source or no command, or a value is none.
     """
-    from buildvm_nb.model.case import Case
+    from buildvm_nb.model.casemaking import one_step_case
 
     source = options.source(image)
     if not words:
@@ -164,8 +161,7 @@ def make_case(options: SourceOptions, words: Sequence[str], image: "ImageSpec") 
             hint="put it at the end, for example: -- make check",
         )
     run = words[0] if len(words) == 1 else shlex.join(words)
-    step = {"name": "test", "run": run}
-    return Case.parse({"id": _case_id(source), "source": source, "image": image, "steps": [step]})
+    return one_step_case(source, run, image)
 
 
 def choose_case(
@@ -251,18 +247,3 @@ def _package(field: str, text: str, image: "ImageSpec") -> dict[str, str]:
         )
     fields = _pinned(field, text, "=") if "=" in text else {"name": text}
     return {**fields, "suite": suite}
-
-
-def _case_id(source: "Source") -> str:
-    """Derive an id that people recognise from a source."""
-    plain = source.model_dump(mode="json")
-    name = str(plain.get("name") or plain.get("url") or plain.get("path"))
-    name = name.rstrip("/").removesuffix(".git").removesuffix("/").rpartition("/")[2]
-    version = plain.get("version") or plain.get("commit") or ""
-    if re.fullmatch(r"[0-9a-f]{40}", version):
-        version = version[:_SHORT_COMMIT]
-    if plain.get("before"):
-        version = f"before-{plain['before'][:10]}"
-    text = "-".join(part for part in (name, version) if part).lower()
-    slug = re.sub(r"[^a-z0-9._+-]+", "-", text).strip("-._+")
-    return slug[:_LONGEST_ID] or plain["kind"]

@@ -15,7 +15,7 @@ from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import BuildVMError
 
 if TYPE_CHECKING:
-    from buildvm_nb.cli.host_checks import Check
+    from buildvm_nb.study.host_checks import Check
 
 __all__ = ["doctor"]
 
@@ -29,7 +29,7 @@ def doctor(session: Session) -> None:
     Each thing that is missing comes with how to get it. Exits with 1 if something that is
     needed is missing.
     """
-    from buildvm_nb.cli.host_checks import State
+    from buildvm_nb.study.host_checks import State
 
     checks = [*_checks(session)]
     if session.as_json:
@@ -45,7 +45,7 @@ def doctor(session: Session) -> None:
 
 
 def _checks(session: Session) -> Iterator["Check"]:
-    from buildvm_nb.cli.host_checks import Check, State, check_host, check_space
+    from buildvm_nb.study.host_checks import Check, State, check_host, check_space
 
     try:
         cache = session.cache()
@@ -62,8 +62,8 @@ def _checks(session: Session) -> Iterator["Check"]:
 
 def _check_catalog(session: Session) -> "Check":
     """Look where the catalog is, without making one."""
-    from buildvm_nb.cli.host_checks import Check, State
     from buildvm_nb.debian import without_password
+    from buildvm_nb.study.host_checks import Check, State
 
     place = session.catalog_place or _default_catalog()
     if "://" in place:

@@ -1,1 +1,49 @@
-"""Notebook widgets: pick a commit and a date, boot a machine, build, record."""
+"""Notebook widgets: pick a commit and a date, boot a machine, build, record.
+
+Names are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from buildvm_nb.nb.buildpanel import BuildPanel
+    from buildvm_nb.nb.jobs import Job, JobState
+    from buildvm_nb.nb.lab import Lab
+    from buildvm_nb.nb.logview import LogView
+    from buildvm_nb.nb.machinepanel import MachinePanel
+    from buildvm_nb.nb.panel import Panel
+    from buildvm_nb.nb.picker import CommitPicker
+
+__all__ = [
+    "BuildPanel",
+    "CommitPicker",
+    "Job",
+    "JobState",
+    "Lab",
+    "LogView",
+    "MachinePanel",
+    "Panel",
+]
+
+_HOMES = {
+    "BuildPanel": "buildvm_nb.nb.buildpanel",
+    "CommitPicker": "buildvm_nb.nb.picker",
+    "Job": "buildvm_nb.nb.jobs",
+    "JobState": "buildvm_nb.nb.jobs",
+    "Lab": "buildvm_nb.nb.lab",
+    "LogView": "buildvm_nb.nb.logview",
+    "MachinePanel": "buildvm_nb.nb.machinepanel",
+    "Panel": "buildvm_nb.nb.panel",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,5 +1,6 @@
 """A live log: its last lines with their colours, however long it gets."""
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 
@@ -32,7 +33,9 @@ class LogView(widgets.VBox):
 
     def __init__(self, *, shown: int = 500, kept: int = 20_000) -> None:
         self._shown = shown
+        self._kept_lines = kept
         self._lines: deque[bytes] = deque(maxlen=kept)
+        self._lock = threading.Lock()
         self._partial = b""
         self._dropped = 0
         self.line_count = 0
@@ -79,11 +82,26 @@ class LogView(widgets.VBox):
         data : bytes
             As it came, lines cut anywhere.
         """
-        *whole, self._partial = (self._partial + data).split(b"\n")
-        self.line_count += len(whole)
-        self._dropped += max(len(self._lines) + len(whole) - (self._lines.maxlen or 0), 0)
-        self._lines.extend(line[:_LONGEST_LINE] for line in whole[-(self._lines.maxlen or 0) :])
-        self._partial = self._partial[:_LONGEST_LINE]
+        self.take(data)
+        self.refresh()
+
+    def take(self, data: bytes) -> None:
+        """Take in what was printed, without showing it; safe to call from any thread.
+
+        Parameters
+        ----------
+        data : bytes
+            As it came.
+        """
+        with self._lock:
+            *whole, partial = (self._partial + data).split(b"\n")
+            self.line_count += len(whole)
+            self._dropped += max(len(self._lines) + len(whole) - self._kept_lines, 0)
+            self._lines.extend(line[:_LONGEST_LINE] for line in whole[-self._kept_lines :])
+            self._partial = partial[:_LONGEST_LINE]
+
+    def refresh(self) -> None:
+        """Show soon what was taken in."""
         if self._follow.value:
             self._refresh()
 
@@ -93,8 +111,9 @@ class LogView(widgets.VBox):
 
     def clear(self) -> None:
         """Start an empty log."""
-        self._lines.clear()
-        self._partial, self._dropped, self.line_count = b"", 0, 0
+        with self._lock:
+            self._lines.clear()
+            self._partial, self._dropped, self.line_count = b"", 0, 0
         self._draw()
 
     def find(self, text: str) -> int:
@@ -114,10 +133,9 @@ class LogView(widgets.VBox):
         self._search.flush()
         return sum(1 for _ in self._matching())
 
-    def _kept(self) -> Iterator[bytes]:
-        yield from self._lines
-        if self._partial:
-            yield self._partial
+    def _kept(self) -> list[bytes]:
+        with self._lock:
+            return [*self._lines, *([self._partial] if self._partial else [])]
 
     def _matching(self) -> Iterator[tuple[int, bytes]]:
         needle = self._find.value.casefold()

@@ -101,7 +101,7 @@ class CommitPicker(Panel):
         """What is said about the list."""
         return str(self._status.value)
 
-    def load(self, source: str | Origin) -> "Job[Any]":
+    def load(self, source: str | Origin) -> Job[Any]:
         """Read a history in the background.
 
         Parameters
@@ -128,7 +128,7 @@ class CommitPicker(Panel):
         self._stop.disabled = False
         origin = self._origin
 
-        def read(job: "Job[Any]") -> RevisionIndex:
+        def read(job: Job[Any]) -> RevisionIndex:
             cache = self._cache or Cache()
             found = list_revisions(origin, cache=cache, limit=self._limit, progress=job)
             with job.task(f"index {len(found)} revisions"):
@@ -136,7 +136,7 @@ class CommitPicker(Panel):
 
         return self.begin(read, on_event=self._tell, on_end=self._loaded)
 
-    def search(self, text: str, *, around: str | datetime | None = None) -> "tuple[Revision, ...]":
+    def search(self, text: str, *, around: str | datetime | None = None) -> tuple[Revision, ...]:
         """Show what matches.
 
         Parameters
@@ -163,7 +163,7 @@ class CommitPicker(Panel):
         self._searching.flush()
         return self.rows
 
-    def choose(self, name: str) -> "Revision":
+    def choose(self, name: str) -> Revision:
         """Choose a revision.
 
         Parameters
@@ -250,7 +250,7 @@ class CommitPicker(Panel):
         if isinstance(event, TaskEvent):
             self._status.value = f"{escape(event.label)} … {escape(event.note)}"
 
-    def _loaded(self, job: "Job[Any]") -> None:
+    def _loaded(self, job: Job[Any]) -> None:
         self._stop.disabled = True
         if job.state == "done":
             self._index = job.result
@@ -278,7 +278,7 @@ class CommitPicker(Panel):
         if change["new"] is not None and not self._is_writing:
             self._choose(self.rows[change["new"]])
 
-    def _choose(self, revision: "Revision | None") -> None:
+    def _choose(self, revision: Revision | None) -> None:
         self.revision = revision
         self._details.value = "" if revision is None else _details(revision)
         dated_at = revision.dated_at if revision else None
@@ -317,7 +317,7 @@ def _told(origin: Origin) -> str:
             return f"debian:{origin.name}/{origin.suite}"
 
 
-def _details(revision: "Revision") -> str:
+def _details(revision: Revision) -> str:
     told = {
         "id": revision.id,
         "date": format_instant(revision.dated_at) if revision.dated_at else "none that can be set",

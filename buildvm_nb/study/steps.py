@@ -4,16 +4,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.outcome import StepRecord, Verdict
 from buildvm_nb.study.evidence import failing_lines, name_signal
 from buildvm_nb.study.testcount import count_tests
 from buildvm_nb.vm import BuildMachine, CommandResult
 
-__all__ = ["STEP_MARK", "Judgement", "Log", "log_header", "run_steps"]
+__all__ = ["STEP_LABEL", "STEP_MARK", "Judgement", "Log", "log_header", "run_steps"]
 
 STEP_MARK = "==> "
 """Begins the lines of a log that are ours."""
+
+STEP_LABEL = "run step "
+"""Begins the label of a step's progress; its name follows."""
 
 Output = Callable[[str, bytes], None]
 _FULL_KIB = 1024
@@ -112,7 +116,7 @@ class Judgement:
     """How far a held clock strayed at most."""
 
 
-def run_steps(
+def run_steps(  # noqa: PLR0913 - half of it has defaults
     machine: BuildMachine,
     case: Case,
     top: str,
@@ -120,6 +124,7 @@ def run_steps(
     *,
     steps: Sequence[Step] | None = None,
     held: bool = False,
+    progress: Progress = SILENT,
 ) -> Judgement:
     """Run a case's steps until one does not pass.
 
@@ -137,6 +142,8 @@ def run_steps(
         Only these; by default all.
     held : bool
         Hold the guest's clock at the machine's date while they run.
+    progress : Progress
+        Shows which step runs.
 
     Returns
     -------
@@ -152,16 +159,17 @@ def run_steps(
     drift_s: float | None = None
     for number, step in enumerate(case.steps if steps is None else steps):
         log.begin(step)
-        result = machine.run(
-            step.run,
-            cwd=top if step.cwd is None else step.cwd,
-            env=step.env,
-            timeout_s=step.timeout_s or case.limits.step_timeout_s,
-            clock=machine.spec.date if held or number == 0 else None,
-            held=held,
-            stdout=log.write,
-            merged=True,
-        )
+        with progress.task(f"{STEP_LABEL}{step.name}"):
+            result = machine.run(
+                step.run,
+                cwd=top if step.cwd is None else step.cwd,
+                env=step.env,
+                timeout_s=step.timeout_s or case.limits.step_timeout_s,
+                clock=machine.spec.date if held or number == 0 else None,
+                held=held,
+                stdout=log.write,
+                merged=True,
+            )
         if result.drift_s is not None:
             drift_s = max(result.drift_s, drift_s or 0.0)
         text = log.end()

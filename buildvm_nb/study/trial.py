@@ -277,7 +277,15 @@ def run_part(
     MachineError
         If the machine fails, or artifacts cannot be had.
     """
-    judgement = run_steps(machine, setting.case, inputs.top, log, steps=part.steps, held=part.held)
+    judgement = run_steps(
+        machine,
+        setting.case,
+        inputs.top,
+        log,
+        steps=part.steps,
+        held=part.held,
+        progress=setting.progress,
+    )
     passed = judgement.verdict is Verdict.PASSED
     judgement = replace(judgement, steps=(*part.earlier, *judgement.steps))
     kept = export(setting.case, machine, setting.cache, setting.artifacts) if passed else ()

@@ -5,6 +5,7 @@ from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
 from buildvm_nb.vm.emulator import Emulator, check_cpu, find_emulator
+from buildvm_nb.vm.features import emulated_features
 from buildvm_nb.vm.machine import BuildMachine
 from buildvm_nb.vm.proof import INSTRUCTION_SETS, linux_flag
 from buildvm_nb.vm.provision import Provision
@@ -21,6 +22,7 @@ __all__ = [
     "Provision",
     "Sockets",
     "check_cpu",
+    "emulated_features",
     "find_emulator",
     "linux_flag",
     "prove_kvm",

@@ -10,10 +10,10 @@ import pytest
 
 from buildvm_nb.catalog import Catalog, data_dictionary, load_case, read_csv, read_jsonl
 from buildvm_nb.cli import main
-from buildvm_nb.cli.host_checks import State, check_space, qemu_version
 from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.study.host_checks import State, check_space, qemu_version
 
 FIRST, SECOND = "01K0000000000000000000000A", "01M0000000000000000000000B"
 NASTY = "died \x1b[2J[red]of[/red] SIGILL"
@@ -282,7 +282,7 @@ def test_a_wrong_machine_is_refused_before_anything_is_fetched(buildvm):
 
 
 def test_doctor_tells_what_is_missing_and_how_to_get_it(buildvm, monkeypatch, tmp_path):
-    monkeypatch.setattr("buildvm_nb.cli.host_checks._KVM", tmp_path / "kvm")
+    monkeypatch.setattr("buildvm_nb.study.host_checks._KVM", tmp_path / "kvm")
     status, out, _ = buildvm("doctor", "--json")
     checks = {check["subject"]: check for check in json.loads(out)}
     assert status == (1 if any(check["state"] == "missing" for check in checks.values()) else 0)

@@ -38,7 +38,7 @@ def test_an_error_of_a_handler_is_shown_with_its_hint(panel):
 def test_an_unexpected_error_is_shown_with_its_traceback(panel):
     panel.guarded([].pop)()
     assert "IndexError: pop from empty list" in panel.error_html
-    assert "test_nb_panel.py" in panel.error_html
+    assert "Traceback (most recent call last)" in panel.error_html
 
 
 @pytest.mark.parametrize("error", [HostError(SCRIPT, hint=SCRIPT), ValueError(SCRIPT)])

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from buildvm_nb.debian import without_password
+from buildvm_nb.debian.mirrors import KEYRING, host_mirrors
 from buildvm_nb.errors import BuildVMError, HostError
 from buildvm_nb.host.cache import Cache, free_bytes
 from buildvm_nb.host.tools import DEBIAN_PACKAGES, find_tool, run_tool
 from buildvm_nb.model.cpu import OLDEST_QEMU
+from buildvm_nb.study.environment import kvm_status
 
 __all__ = ["Check", "State", "check_host", "check_space", "qemu_version"]
 
@@ -152,8 +155,6 @@ def _check_kvm(cache: Cache | None) -> Check:
         return Check(subject="KVM", state=State.LIMITED, found=found, hint=hint)
     if cache is None:
         return Check(subject="KVM", state=State.LIMITED, found=f"{_KVM} is there, not tried")
-    from buildvm_nb.study import kvm_status
-
     try:
         works, why = kvm_status(cache)
     except BuildVMError as error:
@@ -173,9 +174,6 @@ def _check_tool(name: str, without: State, purpose: str) -> Check:
 
 def _check_mirror() -> Check:
     try:
-        from buildvm_nb.debian import without_password
-        from buildvm_nb.debian.mirrors import host_mirrors
-
         found = without_password(host_mirrors().archive)
     except BuildVMError as error:
         return Check(
@@ -185,8 +183,6 @@ def _check_mirror() -> Check:
 
 
 def _check_keyring() -> Check:
-    from buildvm_nb.debian.mirrors import KEYRING
-
     if Path(KEYRING).exists():
         return Check(subject="archive keys", state=State.OK, found=KEYRING)
     return Check(

@@ -1,0 +1,161 @@
+"""All panels together: what is picked in one is what the next one builds."""
+
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+
+from buildvm_nb.catalog import Catalog
+from buildvm_nb.errors import UsageError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.case import Case
+from buildvm_nb.nb.buildpanel import BuildPanel
+from buildvm_nb.nb.machinepanel import MachinePanel
+from buildvm_nb.nb.panel import Panel, error_html
+from buildvm_nb.nb.picker import CommitPicker
+
+__all__ = ["Lab", "lab"]
+
+_STUDIES = "buildvm_nb.nb.studies"
+_MORE = {"Diagnose": "DiagnosisPanel", "Catalog": "CatalogBrowser", "Forecast": "ForecastPanel"}
+
+
+class Lab(Panel):
+    """The panels in tabs; `lab` makes it.
+
+    Parameters
+    ----------
+    source : str
+        As for `CommitPicker`.
+    case : Case or str, optional
+        Build this case instead of picking a commit.
+    command : str
+        What is run in the source's directory.
+    catalog : str or Path, optional
+        Where outcomes are recorded; default: that of the user.
+    cache : Cache, optional
+        Keeps what is fetched; default: that of the user.
+    name : str
+        A newer one of the same name ends this one's machine.
+    """
+
+    def __init__(
+        self,
+        source: str = "",
+        *,
+        case: Case | str | None = None,
+        command: str = "",
+        catalog: str | Path | None = None,
+        cache: Cache | None = None,
+        name: str = "",
+    ) -> None:
+        inner = f"lab {name}".strip()
+        self._inner, self._cache = inner, cache
+        self.picker = CommitPicker(source, cache=cache, name=inner)
+        self.machine = MachinePanel(cache=cache, name=inner)
+        self.build = BuildPanel(
+            self.picker if case is None else case,
+            self.machine,
+            command=command,
+            catalog=catalog,
+            cache=cache,
+            name=inner,
+        )
+        self.panels: dict[str, widgets.Widget] = {} if case else {"Commit": self.picker}
+        self.panels |= {"Machine": self.machine, "Build": self.build}
+        self._catalog = catalog
+        self._opened_catalog: Catalog | None = None
+        self._later = {title: kind for title, kind in _MORE.items() if find_spec(_STUDIES)}
+        self.tabs = widgets.Tab(
+            children=[*self.panels.values(), *(widgets.VBox() for _ in self._later)],
+            titles=[*self.panels, *self._later],
+        )
+        super().__init__([self.tabs], name=name)
+        traits = (self.picker, "date"), (self.machine, "commit_date")
+        self._link = widgets.dlink(*traits)
+        self.tabs.observe(self.guarded(self._opened), "selected_index")
+
+    def show_tab(self, title: str) -> widgets.Widget:
+        """Show a tab.
+
+        Parameters
+        ----------
+        title : str
+            Its title.
+
+        Returns
+        -------
+        Widget
+            Its panel.
+        """
+        self.tabs.selected_index = self.tabs.titles.index(title)
+        return self.panels.get(title)
+
+    def end(self) -> None:
+        """End what the panels have running."""
+        super().end()
+        for panel in self.panels.values():
+            if isinstance(panel, Panel):
+                panel.end()
+        if self._opened_catalog is not None:
+            self._opened_catalog.close()
+            self._opened_catalog = None
+
+    def _opened(self, change: dict[str, Any]) -> None:
+        """Make a panel when it is looked at first: some read the whole catalog."""
+        title = self.tabs.titles[change["new"]] if change["new"] is not None else ""
+        if title in self.panels or title not in self._later:
+            return
+        try:
+            panel = self._make(title)
+        except Exception as error:  # noqa: BLE001 - shown in its place; the others go on
+            panel = widgets.HTML(error_html(error))
+        self.panels[title] = panel
+        at = self.tabs.titles.index(title)
+        children = [*self.tabs.children]
+        children[at] = panel
+        self.tabs.children = children
+
+    def _make(self, title: str) -> widgets.Widget:
+        kind = getattr(import_module(_STUDIES), self._later[title])
+        if self._opened_catalog is None:
+            self._opened_catalog = Catalog(self._catalog)
+        if title == "Catalog":
+            return kind(self._opened_catalog)
+        case, overrides = None, {}
+        with suppress(UsageError):  # nothing chosen yet: it can be typed there
+            case, overrides = self.build.case, self.machine.overrides
+        return kind(
+            case,
+            catalog=self._opened_catalog,
+            cache=self._cache,
+            overrides=overrides,
+            name=self._inner,
+        )
+
+
+def lab(source: str = "", **options: Any) -> Lab:  # noqa: ANN401 - as of Lab
+    """Put all panels together.
+
+    Parameters
+    ----------
+    source : str
+        URL or path of a git repository, ``pypi:NAME`` or ``debian:NAME``; empty: somebody will
+        type it.
+    **options
+        As for `Lab`: ``case``, ``command``, ``catalog``, ``cache``, ``name``.
+
+    Returns
+    -------
+    Lab
+        To be shown as a cell's value.
+
+    Examples
+    --------
+    >>> import buildvm_nb
+    >>> buildvm_nb.lab("https://example.org/project.git", command="make check")  # doctest: +SKIP
+    """
+    return Lab(source, **options)
