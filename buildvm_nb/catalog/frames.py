@@ -15,7 +15,10 @@ import pyarrow as pa
 from buildvm_nb.catalog.schema import OUTCOMES, Kind, TableSchema
 from buildvm_nb.errors import UsageError
 
-__all__ = ["check_frame", "empty_frame", "join_columns", "make_array", "make_frame"]
+__all__ = ["Frame", "check_frame", "empty_frame", "join_columns", "make_array", "make_frame"]
+
+Frame = pd.DataFrame
+"""What those take who get frames and do not import pandas."""
 
 
 def make_frame(rows: Iterable[Sequence[object]], table: TableSchema = OUTCOMES) -> pd.DataFrame:
