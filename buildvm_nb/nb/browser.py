@@ -26,7 +26,7 @@ from buildvm_nb.nb.studying import read_date
 from buildvm_nb.nb.tables import cell_text, table_html
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from buildvm_nb.catalog.frames import Frame
 
 __all__ = ["CatalogBrowser"]
 
@@ -85,7 +85,7 @@ class CatalogBrowser(Panel):
         self.catalog: Catalog | None = catalog if isinstance(catalog, Catalog) else None
         """What is looked through; None: it cannot be opened."""
         self._shelves: dict[Tier, Shelf] = {}
-        self.frame: pd.DataFrame | None = None
+        self.frame: Frame | None = None
         """The page that is shown; None: nothing could be read."""
         self._offset = 0
         self._total = 0
@@ -313,7 +313,7 @@ class CatalogBrowser(Panel):
     def _tiers(self) -> list[Tier]:
         return [*Tier] if self.tier.value == _ALL else [Tier(self.tier.value)]
 
-    def _read(self) -> "tuple[int, pd.DataFrame, str]":
+    def _read(self) -> "tuple[int, Frame, str]":
         wanted = self.selection
         order: dict[str, Any] = {"sort": self.sort.value, "descending": self.descending.value}
         if self.table.value == _OUTCOMES:

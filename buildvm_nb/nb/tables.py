@@ -9,14 +9,14 @@ from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.plaintext import clean
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from buildvm_nb.catalog.frames import Frame
 
 __all__ = ["cell_text", "table_html"]
 
 _LONGEST = 160
 
 
-def table_html(frame: "pd.DataFrame", columns: Mapping[str, str], caption: str) -> str:
+def table_html(frame: "Frame", columns: Mapping[str, str], caption: str) -> str:
     """Write rows as a table.
 
     Parameters

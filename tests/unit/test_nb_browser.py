@@ -1,11 +1,12 @@
 """The browser of a catalog, driven without a browser window, machines or QEMU."""
 
-import time
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
 
-from buildvm_nb.catalog import Catalog, read_failures
+from buildvm_nb.catalog import OUTCOMES, Catalog, read_failures
 from buildvm_nb.catalog.logs import LogStore
 from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.finding import Boundary, Finding
@@ -261,18 +262,15 @@ def test_a_log_of_200_mb_is_read_in_part_and_its_end_in_the_background(browser, 
 
 
 def test_fifty_thousand_outcomes_are_looked_through_page_by_page(catalog, tmp_path):
-    outcome = an_outcome()
-    many = (
-        (
-            outcome.model_copy(
-                update={"id": f"M{number:05}", "recorded_at": START + timedelta(minutes=number)}
-            ),
-            b"",
+    columns = [*OUTCOMES.dtypes, "document"]
+    copied = {"id": "printf('M%05d', i)", "recorded_at": "datetime('2026-02-01', i || ' minutes')"}
+    chosen = ", ".join(copied.get(name, name) for name in columns)
+    with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as direct, direct:
+        direct.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 49999) "
+            f"INSERT INTO outcomes ({', '.join(columns)}) SELECT {chosen} FROM n, "
+            "(SELECT * FROM outcomes ORDER BY id LIMIT 1)"
         )
-        for number in range(50_000)
-    )
-    catalog.record_many(many)
-    began_s = time.process_time()
     browser = CatalogBrowser(catalog, name="many")
     browser.table.value = "outcomes"
     assert browser.status == "1 to 20 of 50025"
@@ -280,7 +278,6 @@ def test_fifty_thousand_outcomes_are_looked_through_page_by_page(catalog, tmp_pa
     browser.text.value = "M4999"
     assert browser.status == "1 to 10 of 10"
     browser.text.value, browser.sort.value = "", "date"
-    spent_s = time.process_time() - began_s
+    assert len(browser.frame) == 20
     assert len(browser.html) < 20_000
-    assert spent_s < LONG_S  # all rows as frames would take minutes
     browser.close()
