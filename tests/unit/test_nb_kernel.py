@@ -1,0 +1,108 @@
+"""Jobs and panels in a real kernel: its loop, its cells, its restart."""
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+LONG_S = 60
+SETUP = """
+import asyncio, threading
+from buildvm_nb.host.tools import run_process
+from buildvm_nb.nb import Job, LogView, Panel
+gate = threading.Event()
+threads, events = set(), []
+
+def take(event):
+    threads.add(threading.current_thread())
+    events.append(event)
+
+def work(job):
+    job.tell("begun")
+    gate.wait(60)
+    job.tell("more")
+    return 42
+"""
+
+
+class Kernel:
+    """A kernel that is asked to run cells."""
+
+    def __init__(self):
+        self.manager = KernelManager()
+        self.manager.start_kernel()
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=LONG_S)
+
+    def run(self, cell):
+        printed = []
+        reply = self.client.execute_interactive(
+            cell,
+            timeout=LONG_S,
+            output_hook=lambda message: printed.append(message["content"].get("text", "")),
+        )
+        assert reply["content"]["status"] == "ok", reply["content"]
+        return "".join(printed).strip()
+
+    def restart(self):
+        self.manager.restart_kernel()
+        self.client.wait_for_ready(timeout=LONG_S)
+
+    def close(self):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+        self.manager.cleanup_resources()
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    started = Kernel()
+    started.run(SETUP)
+    yield started
+    started.close()
+
+
+def test_a_cell_returns_while_its_job_runs_and_events_arrive_on_the_loop(kernel):
+    kernel.run("job = Job(work, on_event=take).start()")
+    assert kernel.run("print(job.state)") == "running"
+    kernel.run("while not events: await asyncio.sleep(0.01)")
+    kernel.run("gate.set()\nwhile len(events) < 2: await asyncio.sleep(0.01)")
+    kernel.run("assert job.wait(60)")
+    assert kernel.run("print(events, job.result)") == "['begun', 'more'] 42"
+    assert kernel.run("print(threads == {threading.main_thread()})") == "True"
+
+
+def test_a_cell_that_waits_gets_events_all_the_same(kernel):
+    kernel.run("gate.set(); events.clear(); threads.clear()")
+    assert kernel.run("print(Job(work, on_event=take).start().wait(60), events)") == (
+        "True ['begun', 'more']"
+    )
+    assert kernel.run("print(threads == {threading.main_thread()})") == "True"
+
+
+def test_a_log_fed_without_pause_is_shown_to_its_end(kernel):
+    kernel.run("log = LogView()\nfor n in range(1000): log.feed(b'line %d\\n' % n)")
+    kernel.run("while 'line 999' not in log.html: await asyncio.sleep(0.01)")
+    assert int(kernel.run("print(log.refresh_count)")) < 100
+
+
+def test_a_cell_that_is_run_again_ends_what_its_panel_ran(kernel):
+    cell = "panel = Panel(name='cell')\njob = panel.begin(lambda _: run_process(['sleep', '999']))"
+    kernel.run(cell + "\nolder = job")
+    kernel.run(cell)
+    assert kernel.run("print(older.state, job.state)") == "cancelled running"
+    kernel.run("panel.close()")
+
+
+def test_a_restart_ends_what_runs(kernel, tmp_path):
+    kernel.run(
+        f"""
+def work(job):
+    try:
+        run_process(["sleep", "999"])
+    finally:
+        open({str(tmp_path / "ended")!r}, "w").close()
+job = Job(work).start()
+"""
+    )
+    kernel.restart()
+    assert (tmp_path / "ended").exists()
