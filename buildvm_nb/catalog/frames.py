@@ -18,6 +18,7 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.model.outcome import Outcome
 
 __all__ = [
+    "Frame",
     "check_frame",
     "empty_frame",
     "join_columns",
@@ -25,6 +26,9 @@ __all__ = [
     "make_frame",
     "outcome_frame",
 ]
+
+Frame = pd.DataFrame
+"""What those take who get frames and do not import pandas."""
 
 
 def make_frame(rows: Iterable[Sequence[object]], table: TableSchema = OUTCOMES) -> pd.DataFrame:

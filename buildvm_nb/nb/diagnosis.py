@@ -27,7 +27,7 @@ class DiagnosisPanel(StudyPanel):
 
     Parameters
     ----------
-    case, catalog, cache, base, jobs, overrides, name
+    case, catalog, build, cache, base, jobs, overrides, name
         As for `StudyPanel`.
     """
 

@@ -28,7 +28,7 @@ class ForecastPanel(StudyPanel):
 
     Parameters
     ----------
-    case, catalog, cache, base, jobs, overrides, name
+    case, catalog, build, cache, base, jobs, overrides, name
         As for `StudyPanel`; the project's own tests are the case.
     """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import ipywidgets as widgets
 
@@ -33,11 +33,19 @@ from buildvm_nb.study.trial import machine_for
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
 
-__all__ = ["StudyPanel", "Tools", "WIDE", "read_count", "read_date"]
+__all__ = ["WIDE", "HasCase", "StudyPanel", "Tools", "read_count", "read_date"]
 
 WIDE = widgets.Layout(width="100%")
 _REDRAW_S = 1.0
 _LISTED = 8
+
+
+class HasCase(Protocol):
+    """Something that knows which case is meant."""
+
+    @property
+    def case(self) -> Case:
+        """The case."""
 
 
 class Tools(TypedDict):
@@ -77,8 +85,11 @@ class StudyPanel(Panel):
     ----------
     case : Case, str or Path, optional
         A case, the path of a case file, or the id of a curated case; it can be typed as well.
-    catalog : Catalog, optional
+    catalog : Catalog, str or Path, optional
         Gets the outcomes; default: that of the user.
+    build : HasCase, optional
+        Where no case is given or typed, the one that this has at the moment of starting, such as
+        a panel that builds one.
     cache : Cache, optional
         Default: that of the user.
     base : Path, optional
@@ -95,7 +106,8 @@ class StudyPanel(Panel):
         self,
         case: Case | str | Path | None = None,
         *,
-        catalog: "Catalog | None" = None,
+        catalog: "Catalog | str | Path | None" = None,
+        build: "HasCase | None" = None,
         cache: Cache | None = None,
         base: Path | None = None,
         jobs: int | None = None,
@@ -104,6 +116,7 @@ class StudyPanel(Panel):
     ) -> None:
         self._given = case if isinstance(case, Case) else None
         self._catalog = catalog
+        self._build = build
         self._cache = cache
         self._base = base
         self._jobs = jobs
@@ -117,7 +130,8 @@ class StudyPanel(Panel):
         self._case = widgets.Text(
             value=case.id if isinstance(case, Case) else str(case or ""),
             description="Case",
-            placeholder="a case file, or the id of a curated case",
+            placeholder="a case file, or the id of a curated case"
+            + ("; left empty: what is built" if build else ""),
             continuous_update=False,
             disabled=isinstance(case, Case),
             layout=WIDE,
@@ -189,6 +203,8 @@ class StudyPanel(Panel):
         if self._given is not None:
             return read_subject(self._given, self._base)
         text = str(self._case.value).strip()
+        if not text and self._build is not None:
+            return read_subject(self._build.case, self._base)
         if not text:
             raise UsageError(
                 "no case; allowed: the path of a case file, or the id of a curated case"
@@ -291,7 +307,9 @@ class StudyPanel(Panel):
         memory = machine_for(subject.case, self._overrides, None).memory_mib
         jobs = fit_jobs(self._jobs, memory)
         with (
-            nullcontext(self._catalog) if self._catalog else Catalog() as catalog,
+            nullcontext(self._catalog)
+            if isinstance(self._catalog, Catalog)
+            else Catalog(self._catalog) as catalog,
             LocalExecutor(jobs) as executor,
             interruptible(executor.kill),
         ):

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from buildvm_nb import nb
 from buildvm_nb.catalog import Catalog, dump_case
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.interruption import check_interruption
@@ -14,6 +15,7 @@ from buildvm_nb.model.forecast import Change, Forecast
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.nb import studies
 from buildvm_nb.nb.diagnosis import DiagnosisPanel
 from buildvm_nb.nb.forecast import ForecastPanel
 
@@ -278,3 +280,23 @@ def test_how_far_to_look_is_checked_and_is_in_the_command(forecaster):
     assert "--until 10y --budget 5</pre>" in forecaster.command_html
     forecaster.until.value = "2001"
     assert "2001" in forecaster.error_html
+
+
+def test_the_case_of_what_builds_it_is_studied_where_none_is_typed(catalog):
+    class Builder:
+        case = CASE
+
+    panel = DiagnosisPanel(catalog=catalog, build=Builder(), name="built")
+    assert panel.subject.case == CASE
+    panel._case.value = "dulwich-0.20.23"
+    assert panel.subject.case.id == "dulwich-0.20.23"
+    panel.close()
+
+
+def test_all_panels_come_together_and_by_name(catalog):
+    made = studies.panels(CASE, catalog)
+    assert [*made] == ["Diagnose", "Forecast", "Catalog"]
+    for panel in made.values():
+        assert panel.error_html == ""
+        assert isinstance(panel, getattr(nb, type(panel).__name__))
+        panel.close()
