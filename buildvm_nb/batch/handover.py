@@ -14,7 +14,7 @@ from buildvm_nb.study.gridtext import read_grid
 from buildvm_nb.study.sweep import CellResult, sweep
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from buildvm_nb.catalog.frames import Frame
 
 __all__ = ["MIME", "HandOver", "read_outcomes", "run_parameters"]
 
@@ -32,7 +32,7 @@ class HandOver:
     """In the order of commits, dates, CPUs and kernels."""
 
     @property
-    def frame(self) -> "pd.DataFrame":
+    def frame(self) -> "Frame":
         """The outcomes as a table, with the columns of `Catalog.outcomes`."""
         return outcome_frame(self.outcomes)
 

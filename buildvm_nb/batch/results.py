@@ -11,7 +11,7 @@ from buildvm_nb.catalog.schema import Column, Kind, TableSchema
 from buildvm_nb.model.outcome import Outcome, Verdict
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from buildvm_nb.catalog.frames import Frame
 
 __all__ = ["SUMMARY", "BatchResult", "RowResult", "State"]
 
@@ -115,7 +115,7 @@ class BatchResult:
         return [cells for result in self.results for cells in result.cells()]
 
     @property
-    def frame(self) -> "pd.DataFrame":
+    def frame(self) -> "Frame":
         """The summary as a table, with the columns and dtypes of ``SUMMARY.dtypes``."""
         from buildvm_nb.catalog.frames import make_frame  # noqa: PLC0415 - imports pandas
 

@@ -22,7 +22,7 @@ class BuildControls:
             description="Command",
             placeholder="make check",
             tooltip="Shell text, run in the source's directory",
-            layout=widgets.Layout(width="100%"),
+            layout=widgets.Layout(width="auto"),
         )
         self.boot = widgets.Button(
             description="Boot", icon="power-off", tooltip="Fetch the source and boot a machine"
@@ -48,7 +48,7 @@ class BuildControls:
             tooltip="How to have this outcome again: as a command, a case file or papermill's call",
         )
         self.again = widgets.Textarea(
-            description="as", tooltip="Copy this", layout=widgets.Layout(width="100%", height="6em")
+            description="as", tooltip="Copy this", layout=widgets.Layout(width="auto", height="6em")
         )
         self.status, self.progress, self.verdict = (widgets.HTML() for _ in range(3))
 

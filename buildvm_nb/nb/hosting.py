@@ -61,10 +61,10 @@ def features_html(cpu: str, has: Iterable[str], lacks: Iterable[str]) -> str:
     str
         HTML.
     """
-    has = sorted(has)
-    lacking = ", ".join(sorted(lacks))
-    told = f"; emulation cannot give it <b>{escape(lacking)}</b>" if lacking else ""
+    has, lacks = sorted(has), sorted(lacks)
+    told = f"; emulation lacks {len(lacks)} of its model's" if lacks else ""
+    lacking = f"<br><b>Lacking:</b> {escape(', '.join(lacks))}" if lacks else ""
     return (
         f"<details><summary>{escape(cpu)} has {len(has)} features{told}</summary>"
-        f"{escape(', '.join(has))}</details>"
+        f"{escape(', '.join(has))}{lacking}</details>"
     )

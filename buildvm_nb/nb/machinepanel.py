@@ -263,8 +263,7 @@ class MachinePanel(Panel):
         if not self._is_writing:
             typed = str(self._fields["date"].widget.value).strip()
             self._is_writing = True
-            if typed and self._presets.value != _OTHER:
-                self._presets.value = _OTHER
+            self._presets.value = _OTHER if typed else _COMMIT
             self._is_writing = False
         self.guarded(self._changed)()
 
@@ -292,7 +291,7 @@ class MachinePanel(Panel):
         except UsageError:
             return  # the field says it
         follows = "" if self._fields["date"].widget.value else format_instant(spec.date)
-        source = "of the commit" if self.commit_date else "now; no commit is chosen"
+        source = "of the commit" if self.commit_date else "unless the source has a date"
         self._fields["date"].note(f"{follows} ({source})" if follows else "")
         model = cpu_at(spec.date)
         told = f"{model.name}: {model.product}, on sale since {model.since:%Y-%m-%d}"

@@ -134,6 +134,7 @@ class Panel(widgets.VBox):
             Started. An older one of this panel is cancelled.
         """
         self.show_error(None)
+        self.cancel()  # without waiting: the kernel stays free
 
         def finish(job: Job[Any]) -> None:
             if job is not self.job:
@@ -149,7 +150,6 @@ class Panel(widgets.VBox):
             target,
             on_event=self.guarded(on_event) if on_event else None,
             on_end=finish,
-            name=f"job of {self._owner}",
         )
         return self.job.start()
 

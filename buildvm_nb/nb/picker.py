@@ -25,7 +25,7 @@ __all__ = ["CommitPicker"]
 _SHOWN = 200
 _LISTED = 200_000
 _TYPING_S = 0.25
-_WIDE = widgets.Layout(width="100%")
+_WIDE = widgets.Layout(width="auto", flex="1 1 auto")
 
 Origin = GitSource | PyPISource | DebianSource
 

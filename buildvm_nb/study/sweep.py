@@ -23,9 +23,8 @@ from buildvm_nb.study.jobs import fit_jobs
 from buildvm_nb.study.trial import Trial, machine_for
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from buildvm_nb.catalog import Catalog
+    from buildvm_nb.catalog.frames import Frame
 
 __all__ = ["CellResult", "SweepResult", "run_cells", "sweep"]
 
@@ -58,7 +57,7 @@ class SweepResult:
         return tuple(result.outcome for result in self.results)
 
     @property
-    def frame(self) -> "pd.DataFrame":
+    def frame(self) -> "Frame":
         """The outcomes as a table, with the columns of `Catalog.outcomes`."""
         from buildvm_nb.catalog import outcome_frame  # noqa: PLC0415 - imports pandas
 

@@ -41,7 +41,8 @@ def test_a_preset_fills_in_the_date_and_typing_takes_over(panel):
     assert panel.spec.date.year == today.year + 5
     panel.set(date="2019-05-01")
     assert panel._presets.value == "as typed"
-    panel.set(preset="commit date")
+    panel.set(date="")
+    assert panel._presets.value == "commit date"
     assert "date" not in panel.overrides
 
 

@@ -64,6 +64,25 @@ def test_a_panel_is_busy_while_its_job_runs_and_shows_what_made_it_fail(panel):
     assert "no network" in panel.error_html
 
 
+def test_a_newer_job_of_a_panel_does_not_wait_for_the_older_one(panel):
+    began, gate = threading.Event(), threading.Event()
+
+    def stubborn(job):
+        began.set()
+        gate.wait(LONG_S)
+        raise HostError("too late")
+
+    older = panel.begin(stubborn)
+    assert began.wait(LONG_S)
+    newer = panel.begin(lambda _: 42)
+    assert newer.wait(LONG_S)
+    assert older.state == "cancelling"
+    gate.set()
+    assert older.wait(LONG_S)
+    assert not panel.busy
+    assert not panel.error_html  # of what nobody waits for any more
+
+
 def test_a_panel_made_again_ends_what_the_older_one_runs():
     began, ended = threading.Event(), threading.Event()
 
