@@ -1,4 +1,4 @@
-"""``buildvm guix``: Guix's secret service, and machines taken over from Guix."""
+"""``buildvm guix``: Guix's secret service, machines taken over from Guix, and offloading."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from buildvm_nb.cli.completion import complete_machine
 from buildvm_nb.cli.options import Command, command
 from buildvm_nb.cli.output import write_json, write_line, write_new_file, write_table
 from buildvm_nb.cli.session import Session
@@ -143,6 +144,79 @@ def import_(
     session.note(f"wrote {output}; next: buildvm machine start {output}")
 
 
+@command(
+    "machines",
+    examples=(
+        "buildvm guix machines build-vm",
+        "sudo --preserve-env=BUILDVM_STATE buildvm guix machines ./build-vm.toml --install",
+        "sudo buildvm guix machines build-vm --undo",
+        "buildvm guix machines build-vm --signing-key",
+    ),
+)
+def machines(
+    session: Session,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE", autocompletion=complete_machine, help="A machine, or its file."
+        ),
+    ],
+    *,
+    install: Annotated[
+        bool, typer.Option("--install", help="Write machines.scm, the key file and the acl.")
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take out what --install has written.")
+    ] = False,
+    signing_key: Annotated[
+        bool, typer.Option("--signing-key", help="Show the machine's public signing key.")
+    ] = False,
+    speed: Annotated[
+        float, typer.Option(metavar="FACTOR", min=0.01, help="Faster machines are asked first.")
+    ] = 1.0,
+    parallel_builds: Annotated[int, typer.Option(metavar="N", min=1, help="Builds at a time.")] = 1,
+    directory: Annotated[
+        Path,
+        typer.Option(metavar="DIR", envvar="GUIX_CONFIGURATION_DIRECTORY", help="Guix's settings."),
+    ] = Path("/etc/guix"),
+) -> None:
+    """Let this host's Guix send builds to a machine.
+
+    Shows the machines.scm that does it. With --install, the machine is added to the one that is
+    there, between marks: what you wrote stays. Restarts at other dates need nothing new.
+    """
+    from buildvm_nb.guix.hostside import GuixHost
+    from buildvm_nb.guix.machinelist import with_machine
+    from buildvm_nb.service import Places, find_machine
+    from buildvm_nb.service.introducing import introduction, known_signing_key
+
+    if install + undo + signing_key > 1:
+        raise UsageError("say one of --install, --undo and --signing-key")
+    places = Places.of_user()
+    machine = find_machine(places, name)[1]
+    host = GuixHost(directory.absolute())
+    if undo:
+        changed = host.forget(machine.name, known_signing_key(machine, places=places))
+        _tell_files(session, changed)
+        return
+    known = introduction(machine, places=places, speed=speed, parallel_builds=parallel_builds)
+    if signing_key:
+        write_line(known.signing_key)
+    elif install:
+        _tell_files(session, host.introduce(known))
+        session.note(f"next: guix offload test {host.directory / 'machines.scm'}")
+    else:
+        write_line(with_machine("", machine.name, known.machine).rstrip("\n"))
+
+
+def _tell_files(session: Session, files: "Iterable[Path]") -> None:
+    if session.as_json:
+        write_json([str(file) for file in files])
+        return
+    for file in files:
+        session.note(f"{'wrote' if file.exists() else 'removed'} {file}")
+
+
 def _imported(source: str, name: str | None) -> "ImportedMachine":
     from buildvm_nb.guix.commandline import import_command_line, import_process
     from buildvm_nb.guix.importing import import_configuration
@@ -173,5 +247,5 @@ def _show(session: Session, files: "Iterable[SecretFile]") -> None:
     write_table(("file", "bytes ", "mode "), rows)
 
 
-GUIX_COMMANDS: tuple[Command, ...] = (send, receive, import_)
+GUIX_COMMANDS: tuple[Command, ...] = (send, receive, import_, machines)
 """What ``buildvm guix`` has."""
