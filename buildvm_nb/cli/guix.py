@@ -1,15 +1,24 @@
 """``buildvm guix``: Guix's secret service, machines taken over from Guix, and offloading."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from buildvm_nb.cli.build import VERDICT_STATUS, pass_on
 from buildvm_nb.cli.completion import complete_machine
 from buildvm_nb.cli.options import Command, command
-from buildvm_nb.cli.output import write_json, write_line, write_new_file, write_table
+from buildvm_nb.cli.output import (
+    write_fields,
+    write_json,
+    write_line,
+    write_new_file,
+    write_table,
+)
 from buildvm_nb.cli.session import Session
+from buildvm_nb.cli.summary import outcome_fields
 from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
@@ -209,6 +218,81 @@ def machines(
         write_line(with_machine("", machine.name, known.machine).rstrip("\n"))
 
 
+@command(
+    "build",
+    examples=(
+        "buildvm guix build hello.toml --dry-run",
+        "buildvm guix build hello.toml --machine build-vm --follow",
+        "buildvm guix build hello.toml --machine build-vm --in guest",
+    ),
+)
+def build(
+    session: Session,
+    file: Annotated[Path, typer.Argument(metavar="CASE", help="A case file of kind guix.")],
+    *,
+    machine: Annotated[
+        str,
+        typer.Option(
+            "--machine",
+            metavar="NAME|FILE",
+            autocompletion=complete_machine,
+            help="Where it is built; it must be running.",
+        ),
+    ] = "build-vm",
+    where: Annotated[
+        str,
+        typer.Option(
+            "--in", metavar="host|guest", help="Which Guix fetches: this host's, or the machine's."
+        ),
+    ] = "host",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the commands and run nothing.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Pass on what Guix says to standard error.")
+    ] = False,
+) -> None:
+    """Build packages as they were at a commit of Guix, and record the outcome.
+
+    This host's Guix fetches today and has the machine build at its date; with --in guest the
+    machine's Guix does both. Exits as `buildvm build` does.
+    """
+    from buildvm_nb.catalog import load_case
+    from buildvm_nb.service import Places, find_machine, machine_status
+    from buildvm_nb.service.guixbuild import Where, build_with_guix, guix_commands
+
+    if where not in set(Where):
+        raise UsageError(f"unknown place: --in {where}; allowed: {', '.join(Where)}")
+    case, base = load_case(file), file.absolute().parent
+    if dry_run:
+        login = ("buildvm", "machine", "ssh", machine, "--")
+        _show_commands(session, guix_commands(case, Where(where), base, login), base)
+        return
+    places = Places.of_user()
+    name = find_machine(places, machine)[1].name
+    status = machine_status(places.state(name), name)
+    output = pass_on if follow else None
+    with session.catalog() as catalog, session.progress().task(f"build {case.id} with Guix"):
+        trial = build_with_guix(case, status, Where(where), places=places, base=base, output=output)
+        outcome = catalog.record(trial.outcome, trial.log)
+    if session.as_json:
+        write_json(outcome.model_dump(mode="json"))
+    else:
+        write_fields(outcome_fields(outcome, session.catalog_place))
+    raise typer.Exit(VERDICT_STATUS[outcome.verdict.value])
+
+
+def _show_commands(
+    session: Session, commands: "list[tuple[str, tuple[str, ...]]]", base: Path
+) -> None:
+    if session.as_json:
+        write_json([{"step": name, "argv": argv, "cwd": str(base)} for name, argv in commands])
+        return
+    for name, argv in commands:
+        write_line(f"# {name}")
+        write_line(argv[-1] if argv[0] == "/bin/sh" else shlex.join(argv))
+
+
 def _tell_files(session: Session, files: "Iterable[Path]") -> None:
     if session.as_json:
         write_json([str(file) for file in files])
@@ -247,5 +331,5 @@ def _show(session: Session, files: "Iterable[SecretFile]") -> None:
     write_table(("file", "bytes ", "mode "), rows)
 
 
-GUIX_COMMANDS: tuple[Command, ...] = (send, receive, import_, machines)
+GUIX_COMMANDS: tuple[Command, ...] = (send, receive, import_, machines, build)
 """What ``buildvm guix`` has."""

@@ -23,7 +23,7 @@ __all__ = ["OffloadMachine", "listed_machines", "with_machine", "without_machine
 _OPEN = "(append ; buildvm-nb: what follows, up to its next mark, is yours\n"
 _BEGIN = ";;; buildvm-nb: begin. Written by `buildvm guix machines`, which --undo takes out\n"
 _END = ";;; buildvm-nb: end\n"
-_BLOCK = re.compile(re.escape(_BEGIN) + r"\(list\n(.*?)\)\)?\n" + re.escape(_END), re.DOTALL)
+_BLOCK = re.compile(re.escape(_BEGIN) + r"\(list\n(.*?)\)(\)?)\n" + re.escape(_END), re.DOTALL)
 _MACHINE = re.compile(r"^;;; machine (\S+)\n(.*?)(?=^;;; machine |\Z)", re.MULTILINE | re.DOTALL)
 _TOKEN = re.compile(
     r"""(?P<skipped>\s+|;[^\n]*|\#\|.*?\|\#)
@@ -150,7 +150,7 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
     """Tell what the user wrote from what we did."""
     block = _BLOCK.search(text)
     theirs = _BLOCK.sub("", text).replace(_OPEN, "")
-    if "buildvm-nb:" in theirs or text.count(_OPEN) > 1 or (_OPEN in text and not block):
+    if "buildvm-nb:" in theirs or text.count(_OPEN) != bool(block and block[2]):
         raise UsageError(
             "the marks of buildvm-nb in the list of machines were changed",
             hint='take out by hand what is between them, with the lines that have "buildvm-nb:"',

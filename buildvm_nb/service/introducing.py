@@ -62,7 +62,7 @@ def introduction(
         port=port,
         systems=machine.systems,
         user=OFFLOADING[0],
-        host_key=host_key_line(place, name),
+        host_key=host_key_line(place),
         private_key=str(identity),
         speed=speed,
         parallel_builds=parallel_builds,

@@ -105,15 +105,13 @@ def identity_file(place: StatePlace) -> Path:
     return place.root / "identity"
 
 
-def host_key_line(place: StatePlace, name: str) -> str:
+def host_key_line(place: StatePlace) -> str:
     """Return the public key of a machine's SSH server.
 
     Parameters
     ----------
     place : StatePlace
-        The machine's.
-    name : str
-        Its name.
+        The machine's; it was started once.
 
     Returns
     -------
@@ -123,9 +121,13 @@ def host_key_line(place: StatePlace, name: str) -> str:
     Raises
     ------
     HostError
-        If it cannot be read or written.
+        If it cannot be read.
     """
-    return _public(machine_keys(place, name)).decode().strip()
+    path = _known_hosts(place)
+    try:
+        return path.read_text().partition(" ")[2].strip()
+    except OSError as error:
+        raise HostError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _known_hosts(place: StatePlace) -> Path:

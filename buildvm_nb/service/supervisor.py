@@ -114,7 +114,14 @@ def _run(
             guest.serve_ssh(keys, others=dict([OFFLOADING]) if daemon else {})
             if port := machine.host_port(SSH_PORT):
                 wait_for_banner(port, _BANNER_TIMEOUT_S)
-        update = {"phase": Phase.READY, "since": now(), "qemu_pid": guest.pid}
+        update = {
+            "phase": Phase.READY,
+            "since": now(),
+            "qemu_pid": guest.pid,
+            "environment": guest.environment,
+            "image_digest": guest.boot_files.image_digest,
+            "kernel_digest": guest.boot_files.kernel_digest,
+        }
         write_record(place, record.model_copy(update=update))
         notifier.tell(READY="1", STATUS=f"{machine.name} is up")
         if _wait_for_end(guest, daemon) and daemon:

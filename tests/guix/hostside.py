@@ -4,7 +4,9 @@ Guix's store is at ``/gnu/store`` and nowhere else, so its host is a directory w
 system, the one that our guests use too. Nothing of the machine that the tests run on is touched.
 """
 
+import shutil
 import subprocess
+import threading
 
 from buildvm_nb.host.tools import find_tool
 
@@ -51,17 +53,36 @@ class GuixHost:
         """Make the host's signing key and start its daemon."""
         with self.log.open("wb") as log:
             self._daemon = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-e", "-c", _START, "sh"]
-                + ["guix-daemon", "--build-users-group=guixbuild", "--no-substitutes"],
+                [
+                    *("unshare", "--mount", "sh", "-e", "-c", _START, "sh"),
+                    *("guix-daemon", "--build-users-group=guixbuild", "--no-substitutes"),
+                ],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
 
+        socket = self.root / "var/guix/daemon-socket/socket"
+        tries = 600
+        while not socket.exists() and tries and self._daemon.poll() is None:
+            threading.Event().wait(0.05)
+            tries -= 1
+        if not socket.exists():
+            self.stop()
+            raise RuntimeError(self.log.read_text())
+
     def run(self, *argv, stdin=""):
         """Run a command on the host; return its status and all that it said."""
-        enter = ["nsenter", f"--target={self._daemon.pid}", "--mount", "--root", "env", "-C", "/root"]
+        enter = [
+            "nsenter",
+            f"--target={self._daemon.pid}",
+            "--mount",
+            "--root",
+            "env",
+            "-C",
+            "/root",
+        ]
         done = subprocess.run(
             [*enter, *map(str, argv)],
             env=self._environment,
@@ -78,3 +99,4 @@ class GuixHost:
         if self._daemon:
             self._daemon.terminate()
             self._daemon.wait(30)
+        shutil.rmtree(self.root, ignore_errors=True)
