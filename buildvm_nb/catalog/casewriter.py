@@ -151,6 +151,7 @@ _SOURCE = """\
 #   kind = "wheels", requirements = ["name==version"]
 #   kind = "debian-source" or "debian-binary", name = "…", suite = "bookworm"
 #   kind = "archive", url = "https://…", sha256 = "…"
+#   kind = "guix", commit = "…", packages = ["hello"] (no [[step]]; see docs/guix.md)
 #   kind = "local", path = "../project" (relative to this file)"""
 
 _TEMPLATE = """\

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.outcome import Outcome
 
-__all__ = ["build"]
+__all__ = ["VERDICT_STATUS", "build", "pass_on"]
 
-_STATUS = {
+VERDICT_STATUS = {
     "passed": ExitStatus.DONE,
     "failed": ExitStatus.NOT_PASSED,
     "crashed": ExitStatus.NOT_PASSED,
@@ -32,6 +32,7 @@ _STATUS = {
     "unavailable": ExitStatus.UNAVAILABLE,
     "error": ExitStatus.MACHINE,
 }
+"""How a command ends whose result is a verdict."""
 
 
 @command(
@@ -95,7 +96,7 @@ def build(
             cache=session.cache(),
             base=base,
             progress=session.progress(),
-            output=_pass_on if follow else None,
+            output=pass_on if follow else None,
         )
         outcome = trial.outcome
         session.trouble = ExitStatus.TROUBLE
@@ -103,7 +104,7 @@ def build(
             outcome = catalog.record(outcome, trial.log)
         finally:  # the evidence first, also when it cannot be recorded
             _show(session, outcome, _again(session, machine, outcome))
-    raise typer.Exit(_STATUS[outcome.verdict.value])
+    raise typer.Exit(VERDICT_STATUS[outcome.verdict.value])
 
 
 def _show_command_line(
@@ -120,7 +121,16 @@ def _show_command_line(
     show_command_line(session, spec, fetched.tree if fetched else None)
 
 
-def _pass_on(_step: str, data: bytes) -> None:
+def pass_on(_step: str, data: bytes) -> None:
+    """Pass what a step prints on to standard error.
+
+    Parameters
+    ----------
+    _step : str
+        Its name.
+    data : bytes
+        As it came.
+    """
     sys.stderr.buffer.write(data)
     sys.stderr.flush()
 

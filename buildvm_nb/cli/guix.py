@@ -1,14 +1,24 @@
-"""``buildvm guix``: Guix's secret service, and machines taken over from Guix."""
+"""``buildvm guix``: Guix's secret service, machines taken over from Guix, and offloading."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from buildvm_nb.cli.build import VERDICT_STATUS, pass_on
+from buildvm_nb.cli.completion import complete_machine
 from buildvm_nb.cli.options import Command, command
-from buildvm_nb.cli.output import write_json, write_line, write_new_file, write_table
+from buildvm_nb.cli.output import (
+    write_fields,
+    write_json,
+    write_line,
+    write_new_file,
+    write_table,
+)
 from buildvm_nb.cli.session import Session
+from buildvm_nb.cli.summary import outcome_fields
 from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
@@ -143,6 +153,154 @@ def import_(
     session.note(f"wrote {output}; next: buildvm machine start {output}")
 
 
+@command(
+    "machines",
+    examples=(
+        "buildvm guix machines build-vm",
+        "sudo --preserve-env=BUILDVM_STATE buildvm guix machines ./build-vm.toml --install",
+        "sudo buildvm guix machines build-vm --undo",
+        "buildvm guix machines build-vm --signing-key",
+    ),
+)
+def machines(
+    session: Session,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE", autocompletion=complete_machine, help="A machine, or its file."
+        ),
+    ],
+    *,
+    install: Annotated[
+        bool, typer.Option("--install", help="Write machines.scm, the key file and the acl.")
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take out what --install has written.")
+    ] = False,
+    signing_key: Annotated[
+        bool, typer.Option("--signing-key", help="Show the machine's public signing key.")
+    ] = False,
+    speed: Annotated[
+        float, typer.Option(metavar="FACTOR", min=0.01, help="Faster machines are asked first.")
+    ] = 1.0,
+    parallel_builds: Annotated[int, typer.Option(metavar="N", min=1, help="Builds at a time.")] = 1,
+    directory: Annotated[
+        Path,
+        typer.Option(metavar="DIR", envvar="GUIX_CONFIGURATION_DIRECTORY", help="Guix's settings."),
+    ] = Path("/etc/guix"),
+) -> None:
+    """Let this host's Guix send builds to a machine.
+
+    Shows the machines.scm that does it. With --install, the machine is added to the one that is
+    there, between marks: what you wrote stays. Restarts at other dates need nothing new.
+    """
+    from buildvm_nb.guix.hostside import GuixHost
+    from buildvm_nb.guix.machinelist import with_machine
+    from buildvm_nb.service import Places, find_machine
+    from buildvm_nb.service.introducing import introduction, known_signing_key
+
+    if install + undo + signing_key > 1:
+        raise UsageError("say one of --install, --undo and --signing-key")
+    places = Places.of_user()
+    machine = find_machine(places, name)[1]
+    host = GuixHost(directory.absolute())
+    if undo:
+        changed = host.forget(machine.name, known_signing_key(machine, places=places))
+        _tell_files(session, changed)
+        return
+    known = introduction(machine, places=places, speed=speed, parallel_builds=parallel_builds)
+    if signing_key:
+        write_line(known.signing_key)
+    elif install:
+        _tell_files(session, host.introduce(known))
+        session.note(f"next: guix offload test {host.directory / 'machines.scm'}")
+    else:
+        write_line(with_machine("", machine.name, known.machine).rstrip("\n"))
+
+
+@command(
+    "build",
+    examples=(
+        "buildvm guix build hello.toml --dry-run",
+        "buildvm guix build hello.toml --machine build-vm --follow",
+        "buildvm guix build hello.toml --machine build-vm --in guest",
+    ),
+)
+def build(
+    session: Session,
+    file: Annotated[Path, typer.Argument(metavar="CASE", help="A case file of kind guix.")],
+    *,
+    machine: Annotated[
+        str,
+        typer.Option(
+            "--machine",
+            metavar="NAME|FILE",
+            autocompletion=complete_machine,
+            help="Where it is built; it must be running.",
+        ),
+    ] = "build-vm",
+    where: Annotated[
+        str,
+        typer.Option(
+            "--in", metavar="host|guest", help="Which Guix fetches: this host's, or the machine's."
+        ),
+    ] = "host",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the commands and run nothing.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Pass on what Guix says to standard error.")
+    ] = False,
+) -> None:
+    """Build packages as they were at a commit of Guix, and record the outcome.
+
+    This host's Guix fetches today and has the machine build at its date; with --in guest the
+    machine's Guix does both. Exits as `buildvm build` does.
+    """
+    from buildvm_nb.catalog import load_case
+    from buildvm_nb.service import Places, find_machine, machine_status
+    from buildvm_nb.service.guixbuild import Where, build_with_guix, guix_commands
+
+    if where not in set(Where):
+        raise UsageError(f"unknown place: --in {where}; allowed: {', '.join(Where)}")
+    case, base = load_case(file), file.absolute().parent
+    if dry_run:
+        login = ("buildvm", "machine", "ssh", machine, "--")
+        _show_commands(session, guix_commands(case, Where(where), base, login), base)
+        return
+    places = Places.of_user()
+    name = find_machine(places, machine)[1].name
+    status = machine_status(places.state(name), name)
+    output = pass_on if follow else None
+    with session.catalog() as catalog, session.progress().task(f"build {case.id} with Guix"):
+        trial = build_with_guix(case, status, Where(where), places=places, base=base, output=output)
+        outcome = catalog.record(trial.outcome, trial.log)
+    if session.as_json:
+        write_json(outcome.model_dump(mode="json"))
+    else:
+        write_fields(outcome_fields(outcome, session.catalog_place))
+    raise typer.Exit(VERDICT_STATUS[outcome.verdict.value])
+
+
+def _show_commands(
+    session: Session, commands: "list[tuple[str, tuple[str, ...]]]", base: Path
+) -> None:
+    if session.as_json:
+        write_json([{"step": name, "argv": argv, "cwd": str(base)} for name, argv in commands])
+        return
+    for name, argv in commands:
+        write_line(f"# {name}")
+        write_line(argv[-1] if argv[0] == "/bin/sh" else shlex.join(argv))
+
+
+def _tell_files(session: Session, files: "Iterable[Path]") -> None:
+    if session.as_json:
+        write_json([str(file) for file in files])
+        return
+    for file in files:
+        session.note(f"{'wrote' if file.exists() else 'removed'} {file}")
+
+
 def _imported(source: str, name: str | None) -> "ImportedMachine":
     from buildvm_nb.guix.commandline import import_command_line, import_process
     from buildvm_nb.guix.importing import import_configuration
@@ -173,5 +331,5 @@ def _show(session: Session, files: "Iterable[SecretFile]") -> None:
     write_table(("file", "bytes ", "mode "), rows)
 
 
-GUIX_COMMANDS: tuple[Command, ...] = (send, receive, import_)
+GUIX_COMMANDS: tuple[Command, ...] = (send, receive, import_, machines, build)
 """What ``buildvm guix`` has."""

@@ -51,6 +51,9 @@ _COMMENTS = {
     "systems": "What it builds for.",
     "auto_start": "Whether `buildvm machine start --auto` and its units start it.",
     "qemu": "QEMU's program.",
+    "disk_mib": "Disk for what is written in it, its store too; 0: memory, three quarters of it.",
+    "offload": "Whether this host's Guix builds in it; needs an image with Guix: debian:sid,guix.",
+    "signing_key": "Public key of this host's Guix.",
     "secrets": "Directory of files that it gets below its root directory, such as keys.",
 }
 
@@ -67,6 +70,12 @@ class MachineFile(MachineSpec):
     port_forwardings: tuple[PortForwarding, ...] = _FORWARDINGS
     qemu: str = Field(default="qemu-system-x86_64", min_length=1)
     """Program that runs it: a name on ``PATH``, or a path."""
+    disk_mib: int = Field(default=0, ge=0, le=1024 * 1024)
+    """Size of a disk for all that is written in the guest; 0: it is kept in memory."""
+    offload: bool = False
+    """Whether Guix's daemon runs in it, for a Guix of the host to send builds to."""
+    signing_key: str = Field(default="/etc/guix/signing-key.pub", pattern=r"^/.*$")
+    """The public key of the Guix whose builds it takes."""
     secrets: str = ""
     """A directory whose files the machine gets below its root directory, before anybody can log
     in; relative to the file's. Empty: none."""
@@ -92,7 +101,9 @@ class MachineFile(MachineSpec):
         MachineSpec
             To be booted.
         """
-        return MachineSpec(**self.model_dump(exclude={"qemu", "secrets"}))
+        return MachineSpec(
+            **self.model_dump(exclude=set(MachineFile.model_fields) - set(MachineSpec.model_fields))
+        )
 
     def host_port(self, guest: int) -> int | None:
         """Return the port of the host that leads to one of the guest.

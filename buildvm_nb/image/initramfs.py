@@ -17,7 +17,7 @@ from buildvm_nb.image.kernel import Kernel
 
 __all__ = ["build_initramfs"]
 
-_RECIPE = 1
+_RECIPE = 2
 _SCRIPTS = (
     "init",
     "event",
@@ -94,7 +94,7 @@ def build_initramfs(kernel: Kernel, cache: Cache, progress: Progress = SILENT) -
             archive.file("etc/buildvm/modules", _lines(kernel.modules))
             archive.file("etc/buildvm/network-modules", _lines(kernel.network_modules))
             # users of the SSH server get no more than a step, see `session`
-            users = ("root", "build")
+            users = ("root", "build", "offloading")
             passwd = "".join(f"{user}:x:0:0::/home/{user}:/bin/sh\n" for user in users)
             archive.file("etc/passwd", passwd.encode())
             archive.file("etc/group", b"root:x:0:\n")

@@ -3,9 +3,10 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from buildvm_nb.model.entry import Claim, Entry, Provenance
+from buildvm_nb.model.guixsource import GuixSource, guix_steps
 from buildvm_nb.model.instants import Instant
 from buildvm_nb.model.machine import ImageSpec, PackageName
 from buildvm_nb.model.value import Digest, RelativePath, Value
@@ -18,6 +19,7 @@ __all__ = [
     "DebianSource",
     "Entry",
     "GitSource",
+    "GuixSource",
     "Input",
     "Limits",
     "LocalSource",
@@ -134,7 +136,8 @@ Source = Annotated[
     | DebianSource
     | DebianBinarySource
     | LocalSource
-    | ArchiveSource,
+    | ArchiveSource
+    | GuixSource,
     Field(discriminator="kind"),
 ]
 
@@ -212,6 +215,7 @@ class Case(Value):
     image: ImageSpec = ImageSpec()
     inputs: tuple[Input, ...] = Field(default=(), alias="input")
     steps: tuple[Step, ...] = Field(alias="step", min_length=1)
+    """A case of kind ``guix`` may leave them out: they follow from its source."""
     artifacts: tuple[RelativePath, ...] = ()
     """Glob patterns relative to the build directory; what matches is digested."""
     limits: Limits = Limits()
@@ -225,6 +229,18 @@ class Case(Value):
     """What makes it an entry of the curated catalog."""
 
     model_config = Value.model_config | {"validate_by_name": True, "validate_by_alias": True}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _guix_gives_the_steps(cls, data: Any) -> Any:  # noqa: ANN401 - pydantic hands over anything
+        source = data.get("source") if isinstance(data, dict) else None
+        if not isinstance(source, dict) or source.get("kind") != "guix" or data.get("step"):
+            return data
+        try:
+            steps = guix_steps(GuixSource.model_validate(source))
+        except ValidationError:  # the source itself says what is wrong with it
+            steps = (("build", "guix build"),)
+        return {**data, "step": tuple({"name": name, "run": run} for name, run in steps)}
 
     @model_validator(mode="after")
     def _one_step_of_each_name_in_order(self) -> Self:

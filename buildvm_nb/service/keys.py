@@ -10,7 +10,7 @@ from buildvm_nb.host.tools import find_tool
 from buildvm_nb.service.places import StatePlace
 from buildvm_nb.vm import ChannelKeys
 
-__all__ = ["machine_keys", "ssh_argv"]
+__all__ = ["host_key_line", "identity_file", "machine_keys", "ssh_argv"]
 
 _USER = "build"
 
@@ -42,7 +42,7 @@ def machine_keys(place: StatePlace, name: str) -> ChannelKeys:
         else:
             keys = ChannelKeys.generate()
             _write(path, keys.to_text().encode())
-        _write(_identity(place), _private(keys))
+        _write(identity_file(place), _private(keys))
         _write(_known_hosts(place), f"{name} ".encode() + _public(keys))
     except OSError as error:
         raise HostError(f"cannot keep the machine's keys: {path}: {error.strerror}") from error
@@ -83,14 +83,51 @@ def ssh_argv(place: StatePlace, name: str, port: int) -> list[str]:
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
     }
-    argv = [find_tool("ssh"), "-F", "none", "-p", str(port), "-i", str(_identity(place))]
+    argv = [find_tool("ssh"), "-F", "none", "-p", str(port), "-i", str(identity_file(place))]
     for option, value in options.items():
         argv += ["-o", f"{option}={value}"]
     return [*argv, f"{_USER}@127.0.0.1"]
 
 
-def _identity(place: StatePlace) -> Path:
+def identity_file(place: StatePlace) -> Path:
+    """Tell where the private key is that lets in to a machine.
+
+    Parameters
+    ----------
+    place : StatePlace
+        The machine's.
+
+    Returns
+    -------
+    Path
+        In OpenSSH's form; there once the keys were made.
+    """
     return place.root / "identity"
+
+
+def host_key_line(place: StatePlace) -> str:
+    """Return the public key of a machine's SSH server.
+
+    Parameters
+    ----------
+    place : StatePlace
+        The machine's; it was started once.
+
+    Returns
+    -------
+    str
+        As OpenSSH writes it: type and key.
+
+    Raises
+    ------
+    HostError
+        If it cannot be read.
+    """
+    path = _known_hosts(place)
+    try:
+        return path.read_text().partition(" ")[2].strip()
+    except OSError as error:
+        raise HostError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _known_hosts(place: StatePlace) -> Path:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from buildvm_nb.errors import HostError, StateError
 from buildvm_nb.guix.machinefile import SSH_PORT, MachineFile
 from buildvm_nb.model.instants import Instant
+from buildvm_nb.model.machine import Environment
 from buildvm_nb.model.value import Value
 from buildvm_nb.service.places import StatePlace
 from buildvm_nb.service.processes import birth
@@ -46,6 +47,10 @@ class Record(Value):
     phase: Phase
     since: Instant
     qemu_pid: int | None = None
+    environment: Environment | None = None
+    """What was proven in it."""
+    image_digest: str = ""
+    kernel_digest: str = ""
     failure: str = ""
 
 

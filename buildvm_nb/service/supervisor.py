@@ -2,7 +2,7 @@
 
 import os
 import select
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from buildvm_nb.errors import BuildVMError, GuestLost
@@ -10,6 +10,7 @@ from buildvm_nb.guix.machinefile import SSH_PORT, MachineFile
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.instants import now
+from buildvm_nb.service.daemon import OFFLOADING, GuixDaemon
 from buildvm_nb.service.installing import install_secrets
 from buildvm_nb.service.keys import machine_keys
 from buildvm_nb.service.notify import Notifier
@@ -23,6 +24,7 @@ from buildvm_nb.vm import BuildMachine, Provision
 __all__ = ["supervise"]
 
 _BANNER_TIMEOUT_S = 120.0
+_DYING_S = 2.0
 
 
 def supervise(
@@ -94,20 +96,36 @@ def _run(
     keys = machine_keys(place, machine.name)
     with suppress(FileNotFoundError):
         place.console.replace(place.console.with_suffix(".log.1"))
-    provision = Provision(console_log=place.console, qemu=machine.qemu)
+    provision = Provision(
+        console_log=place.console, qemu=machine.qemu, scratch_mib=machine.disk_mib or None
+    )
     guest = open_machine(machine.spec(), cache=cache, progress=progress, provision=provision)
-    with closing(guest):
+    with ExitStack() as stack:
+        daemon = GuixDaemon(guest, place, machine) if machine.offload else None
+        if daemon:
+            stack.callback(daemon.close)
+        stack.enter_context(closing(guest))
         with progress.task(f"boot {machine.name}"):
             guest.boot()
             if machine.secrets:
                 install_secrets(guest, Path(machine.secrets))
-            guest.serve_ssh(keys)
+            if daemon:
+                daemon.start()
+            guest.serve_ssh(keys, others=dict([OFFLOADING]) if daemon else {})
             if port := machine.host_port(SSH_PORT):
                 wait_for_banner(port, _BANNER_TIMEOUT_S)
-        update = {"phase": Phase.READY, "since": now(), "qemu_pid": guest.pid}
+        update = {
+            "phase": Phase.READY,
+            "since": now(),
+            "qemu_pid": guest.pid,
+            "environment": guest.environment,
+            "image_digest": guest.boot_files.image_digest,
+            "kernel_digest": guest.boot_files.kernel_digest,
+        }
         write_record(place, record.model_copy(update=update))
         notifier.tell(READY="1", STATUS=f"{machine.name} is up")
-        _wait_for_end(guest)
+        if _wait_for_end(guest, daemon) and daemon:
+            raise daemon.lost()
     raise GuestLost(
         f"the machine {machine.name} has ended by itself",
         evidence=guest.console_text[-2000:],
@@ -115,10 +133,18 @@ def _run(
     )
 
 
-def _wait_for_end(guest: BuildMachine) -> None:
-    """Wait for QEMU's end; a signal ends the wait by an exception, as everywhere."""
+def _wait_for_end(guest: BuildMachine, daemon: GuixDaemon | None) -> bool:
+    """Wait for an end; a signal ends the wait by an exception, as everywhere.
+
+    Returns whether it was the daemon's, with the guest still there.
+    """
     process = os.pidfd_open(guest.pid)
+    watched = [process, daemon.end] if daemon else [process]
     try:
-        select.select([process], [], [])
+        ended, _, _ = select.select(watched, [], [])
+        if process in ended:
+            return False
+        # the daemon's run ends with its guest, too, and may be the first to be noticed
+        return not select.select([process], [], [], _DYING_S)[0]
     finally:
         os.close(process)

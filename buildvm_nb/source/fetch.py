@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import (
@@ -9,6 +10,7 @@ from buildvm_nb.model.case import (
     DebianBinarySource,
     DebianSource,
     GitSource,
+    GuixSource,
     LocalSource,
     PyPISource,
     Source,
@@ -71,3 +73,8 @@ def fetch(
             return fetch_local(source, cache, base=base, progress=progress)
         case ArchiveSource():
             return fetch_archive(source, cache, base=base, progress=progress)
+        case GuixSource():
+            raise UsageError(
+                "Guix itself fetches what a source of kind guix names",
+                hint="build the case with: buildvm guix build CASE",
+            )

@@ -8,6 +8,7 @@ from buildvm_nb.model.case import (
     DebianBinarySource,
     DebianSource,
     GitSource,
+    GuixSource,
     LocalSource,
     PyPISource,
     Source,
@@ -26,7 +27,7 @@ class Package(Value):
     version: str = ""
     """Version, tag or commit; empty: any."""
     kind: str = ""
-    """``pypi``, ``git``, ``debian-source`` or ``debian-binary``; empty: any."""
+    """``pypi``, ``git``, ``debian-source``, ``debian-binary`` or ``guix``; empty: any."""
 
     def is_same(self, other: "Package") -> bool:
         """Tell whether another one is this package, in whatever version.
@@ -75,7 +76,10 @@ def package_of(source: Source | None) -> Package | None:
             return Package(kind=source.kind, name=source.name, version=version)
         case GitSource(url=url, commit=commit):
             return Package(kind="git", name=url, version=commit or "")
-        case LocalSource() | ArchiveSource() | None:
+        case GuixSource(packages=packages, commit=commit) if packages:
+            name, _, version = packages[0].partition(":")[0].partition("@")
+            return Package(kind="guix", name=name, version=version or commit or "")
+        case LocalSource() | ArchiveSource() | GuixSource() | None:
             return None
 
 

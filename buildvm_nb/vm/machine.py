@@ -2,10 +2,10 @@
 
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self, Unpack
 
 from buildvm_nb.errors import CommandFailed, GuestLost, MachineError, StateError
@@ -29,6 +29,7 @@ __all__ = ["BuildMachine"]
 _BOOT_ATTEMPTS = 3
 _END_TIMEOUT_S = 30.0
 _SIGNALS = range(129, 193)
+_BUILD_USER = ("build", 1000)
 
 
 class BuildMachine:
@@ -316,15 +317,20 @@ class BuildMachine:
         with instance.watched():
             return interact(instance.channel, order, instance.next_step())
 
-    def serve_ssh(self, keys: ChannelKeys) -> None:
+    def serve_ssh(
+        self, keys: ChannelKeys, *, others: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         """Start an SSH server on port 22 of the guest, for whoever has a forwarded port to it.
 
-        Its user is ``build``, whose commands run as those of `run` do.
+        Its user is ``build``, whose commands run as those of `run` do; so do those of others.
 
         Parameters
         ----------
         keys : ChannelKeys
             Of this server; not those of the guest's channel.
+        others : mapping of str to int
+            Further users whom the same key lets in, and their numbers in the image; those that
+            ``/etc/passwd`` of the initramfs names.
 
         Raises
         ------
@@ -338,9 +344,9 @@ class BuildMachine:
         variables = "".join(f"{name}={value}\n" for name, value in BUILD_ENVIRONMENT.items())
         self._put("/etc/buildvm/environment", variables.encode())
         self._put("/etc/dropbear/service_key", keys.host_key_file())
-        self._put(
-            "/home/build/.ssh/authorized_keys", b'command="/bin/session" ' + keys.authorized_keys()
-        )
+        for user, number in (_BUILD_USER, *others.items()):
+            line = f'command="/bin/session {user} {number}" '.encode() + keys.authorized_keys()
+            self._put(f"/home/{user}/.ssh/authorized_keys", line)
         status, _, _ = self._ask(["serve"])
         if status != 0:
             raise MachineError("the guest's SSH server does not start", evidence=self.console_text)

@@ -1,0 +1,187 @@
+"""``machines.scm``, where Guix's daemon finds the machines it may send builds to.
+
+The file is Scheme, and its last expression gives the list. Ours are added around that expression,
+between marks, so whatever the user wrote stays as it is, byte for byte, and our part can be taken
+out again.
+
+References
+----------
+GNU Guix Reference Manual, "Daemon Offload Setup"; Guix 1.5, ``guix/scripts/offload.scm``.
+"""
+
+import re
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.guix.sexp import Symbol, write_form
+from buildvm_nb.model.value import Value
+
+__all__ = ["OffloadMachine", "listed_machines", "with_machine", "without_machine"]
+
+_OPEN = "(append ; buildvm-nb: what follows, up to its next mark, is yours\n"
+_BEGIN = ";;; buildvm-nb: begin. Written by `buildvm guix machines`, which --undo takes out\n"
+_END = ";;; buildvm-nb: end\n"
+_BLOCK = re.compile(re.escape(_BEGIN) + r"\(list\n(.*?)\)(\)?)\n" + re.escape(_END), re.DOTALL)
+_MACHINE = re.compile(r"^;;; machine (\S+)\n(.*?)(?=^;;; machine |\Z)", re.MULTILINE | re.DOTALL)
+_TOKEN = re.compile(
+    r"""(?P<skipped>\s+|;[^\n]*|\#\|.*?\|\#)
+    |(?P<open>(?:['`,@]\s*)*\#?[(\[])
+    |(?P<close>[)\]])
+    |(?P<atom>(?:['`,@]\s*)*(?:"(?:[^"\\]|\\.)*"|\#\\.[^\s()\[\]";]*|[^\s()\[\]";]+))""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+class OffloadMachine(Value):
+    """A machine to which Guix's daemon may send builds: a ``build-machine`` record."""
+
+    name: str = "127.0.0.1"
+    """Where its port is; ``localhost`` may be the other address family's, where nothing listens."""
+    port: int = Field(ge=1, le=65535)
+    systems: tuple[str, ...] = Field(min_length=1)
+    user: str
+    host_key: str
+    """Of its SSH server, as OpenSSH writes it."""
+    private_key: str
+    """File on this host that lets the user in."""
+    speed: float = Field(default=1.0, gt=0)
+    """Faster machines are asked first."""
+    parallel_builds: int = Field(default=1, ge=1)
+
+    def scheme(self) -> str:
+        """Return the expression that makes the record.
+
+        Returns
+        -------
+        str
+            Nothing is compressed, as the way is short and the machine may be an emulated one; and
+            its load does not count, as it has nothing else to do.
+        """
+        fields: list[tuple[str, object]] = [
+            ("name", self.name),
+            ("port", self.port),
+            ("systems", [Symbol("list"), *self.systems]),
+            ("user", self.user),
+            ("host-key", self.host_key),
+            ("private-key", self.private_key),
+            ("speed", self.speed),
+            ("parallel-builds", self.parallel_builds),
+            ("compression", "none"),
+            ("overload-threshold", False),
+        ]
+        lines = (f"({key} {write_form(value)})" for key, value in fields)
+        return "(build-machine\n  " + "\n  ".join(lines) + ")"
+
+
+def with_machine(text: str, name: str, machine: OffloadMachine) -> str:
+    """Add a machine to the list, or replace it there.
+
+    Parameters
+    ----------
+    text : str
+        Content of ``machines.scm``; empty where there is none yet.
+    name : str
+        What we call the machine.
+    machine : OffloadMachine
+        The machine.
+
+    Returns
+    -------
+    str
+        New content.
+
+    Raises
+    ------
+    UsageError
+        If our marks were damaged, or the user's part cannot be read.
+    """
+    theirs, ours = _split(text)
+    return _joined(theirs, {**ours, name: machine.scheme()})
+
+
+def without_machine(text: str, name: str) -> str:
+    """Take a machine out of the list; with the last one, all of our marks.
+
+    Parameters
+    ----------
+    text : str
+        Content of ``machines.scm``.
+    name : str
+        What we call the machine.
+
+    Returns
+    -------
+    str
+        New content; empty where nothing was there but ours.
+
+    Raises
+    ------
+    UsageError
+        If our marks were damaged, or the user's part cannot be read.
+    """
+    theirs, ours = _split(text)
+    return _joined(theirs, {key: scheme for key, scheme in ours.items() if key != name})
+
+
+def listed_machines(text: str) -> list[str]:
+    """Tell which machines of ours are in the list.
+
+    Parameters
+    ----------
+    text : str
+        Content of ``machines.scm``.
+
+    Returns
+    -------
+    list of str
+        Their names.
+
+    Raises
+    ------
+    UsageError
+        If our marks were damaged.
+    """
+    return list(_split(text)[1])
+
+
+def _split(text: str) -> tuple[str, dict[str, str]]:
+    """Tell what the user wrote from what we did."""
+    block = _BLOCK.search(text)
+    theirs = _BLOCK.sub("", text).replace(_OPEN, "")
+    if "buildvm-nb:" in theirs or text.count(_OPEN) != bool(block and block[2]):
+        raise UsageError(
+            "the marks of buildvm-nb in the list of machines were changed",
+            hint='take out by hand what is between them, with the lines that have "buildvm-nb:"',
+        )
+    found = _MACHINE.findall(block[1]) if block else []
+    return theirs, {name: scheme.rstrip() for name, scheme in found}
+
+
+def _joined(theirs: str, ours: dict[str, str]) -> str:
+    if not ours:
+        return theirs
+    machines = "".join(f";;; machine {name}\n{scheme}\n" for name, scheme in ours.items())
+    starts = list(_form_starts(theirs))
+    ending = "" if theirs.endswith("\n") or not theirs else "\n"
+    if not starts:
+        return f"{theirs}{ending}{_BEGIN}(list\n{machines})\n{_END}"
+    before, last = theirs[: starts[-1]], theirs[starts[-1] :]
+    return f"{before}{_OPEN}{last}{ending}{_BEGIN}(list\n{machines}))\n{_END}"
+
+
+def _form_starts(text: str) -> Iterator[int]:
+    """Find where the expressions of the outermost level begin."""
+    position = depth = 0
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        if not found or text.startswith("#;", position):
+            line = text.count("\n", 0, position) + 1
+            raise UsageError(f"the list of machines cannot be read from line {line} on")
+        if depth == 0 and found.lastgroup in {"open", "atom"}:
+            yield position
+        depth += (found.lastgroup == "open") - (found.lastgroup == "close")
+        position = found.end()
+    if depth:
+        raise UsageError("the parentheses in the list of machines do not match")
