@@ -91,7 +91,7 @@ class GuixHost:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=180,
+            timeout=600,
         )
         return done.returncode, done.stdout
 
