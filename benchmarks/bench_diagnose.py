@@ -58,15 +58,15 @@ def main() -> None:
     runs = read_runs(__doc__, 1)
     real = load_case(find_case_file("requests-toolbelt-0.9.1"))
     dates = {"axes": (Axis.DATE,)}
-    hinted = Questions(
-        **dates, first=parse_instant("2019-01-30"), last=now().replace(microsecond=0), repeats=1
-    )
+    released = parse_instant("2019-01-30T01:29:54Z")
+    today = now().replace(hour=0, minute=0, second=0, microsecond=0)
+    hinted = Questions(**dates, first=released, last=today, repeats=1)
     blind = Questions(
         **dates, first=parse_instant("1990-01-01"), last=parse_instant("2050-01-01"),
         use_hints=False, repeats=1,
     )  # fmt: skip
     studies = {
-        "requests-toolbelt, with hints": [study(real, hinted, 2) for _ in range(runs)],
+        "requests-toolbelt, with hints": [study(real, hinted, 1) for _ in range(runs)],
         "1990-2050, no hints": [study(looking(by_boot=False), blind, 2) for _ in range(runs)],
         "1990-2050, no hints, 1 job": [
             study(looking(by_boot=False), blind, 1) for _ in range(runs)

@@ -7,12 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from buildvm_nb.batch import run_batch
     from buildvm_nb.catalog import Catalog, load_case
     from buildvm_nb.host.cache import Cache
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.machine import MachineSpec
     from buildvm_nb.model.outcome import Outcome, Verdict
     from buildvm_nb.nb.lab import lab
+    from buildvm_nb.quick import at_commit, build, diagnose, forecast, run, sweep
     from buildvm_nb.study import open_machine, run_case
     from buildvm_nb.study.advice import environment
     from buildvm_nb.study.choice import Choice
@@ -27,11 +29,18 @@ __all__ = [
     "MachineSpec",
     "Outcome",
     "Verdict",
+    "at_commit",
+    "build",
+    "diagnose",
     "environment",
+    "forecast",
     "lab",
     "load_case",
     "open_machine",
+    "run",
+    "run_batch",
     "run_case",
+    "sweep",
 ]
 
 _HOMES = {
@@ -43,11 +52,18 @@ _HOMES = {
     "MachineSpec": "buildvm_nb.model.machine",
     "Outcome": "buildvm_nb.model.outcome",
     "Verdict": "buildvm_nb.model.outcome",
+    "at_commit": "buildvm_nb.quick",
+    "build": "buildvm_nb.quick",
+    "diagnose": "buildvm_nb.quick",
     "environment": "buildvm_nb.study.advice",
+    "forecast": "buildvm_nb.quick",
     "lab": "buildvm_nb.nb.lab",
     "load_case": "buildvm_nb.catalog",
     "open_machine": "buildvm_nb.study",
+    "run": "buildvm_nb.quick",
+    "run_batch": "buildvm_nb.batch",
     "run_case": "buildvm_nb.study",
+    "sweep": "buildvm_nb.quick",
 }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from buildvm_nb.catalog.derived import derive, derived_files, stale_files
     from buildvm_nb.catalog.dictionary import data_dictionary
     from buildvm_nb.catalog.exchange import read_failures, read_table, write_table
-    from buildvm_nb.catalog.frames import empty_frame
+    from buildvm_nb.catalog.frames import empty_frame, outcome_frame
     from buildvm_nb.catalog.jsonlines import read_jsonl, write_jsonl
     from buildvm_nb.catalog.lint import LintTrouble, lint_catalog, lint_files
     from buildvm_nb.catalog.proofs import curated_findings, read_proof
@@ -49,6 +49,7 @@ __all__ = [
     "load_case",
     "mark_verified",
     "new_case",
+    "outcome_frame",
     "parse_case",
     "proof_path",
     "read_csv",
@@ -89,6 +90,7 @@ _HOMES = {
     "load_case": "casefile",
     "mark_verified": "proofwriter",
     "new_case": "casewriter",
+    "outcome_frame": "frames",
     "parse_case": "casefile",
     "proof_path": "curated",
     "read_csv": "csvfile",

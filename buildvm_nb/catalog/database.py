@@ -66,12 +66,14 @@ class Database:
         """Path, or URL without a password: names the database whoever opens it."""
         self.read_only = is_reader or (self.file is not None and _cannot_be_written(self.file))
         self._engine: Engine | None = None
+        self._is_prepared = False
         with self._translated():
             self._engine = (
                 sqlite_engine(self._connect) if isinstance(where, Path) else server_engine(where)
             )
         try:
             self._find() if is_reader else self._prepare()
+            self._is_prepared = True
         except BaseException:
             self.close()
             raise
@@ -177,7 +179,8 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         file = self.file or Path()
-        mode = "mode=ro" if self.read_only else ""
+        # a catalog that was removed meanwhile is not to come back as an empty file
+        mode = "mode=ro" if self.read_only else "mode=rw" if self._is_prepared else ""
         if self.read_only and _cannot_be_written(file):
             mode += "&immutable=1"  # SQLite's own locks would have no room there either
         return connect_sqlite(file, mode)

@@ -12,10 +12,23 @@ from typing import Any, cast
 import pandas as pd
 import pyarrow as pa
 
+from buildvm_nb.catalog.rows import outcome_row
 from buildvm_nb.catalog.schema import OUTCOMES, Kind, TableSchema
 from buildvm_nb.errors import UsageError
+from buildvm_nb.model.outcome import Outcome
 
-__all__ = ["check_frame", "empty_frame", "join_columns", "make_array", "make_frame"]
+__all__ = [
+    "Frame",
+    "check_frame",
+    "empty_frame",
+    "join_columns",
+    "make_array",
+    "make_frame",
+    "outcome_frame",
+]
+
+Frame = pd.DataFrame
+"""What those take who get frames and do not import pandas."""
 
 
 def make_frame(rows: Iterable[Sequence[object]], table: TableSchema = OUTCOMES) -> pd.DataFrame:
@@ -35,6 +48,23 @@ def make_frame(rows: Iterable[Sequence[object]], table: TableSchema = OUTCOMES) 
     """
     rows = list(rows)
     return join_columns(zip(*rows, strict=True) if rows else [()] * len(table.columns), table)
+
+
+def outcome_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """Return outcomes as a frame, as a catalog that holds them would.
+
+    Parameters
+    ----------
+    outcomes : iterable of Outcome
+        Any.
+
+    Returns
+    -------
+    DataFrame
+        One row each, in their order, with the columns and dtypes of ``OUTCOMES.dtypes``.
+    """
+    rows = map(outcome_row, outcomes)
+    return make_frame([row[column.name] for column in OUTCOMES.columns] for row in rows)
 
 
 def join_columns(columns: Iterable[Sequence[object]], table: TableSchema) -> pd.DataFrame:

@@ -13,9 +13,9 @@ from sqlalchemy import select
 
 from buildvm_nb.catalog import accessor as accessor  # noqa: PLC0414 - gives frames their .traps
 from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.browsing import Browsing
 from buildvm_nb.catalog.care import Care, usual_logs
 from buildvm_nb.catalog.database import Database, default_place
-from buildvm_nb.catalog.exports import Exports
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.catalog.inserting import is_same, stored_documents
 from buildvm_nb.catalog.logs import LogStore
@@ -30,6 +30,7 @@ from buildvm_nb.catalog.queries import (
 from buildvm_nb.catalog.schema import OUTCOMES
 from buildvm_nb.catalog.unsent import Unsent
 from buildvm_nb.errors import CatalogError
+from buildvm_nb.model.display import card
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome, Verdict
 
@@ -39,7 +40,7 @@ _DIGEST_LENGTH = 64
 _ENTRIES: tuple[type[Outcome | Finding], ...] = (Outcome, Finding)
 
 
-class Catalog(Exports, Care):
+class Catalog(Browsing, Care):
     """Outcomes with their logs, and findings; a context manager.
 
     Several processes and threads may use one catalog at once. What `record` or `record_finding`
@@ -98,6 +99,17 @@ class Catalog(Exports, Care):
 
     def __repr__(self) -> str:
         return f"Catalog({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            counts = self.counts()
+        except CatalogError as error:
+            return card(f"Catalog {self.name}", [("trouble", str(error))])
+        rows = [
+            (name, ", ".join(f"{n} {what}" for what, n in of.items()) or "none")
+            for name, of in counts.items()
+        ]
+        return card(f"Catalog {self.name}", rows)
 
     @property
     def name(self) -> str:

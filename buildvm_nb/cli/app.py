@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import typer
 
+from buildvm_nb.cli.batch import batch
 from buildvm_nb.cli.build import build
 from buildvm_nb.cli.cases import CASE_COMMANDS
 from buildvm_nb.cli.catalog_care import CARE_COMMANDS
@@ -14,11 +15,13 @@ from buildvm_nb.cli.diagnose import diagnose
 from buildvm_nb.cli.doctor import doctor
 from buildvm_nb.cli.environments import environment
 from buildvm_nb.cli.forecast import forecast
+from buildvm_nb.cli.guix import GUIX_COMMANDS
 from buildvm_nb.cli.images import IMAGE_COMMANDS, kernels
 from buildvm_nb.cli.machines import run, shell
 from buildvm_nb.cli.options import Command, new_group, take_global_options
 from buildvm_nb.cli.reports import report
 from buildvm_nb.cli.scan import scan
+from buildvm_nb.cli.services import MACHINE_COMMANDS
 from buildvm_nb.cli.sweep import sweep
 
 __all__ = ["COMMANDS", "app"]
@@ -37,6 +40,7 @@ _PLAIN = (
     environment,
     diagnose,
     sweep,
+    batch,
     forecast,
     scan,
     report,
@@ -48,6 +52,8 @@ COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
     "": (_PURPOSE, _PLAIN),
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
+    "machine": ("Named virtual build machines that stay.", MACHINE_COMMANDS),
+    "guix": ("Guix's virtual build machines: their secrets and their values.", GUIX_COMMANDS),
     "catalog": (
         "Outcomes: what was built, and what came of it. Curated cases: what is known.",
         (*CATALOG_COMMANDS, *CARE_COMMANDS, *CURATED_COMMANDS),

@@ -10,9 +10,15 @@ from buildvm_nb.cli.completion import complete_case
 from buildvm_nb.cli.exits import ExitStatus
 from buildvm_nb.cli.machine_options import choose_image
 from buildvm_nb.cli.options import Command, command
-from buildvm_nb.cli.output import printable_lines, write_json, write_line, write_table
+from buildvm_nb.cli.output import (
+    printable_lines,
+    write_json,
+    write_line,
+    write_new_file,
+    write_table,
+)
 from buildvm_nb.cli.session import Session
-from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.errors import UsageError
 
 __all__ = ["CASE_COMMANDS"]
 
@@ -60,13 +66,7 @@ def new(
     if output is None:
         write_line(text.rstrip("\n"))
         return
-    try:
-        with output.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError as error:
-        raise UsageError(f"there is a file already: {output}", hint="choose another") from error
-    except OSError as error:
-        raise HostError(f"cannot write {output}: {error.strerror}") from error
+    write_new_file(output, text)
     session.note(f"wrote {output}; next: buildvm case check {output}")
 
 

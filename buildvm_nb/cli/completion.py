@@ -8,6 +8,7 @@ __all__ = [
     "complete_cpu",
     "complete_hint_kind",
     "complete_kernel",
+    "complete_machine",
     "complete_verdict",
 ]
 
@@ -84,6 +85,24 @@ def complete_case(incomplete: str) -> Iterable[tuple[str, str]]:
     for name in cases:
         if name.startswith(incomplete):
             yield name, ""
+
+
+def complete_machine(incomplete: str) -> Iterable[str]:
+    """Offer machines that have a file or were started.
+
+    Parameters
+    ----------
+    incomplete : str
+        What is typed so far.
+
+    Yields
+    ------
+    str
+        Names.
+    """
+    from buildvm_nb.service import Places, known_machines
+
+    yield from (name for name in known_machines(Places.of_user()) if name.startswith(incomplete))
 
 
 def complete_verdict(incomplete: str) -> Iterable[tuple[str, str]]:

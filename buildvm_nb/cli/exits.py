@@ -24,6 +24,8 @@ class ExitStatus(IntEnum):
     NOT_PASSED = 3
     """``build``: the case failed, crashed or ran out of time; ``catalog verify``: the evidence does
     not suffice for a claim."""
+    NOT_RUNNING = 3
+    """``machine status``: the machine is not running, as systemctl says it."""
     UNAVAILABLE = 4
     """``build``, ``diagnose``, ``catalog verify``: the source or an input cannot be had."""
     FAILS_TODAY = 5

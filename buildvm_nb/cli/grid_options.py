@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from buildvm_nb.cli.machine_options import MachineOptions
-from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
     from buildvm_nb.host.cache import Cache
@@ -72,28 +71,9 @@ class GridOptions:
         HostError
             If QEMU is missing, where its models are asked for.
         """
-        from buildvm_nb.image import list_kernels
-        from buildvm_nb.study import axes
-        from buildvm_nb.study.grid import Grid
+        from buildvm_nb.study.gridtext import read_grid
 
-        def parse_kernels(text: str) -> tuple[str, ...]:
-            return axes.parse_kernels(text, [each.name for each in list_kernels(cache)])
-
-        parsers: dict[str, Any] = {
-            "dates": axes.parse_dates,
-            "cpus": lambda text: axes.parse_cpus(text, _known_models(cache, text)),
-            "kernels": parse_kernels,
-            "cores": axes.parse_cores,
-            "commits": axes.parse_commits,
-        }
-        values = {}
-        for axis, parse in parsers.items():
-            text = getattr(self, axis)
-            try:
-                values[axis] = () if text is None else parse(text)
-            except UsageError as error:
-                raise UsageError(f"--{axis}: {error.message}", hint=error.hint) from error
-        return Grid.parse(values)
+        return read_grid(vars(self), cache, names={axis: f"--{axis}" for axis in vars(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +151,3 @@ class RunOptions(WorkOptions):
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and run none.")] = (
         False
     )
-
-
-def _known_models(cache: "Cache", text: str) -> frozenset[str]:
-    """Return QEMU's models; where none are asked for as a set, a host without QEMU will do."""
-    from buildvm_nb.study.axes import CPU_SETS
-    from buildvm_nb.vm import find_emulator
-
-    if CPU_SETS.isdisjoint(part.strip() for part in text.split(",")):
-        return frozenset()
-    return find_emulator(cache.root).models

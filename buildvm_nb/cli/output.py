@@ -8,6 +8,9 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from buildvm_nb.errors import HostError, UsageError
 
 __all__ = [
     "can_show",
@@ -19,6 +22,7 @@ __all__ = [
     "write_fields",
     "write_json",
     "write_line",
+    "write_new_file",
     "write_pieces",
     "write_table",
 ]
@@ -130,6 +134,32 @@ def write_fields(fields: Iterable[tuple[str, str]]) -> None:
         write_line(f"{name:<{width}}{_GAP}{first}")
         for line in rest:
             write_line(f"{'':<{width}}{_GAP}{line}")
+
+
+def write_new_file(path: Path, text: str) -> None:
+    """Write a file where nothing is yet.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    text : str
+        Its content.
+
+    Raises
+    ------
+    UsageError
+        If there is something.
+    HostError
+        If it cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"there is a file already: {path}", hint="choose another") from error
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror}") from error
 
 
 def write_pieces(pieces: Iterable[tuple[str, str]]) -> None:

@@ -98,6 +98,11 @@ class Session:
         """
         write_error(f"buildvm: warning: {printable(text)}")
 
+    def settle(self) -> None:
+        """Write out what is buffered, before another program takes the place of this process."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+
     def note(self, text: str) -> None:
         """Tell something in one line on standard error, unless ``--quiet``.
 

@@ -15,7 +15,6 @@ from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import HostError, UsageError
 
 if TYPE_CHECKING:
-    from buildvm_nb.model.outcome import Outcome
     from buildvm_nb.study.grid import Grid
     from buildvm_nb.study.sweep import CellResult, SweepResult
 
@@ -110,7 +109,9 @@ def _tell(session: Session, result: "CellResult", far: str, grid: "Grid") -> Non
 def _show(session: Session, result: "SweepResult", grid: "Grid", csv: Path | None) -> None:
     """Print the results and write the file; then say what could not be run."""
     if csv is not None:
-        _write_csv(result.outcomes, csv)
+        from buildvm_nb.catalog import outcome_frame, write_csv
+
+        write_csv(outcome_frame(result.outcomes), csv)
     if session.as_json:
         write_json([outcome.model_dump(mode="json") for outcome in result.outcomes])
     else:
@@ -142,12 +143,3 @@ def _common(result: "SweepResult") -> str:
     return ", ".join(
         f"{name} {values.pop()}" for name, values in seen.items() if len(values) == 1
     ).replace("cpu_count", "cores")
-
-
-def _write_csv(outcomes: tuple["Outcome", ...], path: Path) -> None:
-    from buildvm_nb.catalog import OUTCOMES, write_csv
-    from buildvm_nb.catalog.frames import make_frame
-    from buildvm_nb.catalog.rows import outcome_row
-
-    rows = map(outcome_row, outcomes)
-    write_csv(make_frame([row[column.name] for column in OUTCOMES.columns] for row in rows), path)

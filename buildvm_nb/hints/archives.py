@@ -89,7 +89,7 @@ def _zip_members(stream: BinaryIO, meter: Meter) -> Members:
     with zipfile.ZipFile(stream) as packed:
         for info in packed.infolist():
             meter.member()
-            if info.is_dir():
+            if info.filename.endswith("/"):  # is_dir() stumbles over an empty name
                 continue
             if info.flag_bits & _ENCRYPTED:
                 yield info.filename, "it is encrypted"

@@ -28,6 +28,7 @@ DEBIAN_PACKAGES = {
     "dpkg-source": "dpkg-dev",
     "git": "git",
     "mke2fs": "e2fsprogs",
+    "ssh": "openssh-client",
     "xz": "xz-utils",
     "zstd": "zstd",
     "lz4": "lz4",

@@ -18,7 +18,19 @@ from buildvm_nb.image.kernel import Kernel
 __all__ = ["build_initramfs"]
 
 _RECIPE = 1
-_SCRIPTS = ("init", "event", "control", "wake", "hold", "step", "inside", "stop", "artifacts")
+_SCRIPTS = (
+    "init",
+    "event",
+    "control",
+    "wake",
+    "hold",
+    "step",
+    "inside",
+    "stop",
+    "artifacts",
+    "serve",
+    "session",
+)
 _APPLETS = tuple(
     """
     sh mount mkdir mkfifo insmod cat ln chown ip nc nsenter awk stat adjtimex env rmdir kill dd
@@ -81,7 +93,10 @@ def build_initramfs(kernel: Kernel, cache: Cache, progress: Progress = SILENT) -
                 archive.file(f"modules/{name}.ko", kernel.module_path(name))
             archive.file("etc/buildvm/modules", _lines(kernel.modules))
             archive.file("etc/buildvm/network-modules", _lines(kernel.network_modules))
-            archive.file("etc/passwd", b"root:x:0:0::/home/root:/bin/sh\n")
+            # users of the SSH server get no more than a step, see `session`
+            users = ("root", "build")
+            passwd = "".join(f"{user}:x:0:0::/home/{user}:/bin/sh\n" for user in users)
+            archive.file("etc/passwd", passwd.encode())
             archive.file("etc/group", b"root:x:0:\n")
             archive.file("etc/shells", b"/bin/sh\n")
             archive.close()

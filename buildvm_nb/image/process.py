@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import IO
@@ -39,6 +40,22 @@ exit $status
 """
 
 _LOWEST_DESCRIPTOR = 64
+
+
+@cache
+def _apart() -> tuple[str, ...]:
+    """Return what puts a program into a mount name space of its own, where root may have one.
+
+    What an installer has mounted in a root file system goes with its last process: were it killed
+    and left there, its removal would reach into the host's own /dev.
+    """
+    words = ("unshare", "--mount", "--propagation=private", "--")
+    if (
+        os.geteuid()
+        or subprocess.run([*words, "true"], check=False, capture_output=True).returncode
+    ):
+        return ()
+    return words
 
 
 @contextmanager
@@ -96,7 +113,7 @@ def owned_group(
         Its process; it has the program's exit status.
     """
     with subprocess.Popen(
-        ["/bin/sh", "-c", _KEEPER, "keeper", find_tool(argv[0]), *argv[1:]],
+        [*_apart(), "/bin/sh", "-c", _KEEPER, "keeper", find_tool(argv[0]), *argv[1:]],
         env=env,
         stdin=subprocess.PIPE,
         stdout=stdout,

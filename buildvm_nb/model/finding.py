@@ -1,10 +1,13 @@
 """A finding: what a diagnosis concluded on a case, with the outcomes that prove it."""
 
+from collections.abc import Iterator
 from enum import StrEnum
+from typing import Any
 
 from pydantic import Field
 
 from buildvm_nb.model.case import Case
+from buildvm_nb.model.display import finding_html
 from buildvm_nb.model.entry import Window
 from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.instants import Instant, now
@@ -122,3 +125,14 @@ class Finding(Value):
     study: str | None = None
     tool_version: str = ""
     recorded_at: Instant = Field(default_factory=now)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Tell what tells findings apart: all of it would fill a screen."""
+        yield "id", self.id
+        yield "case", self.case.id
+        yield "kind", self.kind.value
+        yield "axis", self.axis and self.axis.value
+        yield "summary", self.summary
+
+    def _repr_html_(self) -> str:
+        return finding_html(self)

@@ -1,13 +1,15 @@
 """An outcome: one case run once on one machine, with the evidence."""
 
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 from ulid import ULID
 
 from buildvm_nb.model.case import Case
-from buildvm_nb.model.instants import Instant, now
+from buildvm_nb.model.display import outcome_html
+from buildvm_nb.model.instants import Instant, format_instant, now
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.model.value import Digest, Value
 
@@ -133,3 +135,15 @@ class Outcome(Value):
     """Identifier of the study that this run belongs to."""
     probing: Probing = Probing()
     """How it was run."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Tell what tells outcomes apart: all of it would fill a screen."""
+        yield "id", self.id
+        yield "case", self.case.id
+        yield "verdict", self.verdict.value
+        yield "date", format_instant(self.machine.date)
+        yield "cpu", self.machine.cpu
+        yield "kernel", self.machine.kernel
+
+    def _repr_html_(self) -> str:
+        return outcome_html(self)

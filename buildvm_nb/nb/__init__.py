@@ -7,7 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from buildvm_nb.nb.browser import CatalogBrowser
     from buildvm_nb.nb.buildpanel import BuildPanel
+    from buildvm_nb.nb.diagnosis import DiagnosisPanel
+    from buildvm_nb.nb.forecast import ForecastPanel
     from buildvm_nb.nb.jobs import Job, JobState
     from buildvm_nb.nb.lab import Lab
     from buildvm_nb.nb.logview import LogView
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildPanel",
+    "CatalogBrowser",
     "CommitPicker",
+    "DiagnosisPanel",
+    "ForecastPanel",
     "Job",
     "JobState",
     "Lab",
@@ -28,7 +34,10 @@ __all__ = [
 
 _HOMES = {
     "BuildPanel": "buildvm_nb.nb.buildpanel",
+    "CatalogBrowser": "buildvm_nb.nb.browser",
     "CommitPicker": "buildvm_nb.nb.picker",
+    "DiagnosisPanel": "buildvm_nb.nb.diagnosis",
+    "ForecastPanel": "buildvm_nb.nb.forecast",
     "Job": "buildvm_nb.nb.jobs",
     "JobState": "buildvm_nb.nb.jobs",
     "Lab": "buildvm_nb.nb.lab",

@@ -11,8 +11,9 @@ from buildvm_nb.model.cpu import CPU_MODELS
 from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind, Window
 from buildvm_nb.model.instants import format_instant, now, parse_instant
 from buildvm_nb.model.outcome import Verdict
+from buildvm_nb.model.plaintext import clean
 from buildvm_nb.report.content import Cell, Entry, Matrix, Report, Spring
-from buildvm_nb.report.excerpts import clean, excerpt
+from buildvm_nb.report.excerpts import excerpt
 from buildvm_nb.study.packages import package_of
 
 if TYPE_CHECKING:

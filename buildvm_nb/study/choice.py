@@ -1,8 +1,10 @@
 """A chosen environment: where something builds, which finding says so, and all that in words."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Self
 
+from buildvm_nb.model.display import card, describe_machine
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.instants import Instant, format_instant
 from buildvm_nb.model.machine import MachineSpec
@@ -172,6 +174,27 @@ class Choice(Value):
         if self.is_curated:
             return f"buildvm diagnose {self.because.case.id}"
         return f"buildvm catalog show {self.because.id}"
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Tell what was chosen and why; the finding itself would fill a screen."""
+        yield "subject", self.subject
+        yield "level", self.level
+        yield "basis", self.basis.value
+        yield "environment", describe_machine(self.environment) or None
+        yield "because", self.because and self.because.id
+
+    def _repr_html_(self) -> str:
+        return card(
+            f"Where {self.subject} builds",
+            [
+                ("has to be chosen", self.level),
+                ("environment", describe_machine(self.environment)),
+                ("image", self.environment and self.environment.image),
+                ("rests on", self.basis.value),
+                ("explanation", self.explanation),
+                ("see", self.see()),
+            ],
+        )
 
     def _conclusion(self) -> str:
         machine = self.environment

@@ -240,7 +240,10 @@ class _Diagnosis:
             ],
             likely=validities_among(hints, named),
             constants=[h.instant for h in hints if h.instant and h.kind in _CONSTANTS],
-            behind=[*self.questions.around, *worth_revealing(hints, self.own.date)],
+            behind=[
+                *self.questions.around,
+                *worth_revealing(hints, self.own.date, self._used_places()),
+            ],
             resolution_s=self.questions.resolution_s,
             repeats=self.questions.repeats,
             budget=self.questions.budget,
@@ -254,6 +257,11 @@ class _Diagnosis:
         if survey.transitions:
             return date_finding(self.dates, hints, self._base())
         return None
+
+    def _used_places(self) -> list[str]:
+        """Return where the inputs of a case lie that is about a source of its own."""
+        case = self.lab.case
+        return [entry.path for entry in case.inputs] if case.source else []
 
     def _cpus(self, spec: MachineSpec | None = None) -> Finding | None:
         cpus = (self.own.cpu, self.today.cpu, *self.questions.cpus)

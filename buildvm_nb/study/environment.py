@@ -9,6 +9,7 @@ from buildvm_nb.image import build_image, fetch_kernel, list_kernels
 from buildvm_nb.image.initramfs import build_initramfs
 from buildvm_nb.model.machine import Accelerator, ImageSpec, MachineSpec
 from buildvm_nb.vm import (
+    QEMU,
     BootFiles,
     BuildMachine,
     MachineFiles,
@@ -23,7 +24,9 @@ from buildvm_nb.vm import (
 __all__ = ["choose_faithful", "dry_run", "kvm_status", "open_machine", "prepare"]
 
 
-def prepare(spec: MachineSpec, *, cache: Cache, progress: Progress = SILENT) -> BootFiles:
+def prepare(
+    spec: MachineSpec, *, cache: Cache, progress: Progress = SILENT, qemu: str = QEMU
+) -> BootFiles:
     """Have ready what a machine boots from.
 
     Parameters
@@ -34,6 +37,8 @@ def prepare(spec: MachineSpec, *, cache: Cache, progress: Progress = SILENT) -> 
         Keeps them.
     progress : Progress
         Shows what is being made.
+    qemu : str
+        QEMU's program.
 
     Returns
     -------
@@ -50,7 +55,7 @@ def prepare(spec: MachineSpec, *, cache: Cache, progress: Progress = SILENT) -> 
     HostError
         If this host lacks a program, a mirror or space.
     """
-    check_cpu(spec.cpu, find_emulator(cache.root))
+    check_cpu(spec.cpu, find_emulator(cache.root, qemu))
     return _boot_files(spec.kernel, spec.image, cache, progress)
 
 
@@ -87,8 +92,8 @@ def open_machine(
     UsageError, SourceError, HostError
         As `prepare` does.
     """
-    boot = prepare(spec, cache=cache, progress=progress)
     provision = provision or Provision(inputs=_shared(share))
+    boot = prepare(spec, cache=cache, progress=progress, qemu=provision.qemu)
     return BuildMachine(spec, boot, cache=cache, provision=provision)
 
 

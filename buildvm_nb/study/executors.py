@@ -49,6 +49,7 @@ class LocalExecutor(Executor):
         self._lifeline, self._hold = self._context.Pipe(duplex=False)
         self._pools: dict[int, ProcessPoolExecutor] = {}
         self._ended = False
+        self._closing = threading.Lock()
         resource_tracker.ensure_running()  # its start would let SIGINT through again
         self._threads = ThreadPoolExecutor(
             jobs, thread_name_prefix="job", initializer=_hold_off_interrupts
@@ -95,14 +96,21 @@ class LocalExecutor(Executor):
         if wait:
             for pool in self._pools.values():
                 pool.shutdown()
-            self._hold.close()
+            self._let_go()
             self._lifeline.close()
 
     def kill(self) -> None:
-        """End all processes at once; calls that were under way get `HostError`."""
+        """End all processes at once; calls that were under way get `HostError`.
+
+        Any thread may do so, and several at once.
+        """
         self._ended = True
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._hold.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._closing:  # two at once would close a descriptor that is somebody else's by then
+            self._hold.close()
 
     def _call(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         for attempt in range(1, _ATTEMPTS + 1):

@@ -169,7 +169,9 @@ def validities_among(hints: Iterable[Hint], named: Iterable[Hint]) -> list[datet
     return sorted(instant for instant in found if instant)
 
 
-def worth_revealing(hints: Iterable[Hint], around: datetime) -> list[datetime]:
+def worth_revealing(
+    hints: Iterable[Hint], around: datetime, beside: Iterable[str] = ()
+) -> list[datetime]:
     """Choose the hints behind which a short window may begin.
 
     Parameters
@@ -178,6 +180,8 @@ def worth_revealing(hints: Iterable[Hint], around: datetime) -> list[datetime]:
         Known ones.
     around : datetime
         Aware; near it a window matters most.
+    beside : iterable of str
+        Directories of what the case only uses: what ends there is seldom what it depends on.
 
     Returns
     -------
@@ -185,10 +189,13 @@ def worth_revealing(hints: Iterable[Hint], around: datetime) -> list[datetime]:
         Ends and beginnings of validities, the nearest first. What an overflow breaks stays broken,
         so that the scan sees it.
     """
-    return sorted(
-        {hint.instant for hint in hints if hint.instant and hint.kind in _BEGINNINGS | _ENDS},
-        key=lambda instant: abs(instant - around),
-    )
+    others = tuple(f"{place}/" for place in beside)
+    instants = {
+        hint.instant
+        for hint in hints
+        if hint.instant and hint.kind in _BEGINNINGS | _ENDS and not hint.path.startswith(others)
+    }
+    return sorted(instants, key=lambda instant: abs(instant - around))
 
 
 def _in_packages(image: ImageSpec, cache: Cache) -> list[Hint]:

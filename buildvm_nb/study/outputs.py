@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from shutil import which
 from subprocess import DEVNULL, PIPE, run
@@ -78,8 +79,9 @@ def study_outputs(
     first = controls[0]
     varying = [_Variation(axis=None, first=first, second=one) for one in controls[1:]]
     if not any(one.files for one in varying):
-        later = own.model_copy(update={"date": today.date})
-        others = {Axis.DATE: later} | dict(_tried(lab, own))
+        others = dict(_tried(lab, own))
+        if other := _other_date(lab, own.date, today.date):
+            others = {Axis.DATE: own.model_copy(update={"date": other})} | others
         outcomes = lab.run([_order(lab, spec) for spec in others.values()])
         varying = [
             _Variation(axis=axis, first=first, second=outcome)
@@ -92,6 +94,17 @@ def study_outputs(
 
 def _order(lab: Laboratory, spec: MachineSpec, attempt: int = 0) -> Order:
     return Order(case=lab.case, machine=spec, probing={"held": True, "attempt": attempt})
+
+
+def _other_date(lab: Laboratory, own: datetime, today: datetime) -> datetime | None:
+    """Choose today or a date that was tried: one that differs in year, month, day and time."""
+    dates = [today, *(one.machine.date for one in lab.evidence.values())]
+    others = [date for date in dates if date.date() != own.date()]
+
+    def differing(date: datetime) -> int:
+        return sum(a != b for a, b in zip(date.timetuple()[:6], own.timetuple()[:6], strict=True))
+
+    return max(others, key=differing, default=None)
 
 
 def _tried(lab: Laboratory, own: MachineSpec) -> Iterable[tuple[Axis, MachineSpec]]:
@@ -129,18 +142,23 @@ def _first_difference(lab: Laboratory, found: _Variation) -> str:
     if program is None:
         return ""
     with TemporaryDirectory(prefix="difference-", dir=lab.cache.root) as scratch:
-        sides = [Path(scratch) / name for name in ("first", "second")]
+        place = Path(scratch)
+        sides = [place / name for name in ("first", "second")]
         for side, outcome in zip(sides, (found.first, found.second), strict=True):
             side.mkdir()
             setting = Setting(case=lab.case, cache=lab.cache, artifacts=side)
             run_once(setting, outcome.machine, lab.inputs, Part(held=True))
-        return _compare(program, [side / found.files[0] for side in sides])
+        return _compare(program, place, [side / found.files[0] for side in sides])
 
 
-def _compare(program: str, paths: Sequence[Path]) -> str:
+def _compare(program: str, place: Path, paths: Sequence[Path]) -> str:
     if not all(path.exists() for path in paths):
         return ""
-    argv = [program, "--text", "-", "--max-text-report-size", "4000", *map(str, paths)]
-    result = run(argv, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=_TIMEOUT_S, check=False)
+    # it prints names as it gets them, and those of this host mean nothing to others
+    names = [str(path.relative_to(place)) for path in paths]
+    argv = [program, "--text", "-", "--max-text-report-size", "4000", *names]
+    result = run(
+        argv, cwd=place, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, timeout=_TIMEOUT_S, check=False
+    )
     lines = result.stdout.decode(errors="replace").splitlines()[:_SHOWN_LINES]
     return "\n".join(lines)

@@ -23,6 +23,8 @@ from buildvm_nb.study.jobs import fit_jobs
 from buildvm_nb.study.trial import Trial, machine_for
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from buildvm_nb.catalog import Catalog
 
 __all__ = ["CellResult", "SweepResult", "run_cells", "sweep"]
@@ -54,6 +56,13 @@ class SweepResult:
     def outcomes(self) -> tuple[Outcome, ...]:
         """One for each cell, in order."""
         return tuple(result.outcome for result in self.results)
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """The outcomes as a table, with the columns of `Catalog.outcomes`."""
+        from buildvm_nb.catalog import outcome_frame  # noqa: PLC0415 - imports pandas
+
+        return outcome_frame(self.outcomes)
 
     @property
     def errors(self) -> tuple[CellResult, ...]:

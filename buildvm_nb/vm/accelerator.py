@@ -10,6 +10,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from ulid import ULID
+
 from buildvm_nb.errors import HostError
 from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.vm.boot import BootFiles
@@ -55,7 +57,7 @@ def prove_kvm(
         return known
     answer = _try(emulator, boot)
     if memo:
-        partial = memo.with_suffix(f".{os.getpid()}")
+        partial = memo.with_suffix(f".{ULID()}")
         partial.write_text(json.dumps({"stamp": stamp, "answer": answer}))
         partial.replace(memo)
     return answer

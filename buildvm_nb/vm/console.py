@@ -9,11 +9,16 @@ kernel/watchdog.c (``soft lockup``).
 
 import re
 import threading
+from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
+
+from buildvm_nb.errors import HostError
 
 __all__ = ["Console", "Trouble"]
 
 _KEPT = 1 << 20
+_LONGEST_LOG = 1 << 24
 
 
 class Trouble(StrEnum):
@@ -39,11 +44,26 @@ _SIGNS = (
 
 
 class Console:
-    """Collects what the guest's console says; safe to use from several threads."""
+    """Collects what the guest's console says; safe to use from several threads.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    log : Path, optional
+        A file that gets it as well, up to 16 MiB.
+
+    Raises
+    ------
+    HostError
+        If the file cannot be written.
+    """
+
+    def __init__(self, log: Path | None = None) -> None:
         self._lock = threading.Lock()
         self._text = bytearray()
+        try:
+            self._log = log.open("ab", buffering=0) if log else None
+        except OSError as error:
+            raise HostError(f"cannot write the console's log: {log}: {error.strerror}") from error
 
     def feed(self, data: bytes) -> None:
         """Take in what was just said.
@@ -55,8 +75,18 @@ class Console:
         """
         with self._lock:
             self._text += data
+            if self._log and self._log.tell() < _LONGEST_LOG:
+                with suppress(OSError):  # a full disk of the host is no trouble of the guest
+                    self._log.write(data)
             if len(self._text) > 2 * _KEPT:
                 del self._text[:-_KEPT]
+
+    def close(self) -> None:
+        """Close the log; calling it twice does no harm."""
+        with self._lock:
+            if self._log:
+                self._log.close()
+            self._log = None
 
     @property
     def text(self) -> str:

@@ -2,18 +2,22 @@
 
 import difflib
 import json
-import os
 import re
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ulid import ULID
+
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.tools import find_tool, run_tool
 from buildvm_nb.model.cpu import OLDEST_QEMU, find_model
 
-__all__ = ["Emulator", "check_cpu", "find_emulator"]
+__all__ = ["QEMU", "Emulator", "check_cpu", "find_emulator"]
+
+QEMU = "qemu-system-x86_64"
+"""Its program."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +34,15 @@ class Emulator:
 
 
 @lru_cache
-def find_emulator(cache_root: Path | None = None) -> Emulator:
+def find_emulator(cache_root: Path | None = None, program: str = QEMU) -> Emulator:
     """Find QEMU on this host and learn what it knows.
 
     Parameters
     ----------
     cache_root : Path, optional
         Where the answer is remembered until the program changes.
+    program : str
+        Its name or path.
 
     Returns
     -------
@@ -48,7 +54,7 @@ def find_emulator(cache_root: Path | None = None) -> Emulator:
     HostError
         If QEMU is missing, does not run, or is too old.
     """
-    path = find_tool("qemu-system-x86_64")
+    path = find_tool(program)
     status = Path(path).stat()
     stamp = [path, status.st_size, status.st_mtime_ns]
     memo = cache_root / "emulator.json" if cache_root else None
@@ -61,7 +67,7 @@ def find_emulator(cache_root: Path | None = None) -> Emulator:
             hint="upgrade qemu-system-x86; Debian 12 has 7.2",
         )
     if memo:
-        partial = memo.with_suffix(f".{os.getpid()}")
+        partial = memo.with_suffix(f".{ULID()}")
         partial.write_text(json.dumps({"stamp": stamp, "known": known}))
         partial.replace(memo)
     return Emulator(

@@ -12,6 +12,8 @@ __all__ = ["Awakening", "Events", "GuestFacts", "StepEnd"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_LINE = 1 << 16
+_NOT_OURS = "session-"
+"""Steps that nobody waits for: sessions of users of the machine's SSH server."""
 
 
 @dataclass(kw_only=True)
@@ -196,6 +198,8 @@ class Events:
 
     def _take(self, words: list[str]) -> None:
         match words:
+            case ["start" | "end", step, *_] if step.startswith(_NOT_OURS):
+                pass
             case ["closing" | "quiet" as stage, _]:
                 self._inbox.quiet.add(stage)
             case ["awake", clock, rtc]:

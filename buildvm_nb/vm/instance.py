@@ -82,9 +82,10 @@ class Instance:
         self.boot = replace(boot, kernel_parameters=(*boot.kernel_parameters, *needed))
         self.emulator = emulator
         self.provision = provision
-        self.console = Console()
+        self.console = Console(provision.console_log)
         self._steps = itertools.count(1)
         self._stack = ExitStack()
+        self._stack.callback(self.console.close)
 
     def start(self, cache: Cache) -> Environment:
         """Launch QEMU, wait for its guest and prove it.

@@ -3,21 +3,25 @@
 import shlex
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
 from buildvm_nb.errors import CommandFailed, GuestLost, MachineError, StateError
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.display import card, environment_rows, machine_rows
+from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.vm.accelerator import choose_accelerator
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.emulator import check_cpu, find_emulator
 from buildvm_nb.vm.instance import Instance
+from buildvm_nb.vm.keys import ChannelKeys
 from buildvm_nb.vm.provision import Provision
 from buildvm_nb.vm.result import CommandResult
-from buildvm_nb.vm.session import GuestCommand, RunOptions, stream
+from buildvm_nb.vm.session import BUILD_ENVIRONMENT, GuestCommand, RunOptions, stream
 from buildvm_nb.vm.transfer import pack_exports, unpack_exports
 
 __all__ = ["BuildMachine"]
@@ -61,12 +65,12 @@ class BuildMachine:
         provision: Provision | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        self.emulator = find_emulator(cache.root)
+        self.provision = provision or Provision()
+        self.emulator = find_emulator(cache.root, self.provision.qemu)
         memo = cache.root / "kvm.json"
         accelerator = choose_accelerator(spec.accelerator, self.emulator, boot, memo)
         cpu = check_cpu(spec.cpu, self.emulator)
         self.spec = spec.model_copy(update={"cpu": cpu, "accelerator": accelerator})
-        self.provision = provision or Provision()
         self.boot_files = boot
         self._checkpoint = checkpoint
         self._cache = cache
@@ -85,6 +89,23 @@ class BuildMachine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return (
+            f"<BuildMachine {spec.name}: {self._state()}, {format_instant(spec.date)}, {spec.cpu}, "
+            f"{spec.kernel}, {spec.accelerator.value}, {spec.image}>"
+        )
+
+    def _repr_html_(self) -> str:
+        known = environment_rows(self._environment)
+        rows = [("state", self._state()), *machine_rows(self.spec), *known]
+        return card(f"Build machine {self.spec.name}", rows)
+
+    def _state(self) -> str:
+        if self._instance is None:
+            return "down"
+        return "booting" if self._environment is None else "up"
 
     @property
     def environment(self) -> Environment:
@@ -175,7 +196,7 @@ class BuildMachine:
         check: bool = False,
         **options: Unpack[RunOptions],
     ) -> CommandResult:
-        """Run a command in the guest, as its unprivileged user.
+        """Run a command in the guest, as its unprivileged user unless it is told otherwise.
 
         Parameters
         ----------
@@ -187,7 +208,7 @@ class BuildMachine:
             Raise if it fails.
         **options
             Fields of `RunOptions`: ``env``, ``timeout_s``, ``clock``, ``held``, ``stdout``,
-            ``stderr``, ``merged``, ``stdin``.
+            ``stderr``, ``merged``, ``stdin``, ``as_root``.
 
         Returns
         -------
@@ -295,6 +316,35 @@ class BuildMachine:
         with instance.watched():
             return interact(instance.channel, order, instance.next_step())
 
+    def serve_ssh(self, keys: ChannelKeys) -> None:
+        """Start an SSH server on port 22 of the guest, for whoever has a forwarded port to it.
+
+        Its user is ``build``, whose commands run as those of `run` do.
+
+        Parameters
+        ----------
+        keys : ChannelKeys
+            Of this server; not those of the guest's channel.
+
+        Raises
+        ------
+        MachineError
+            If it does not start.
+        GuestLost
+            If the guest is gone.
+        StateError
+            If the machine is not up.
+        """
+        variables = "".join(f"{name}={value}\n" for name, value in BUILD_ENVIRONMENT.items())
+        self._put("/etc/buildvm/environment", variables.encode())
+        self._put("/etc/dropbear/service_key", keys.host_key_file())
+        self._put(
+            "/home/build/.ssh/authorized_keys", b'command="/bin/session" ' + keys.authorized_keys()
+        )
+        status, _, _ = self._ask(["serve"])
+        if status != 0:
+            raise MachineError("the guest's SSH server does not start", evidence=self.console_text)
+
     def resident_bytes(self) -> int:
         """Return how much of the host's memory QEMU occupies.
 
@@ -320,6 +370,20 @@ class BuildMachine:
                 f"the guest could not write its artifacts: {text or f'status {status}'}",
                 hint=f"the exports disk has {self.provision.exports_mib} MiB",
             )
+
+    def _put(self, path: str, content: bytes) -> None:
+        """Write a file of the guest's initramfs, for root alone."""
+        quoted, parent = shlex.quote(path), shlex.quote(str(Path(path).parent))
+        instance = self._up()
+        with (
+            instance.watched(),
+            instance.channel.start(f"umask 077; mkdir -p {parent}; cat >{quoted}") as session,
+        ):
+            with suppress(OSError):  # the status tells
+                session.sendall(content)
+                session.shutdown_write()
+            if session.recv_exit_status() != 0:
+                raise GuestLost(f"the guest does not take {path}: its memory may be full")
 
     def _up(self) -> Instance:
         if self._instance is None or self._environment is None:

@@ -11,6 +11,7 @@ from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import MachineFiles
+from buildvm_nb.vm.emulator import QEMU
 from buildvm_nb.vm.keys import ChannelKeys
 from buildvm_nb.vm.settings import write_initramfs
 from buildvm_nb.vm.transfer import pack_inputs
@@ -32,6 +33,10 @@ class Provision:
     """Size of a disk for all that is written in the guest; None: it is kept in memory."""
     processes: int = 2048
     """Processes and threads that commands may have, all together."""
+    console_log: Path | None = None
+    """A file that what the serial console says is written to as well."""
+    qemu: str = QEMU
+    """Program that runs the machine: a name on ``PATH``, or a path."""
 
 
 def lay_out(

@@ -31,6 +31,8 @@ BUILD_ENVIRONMENT = {
 }
 """The clean, fixed environment of every command."""
 
+_AS_ROOT = {"HOME": "/root", "USER": "root", "LOGNAME": "root"}
+
 Sink = Callable[[bytes], None]
 _PIECE = 1 << 16
 _TERM_GRACE_S = 5.0
@@ -50,6 +52,7 @@ class RunOptions(TypedDict, total=False):
     stderr: Sink | None
     merged: bool
     stdin: BinaryIO | None
+    as_root: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,8 @@ class GuestCommand:
     merged: bool = False
     """Send standard error to `stdout` too: only so the order of both is kept."""
     stdin: BinaryIO | None = None
+    as_root: bool = False
+    """For setting a machine up, not for what is studied."""
 
     def line(self, step: str) -> str:
         """Return the command line for the guest's ``step`` script.
@@ -86,9 +91,11 @@ class GuestCommand:
         clock = f"{self.clock.timestamp():.6f}" if self.clock else "-"
         if self.clock and self.held:
             clock = f"={self.clock.timestamp():.0f}"
-        variables = [f"{name}={value}" for name, value in {**BUILD_ENVIRONMENT, **self.env}.items()]
-        enter = ["/usr/bin/unshare", "--root=.", f"--wd={self.cwd}", "--setuid=1000"]
-        words = ["step", step, clock, *variables, *enter, "--setgid=1000", "--", *self.argv]
+        given = {**BUILD_ENVIRONMENT, **(_AS_ROOT if self.as_root else {}), **self.env}
+        variables = [f"{name}={value}" for name, value in given.items()]
+        enter = ["/usr/bin/unshare", "--root=.", f"--wd={self.cwd}"]
+        enter += [] if self.as_root else ["--setuid=1000", "--setgid=1000"]
+        words = ["step", step, clock, *variables, *enter, "--", *self.argv]
         return shlex.join(words) + (" 2>&1" if self.merged else "")
 
 

@@ -166,3 +166,13 @@ def test_closing_twice_does_no_harm_and_ends_the_thread(guest):
     events.close()
     assert not [t for t in threading.enumerate() if t.name == "guest events"]
     assert events.wait_ready(60) is None
+
+
+def test_sessions_of_others_are_not_kept(guest):
+    port, events = guest
+    port.sendall(
+        b"start session-7-1.5 1\nend session-7-1.5 2 0 0 9 -\nstart s1 1\nend s1 2 0 0 9 -\n"
+    )
+    assert events.wait_end("s1", SOON_S)
+    assert events.wait_end("session-7-1.5", 0.01) is None
+    assert not events._inbox.starts

@@ -240,3 +240,16 @@ def test_an_image_that_is_not_there_is_named_with_how_to_make_it(tmp_path):
 def test_too_little_space_is_told_before_anything_is_fetched(tmp_path):
     with pytest.raises(HostError, match=r"too little disk space .* MiB free, about \d+ MiB needed"):
         check_space(tmp_path, package_count=10**9)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_what_an_installer_mounts_is_never_seen_by_the_host(tmp_path):
+    place = tmp_path / "root"
+    place.mkdir()
+    script = f"mount -t tmpfs tmpfs {place} && touch {place}/mounted && ls {place}"
+    with group(script, tmp_path / "l", stdout=subprocess.PIPE) as process:
+        said = process.stdout.read()
+        if process.wait():
+            pytest.skip("this host lets root mount nothing")
+    assert said == b"mounted\n"
+    assert not list(place.iterdir())

@@ -14,10 +14,11 @@ from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.model.plaintext import clean
 from buildvm_nb.report import Report, gather_report, render_page
 from buildvm_nb.report.content import Cell, Spring
 from buildvm_nb.report.drawing import MOST_ROWS, draw_springs
-from buildvm_nb.report.excerpts import clean, excerpt
+from buildvm_nb.report.excerpts import excerpt
 
 CASE = Case(
     id="demo",

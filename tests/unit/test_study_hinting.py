@@ -1,7 +1,12 @@
 from datetime import UTC, datetime, timedelta
 
 from buildvm_nb.model.hint import Hint, HintKind
-from buildvm_nb.study.hinting import dates_in_logs, explain_boundary, worth_revealing
+from buildvm_nb.study.hinting import (
+    dates_in_logs,
+    explain_boundary,
+    validities_among,
+    worth_revealing,
+)
 
 ENDS = datetime(2021, 11, 27, 15, 28, 58, tzinfo=UTC)
 SECOND = int(ENDS.timestamp())
@@ -56,3 +61,16 @@ def test_windows_are_looked_for_behind_validities_the_nearest_first():
         hint(at=near),
     ]
     assert worth_revealing(hints, ENDS) == [near, far]
+
+
+def test_validities_of_what_a_case_only_uses_are_not_looked_behind():
+    inside, beside = hint(path="tests/server.pem"), hint(path="lib/certifi/cacert.pem")
+    later = beside.model_copy(update={"instant": ENDS + timedelta(days=1)})
+    assert worth_revealing([inside, later], ENDS, ["lib"]) == [ENDS]
+
+
+def test_a_validity_that_a_failing_run_named_is_likely():
+    printed = dates_in_logs([f"certificate has expired at {ENDS:%Y-%m-%d %H:%M:%S}Z"])
+    other = hint(at=ENDS + timedelta(days=900))
+    assert validities_among([hint(), other], printed) == [ENDS]
+    assert validities_among([other], printed) == []

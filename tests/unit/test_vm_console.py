@@ -2,6 +2,7 @@ import threading
 
 import pytest
 
+from buildvm_nb.errors import HostError
 from buildvm_nb.vm.console import Console, Trouble
 
 BOOT_LOG = """\
@@ -146,3 +147,27 @@ def test_several_threads_may_feed_and_read_at_once():
     for feeder in feeders:
         feeder.join()
     assert console.text == "line\n" * 4000
+
+
+def test_what_a_console_says_is_written_to_a_file_as_well(tmp_path):
+    log = tmp_path / "console.log"
+    for text in (b"first\r\n", b"second\r\n"):  # of two boots
+        console = Console(log)
+        console.feed(text)
+        console.close()
+        console.close()
+        console.feed(b"late")
+    assert log.read_bytes() == b"first\r\nsecond\r\n"
+
+
+def test_a_log_of_a_console_does_not_fill_the_disk(tmp_path):
+    console = Console(tmp_path / "console.log")
+    for _ in range(20):
+        console.feed(bytes(2**20))
+    console.close()
+    assert (tmp_path / "console.log").stat().st_size == 2**24
+
+
+def test_a_log_that_cannot_be_written_is_told(tmp_path):
+    with pytest.raises(HostError, match="cannot write the console's log"):
+        Console(tmp_path / "none" / "console.log")

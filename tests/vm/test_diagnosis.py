@@ -31,7 +31,7 @@ NOWADAYS = "2026-01-01T00:00:00Z"
 
 @pytest.fixture(scope="module")
 def executor():
-    with LocalExecutor(2) as opened:
+    with LocalExecutor(1) as opened:
         yield opened
 
 
@@ -60,7 +60,7 @@ def find_out(cache, catalog, executor, tmp_path):
             cache=cache,
             catalog=catalog,
             executor=executor,
-            jobs=2,
+            jobs=1,  # the tests themselves run two at a time
             base=tmp_path,
             on_outcome=on_outcome,
             fresh=fresh,

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from buildvm_nb.hints import ScanLimits
+from buildvm_nb.hints import ScanLimits, scan_tree
 
 DATA = Path(__file__).parent / "data"
 MIB = 2**20
@@ -132,3 +132,10 @@ def test_the_same_again_and_again_takes_time_in_proportion(name, scan):
     assert (
         times[1] < 12 * times[0] + 0.5
     )  # four times as long, and no more than twice that for noise
+
+
+def test_an_archive_member_without_a_name_is_no_trouble(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("x", b"x")
+        packed.filelist[0].filename = packed.filelist[0].orig_filename = ""
+    assert list(scan_tree(tmp_path)) == []

@@ -1,52 +1,22 @@
-"""Plots of what a catalog knows, as matplotlib figures: they belong to whoever asked for them.
+"""Plots over many cases or runs: when traps spring, and verdicts over two axes."""
 
-Nothing of pyplot's global state is touched. Colours are those of Okabe and Ito, which people with
-any colour vision tell apart; markers or letters say the same once more.
-
-References
-----------
-M. Okabe, K. Ito, "Color Universal Design", https://jfly.uni-koeln.de/color/
-"""
-
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from buildvm_nb.errors import HostError, UsageError
-from buildvm_nb.model.instants import now, parse_instant
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-try:
-    from matplotlib.colors import ListedColormap
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-except ImportError as error:
-    raise HostError(
-        "plots need matplotlib, which is not installed",
-        hint="pip install 'buildvm-nb[notebook]'",
-    ) from error
+from buildvm_nb.errors import UsageError
+from buildvm_nb.model.instants import now, parse_instant
+from buildvm_nb.plots.style import COLOURS, INK, day_number, day_range, scale_dates, short
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLOURS", "matrix", "timeline"]
+__all__ = ["matrix", "timeline"]
 
-COLOURS = {
-    "passed": "#009E73",
-    "failed": "#D55E00",
-    "crashed": "#CC79A7",
-    "timeout": "#E69F00",
-    "mixed": "#F0E442",
-    "unavailable": "#56B4E9",
-    "error": "#999999",
-}
-"""The colour of each verdict, and of cells in which outcomes disagree."""
-
-_PAST, _TO_COME, _INK = "#0072B2", "#D55E00", "#000000"
-_NAME_LENGTH = 40
-_MARGIN = 0.05
-_LAST_DAY = float(date2num(datetime(9999, 12, 31, tzinfo=UTC)))
-"""Matplotlib refuses to draw what comes after the year 9999."""
+_PAST, _TO_COME = "#0072B2", "#D55E00"
 
 
 def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Figure:
@@ -80,25 +50,22 @@ def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Figu
     cases = list(dict.fromkeys(springs["case_id"]))
     figure = Figure(figsize=(9, 1.6 + 0.3 * len(cases)), layout="constrained")
     axes = figure.add_subplot()
-    left, right = _range([*springs["springs_at"], *springs["passes_again_at"].dropna(), instant])
+    left, right = day_range([*springs["springs_at"], *springs["passes_again_at"].dropna(), instant])
     for is_past, label, marker, colour in (
         (True, "has sprung", "o", _PAST),
         (False, "will spring", "^", _TO_COME),
     ):
         some = springs[springs["is_past"] == is_past]
         heights = [cases.index(case) for case in some["case_id"]]
-        starts = [_number(value) for value in some["springs_at"]]
-        ends = [_number(value, right) for value in some["passes_again_at"]]
+        starts = [day_number(value) for value in some["springs_at"]]
+        ends = [day_number(value, right) for value in some["passes_again_at"]]
         axes.hlines(heights, starts, ends, color=colour, linewidth=5, alpha=0.35)
         axes.plot(starts, heights, marker, color=colour, label=label, linestyle="none")
-    axes.axvline(_number(instant), color=_INK, linewidth=1, linestyle="--", label="now")
+    axes.axvline(day_number(instant), color=INK, linewidth=1, linestyle="--", label="now")
     axes.set_xlim(left, right)
-    axes.set_yticks(range(len(cases)), [_short(case) for case in cases])
+    axes.set_yticks(range(len(cases)), [short(case) for case in cases])
     axes.set_ylim(len(cases) - 0.5, -0.5)
-    locator = AutoDateLocator(tz=UTC)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))
-    axes.set_xlabel("date (UTC)")
+    scale_dates(axes)
     axes.set_title("When traps spring; bars: as long as they fail")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
@@ -144,7 +111,7 @@ def matrix(frame: "pd.DataFrame", rows: str = "date", columns: str = "cpu") -> F
     )
     for height, row in enumerate(verdicts):
         for place, verdict in enumerate(row):
-            axes.text(place, height, verdict[:1], ha="center", va="center", color=_INK)
+            axes.text(place, height, verdict[:1], ha="center", va="center", color=INK)
     axes.set_xticks(range(len(table.columns)), _labels(table.columns), rotation=45, ha="right")
     axes.set_yticks(range(len(table)), _labels(table.index))
     axes.set_xlabel(columns)
@@ -159,28 +126,9 @@ def matrix(frame: "pd.DataFrame", rows: str = "date", columns: str = "cpu") -> F
     return figure
 
 
-def _range(instants: Sequence[datetime]) -> tuple[float, float]:
-    numbers = [_number(value) for value in instants]
-    margin = max(_MARGIN * (max(numbers) - min(numbers)), 1.0)
-    return min(numbers) - margin, min(max(numbers) + margin, _LAST_DAY)
-
-
-def _number(instant: Any, missing: float = 0.0) -> float:  # noqa: ANN401 - of pandas or datetime
-    """Turn an instant into matplotlib's days; what is missing is not equal to itself."""
-    if instant != instant:  # noqa: PLR0124 - NaT
-        return missing
-    return float(date2num(datetime.fromisoformat(instant.isoformat())))
-
-
 def _verdict(cell: object) -> str:
     return cell.partition(":")[0] if isinstance(cell, str) else ""
 
 
 def _labels(values: "pd.Index[Any]") -> list[str]:
-    return [_short(str(value).removesuffix(" 00:00:00+00:00")) for value in values]
-
-
-def _short(name: str) -> str:
-    # a dollar sign would begin a formula
-    shown = name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
-    return shown.replace("$", r"\$")
+    return [short(str(value).removesuffix(" 00:00:00+00:00")) for value in values]

@@ -1,0 +1,306 @@
+"""Findings of three tiers: the user's own, the curated catalog's, and what the literature reports.
+
+Every row says of which tier it is.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from buildvm_nb.catalog.browsing import Selection
+from buildvm_nb.catalog.csvfile import write_csv
+from buildvm_nb.catalog.failurerows import failures_of
+from buildvm_nb.catalog.findingrows import finding_row
+from buildvm_nb.catalog.frames import empty_frame, make_frame
+from buildvm_nb.catalog.proofs import curated_findings
+from buildvm_nb.catalog.replacing import replacing
+from buildvm_nb.catalog.reported import REPORTED, reported_entries
+from buildvm_nb.catalog.schema import FAILURES, FINDINGS, Column, Kind, TableSchema
+from buildvm_nb.catalog.store import Catalog
+from buildvm_nb.errors import UsageError
+from buildvm_nb.model.display import card
+
+__all__ = [
+    "SHELVED",
+    "CuratedShelf",
+    "OwnShelf",
+    "ReportedShelf",
+    "Shelf",
+    "Tier",
+    "page_of_shelves",
+]
+
+
+class Tier(StrEnum):
+    """Who says so."""
+
+    OWN = "own"
+    """The user's own catalog."""
+    CURATED = "curated"
+    """A verified entry of the curated catalog."""
+    REPORTED = "reported"
+    """A public source; no machine of ours has proved it."""
+
+
+SHELVED = TableSchema(
+    name="shelved",
+    columns=(
+        Column(name="tier", kind=Kind.TEXT, meaning="own, curated or reported", optional=False),
+        FINDINGS["id"],
+        FINDINGS["case_id"],
+        Column(name="package", kind=Kind.TEXT, meaning="name and version of what was built"),
+        FINDINGS["kind"],
+        FINDINGS["axis"],
+        FINDINGS["first_after"],
+        FINDINGS["summary"],
+        Column(name="recorded_at", kind=Kind.INSTANT, meaning="when it was concluded"),
+    ),
+    meaning="One row for each finding or report, of any tier.",
+)
+_AXES = {"time-trap": "date", "cpu-dependent": "cpu", "kernel-dependent": "kernel"}
+
+
+class Shelf(Protocol):
+    """The findings of one tier."""
+
+    @property
+    def tier(self) -> Tier:
+        """Which one."""
+
+    def count(self, wanted: Selection) -> int:
+        """Count the rows of a selection."""
+
+    def page(
+        self, wanted: Selection, *, sort: str, descending: bool, offset: int, size: int
+    ) -> pd.DataFrame:
+        """Return a page of a selection, with the columns of `SHELVED`."""
+
+    def export(self, wanted: Selection, target: Path) -> None:
+        """Write a selection to a CSV file, in the form that is that tier's own."""
+
+    def open(self, key: str) -> tuple[str, tuple[str, ...]]:
+        """Return an entry as HTML, and the ids of the outcomes that prove it, if they are here."""
+
+
+@dataclass(frozen=True)
+class OwnShelf:
+    """What the user's own catalog has."""
+
+    catalog: Catalog
+    tier: Tier = Tier.OWN
+
+    def count(self, wanted: Selection) -> int:
+        """Count the rows of a selection; see `Shelf`."""
+        return self.catalog.count(FINDINGS.name, wanted)
+
+    def page(
+        self, wanted: Selection, *, sort: str, descending: bool, offset: int, size: int
+    ) -> pd.DataFrame:
+        """Return a page; see `Shelf`."""
+        column = {"tier": "recorded_at", "package": "source_name"}.get(sort, sort)
+        frame = self.catalog.page(
+            FINDINGS.name, wanted, sort=column, descending=descending, offset=offset, size=size
+        )
+        return _shelved(self.tier, frame.astype(object).where(frame.notna(), None))
+
+    def export(self, wanted: Selection, target: Path) -> None:
+        """Write the failures among them; see `Shelf`."""
+        self.catalog.export_selected(target, FAILURES.name, wanted)
+
+    def open(self, key: str) -> tuple[str, tuple[str, ...]]:
+        """Open a finding; see `Shelf`."""
+        finding = self.catalog.finding(key)
+        return finding._repr_html_(), finding.evidence
+
+
+class _FrameShelf:
+    """A tier that is small enough to be held in memory."""
+
+    tier: Tier
+
+    def __init__(self, frame: pd.DataFrame, texts: Iterable[str]) -> None:
+        self._frame = frame
+        self._texts = pd.Series(list(texts), index=frame.index, dtype="string[pyarrow]")
+
+    def count(self, wanted: Selection) -> int:
+        """Count the rows of a selection; see `Shelf`."""
+        return len(self._selected(wanted))
+
+    def page(
+        self, wanted: Selection, *, sort: str, descending: bool, offset: int, size: int
+    ) -> pd.DataFrame:
+        """Return a page; see `Shelf`."""
+        if sort not in SHELVED.dtypes:
+            raise UsageError(f"no such column: {sort!r}; allowed: {', '.join(SHELVED.dtypes)}")
+        chosen = self._selected(wanted).sort_values(
+            [sort, "id"], ascending=not descending, na_position="last"
+        )
+        return chosen.iloc[offset : offset + size].reset_index(drop=True)
+
+    def _selected(self, wanted: Selection) -> pd.DataFrame:
+        frame = self._frame
+        keep = pd.Series(data=True, index=frame.index)
+        for column, values in (("kind", wanted.only), ("axis", wanted.axis)):
+            if values:
+                keep &= frame[column].isin(values)
+        if wanted.case:
+            named = frame["case_id"].str.lower()
+            keep &= named.str.contains(wanted.case.lower(), regex=False)
+        if wanted.text:
+            keep &= self._texts.str.contains(wanted.text.lower(), regex=False)
+        if wanted.since is not None:
+            keep &= frame["recorded_at"] >= wanted.since
+        if wanted.until is not None:
+            keep &= frame["recorded_at"] < wanted.until
+        return frame[keep]
+
+
+class CuratedShelf(_FrameShelf):
+    """What was verified for the curated catalog.
+
+    Parameters
+    ----------
+    root : Path, optional
+        A curated catalog; default: the one that comes with buildvm-nb.
+
+    Raises
+    ------
+    CatalogError
+        If it cannot be read.
+    """
+
+    tier = Tier.CURATED
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._findings = {finding.id: finding for finding in curated_findings(root)}
+        rows = [finding_row(finding) for finding in self._findings.values()]
+        super().__init__(_shelved(self.tier, pd.DataFrame(rows, dtype=object)), map(_text, rows))
+
+    def export(self, wanted: Selection, target: Path) -> None:
+        """Write the failures among them; see `Shelf`."""
+        chosen = self._selected(wanted)["id"]
+        with replacing(target) as stream:
+            write_csv(failures_of(self._findings[key] for key in chosen), stream, FAILURES)
+
+    def open(self, key: str) -> tuple[str, tuple[str, ...]]:
+        """Open a finding; see `Shelf`. Its outcomes are in nobody's catalog."""
+        return self._findings[key]._repr_html_(), ()
+
+
+class ReportedShelf(_FrameShelf):
+    """What the literature reports.
+
+    Parameters
+    ----------
+    root : Path, optional
+        A curated catalog; default: the one that comes with buildvm-nb.
+
+    Raises
+    ------
+    CatalogError
+        If its file cannot be read.
+    """
+
+    tier = Tier.REPORTED
+
+    def __init__(self, root: Path | None = None) -> None:
+        entries = reported_entries(root)
+        self._entries = entries.set_index("id", drop=False)
+        told = entries.astype(object).where(entries.notna(), None).to_dict("records")
+        self._told = {row["id"]: row for row in told}
+        rows = [
+            {
+                "id": row["id"],
+                "case_id": row["id"],
+                "source_name": row["package"],
+                "source_version": row["version"],
+                "kind": row["kind"],
+                "axis": _AXES.get(row["kind"]),
+                "first_after": row["springs_at"],
+                "summary": row["symptom"],
+            }
+            for row in told
+        ]
+        super().__init__(_shelved(self.tier, pd.DataFrame(rows, dtype=object)), map(_text, told))
+
+    def export(self, wanted: Selection, target: Path) -> None:
+        """Write the entries as they are reported; see `Shelf`."""
+        chosen = self._entries.loc[list(self._selected(wanted)["id"])]
+        with replacing(target) as stream:
+            write_csv(chosen.reset_index(drop=True), stream, REPORTED)
+
+    def open(self, key: str) -> tuple[str, tuple[str, ...]]:
+        """Open an entry; see `Shelf`."""
+        row = self._told[key]
+        facts = [(name, row[name]) for name in REPORTED.dtypes]
+        return card(f"Reported: {key}; no machine of ours has proved it", facts), ()
+
+
+def page_of_shelves(
+    shelves: Sequence[Shelf],
+    wanted: Selection,
+    *,
+    sort: str,
+    descending: bool,
+    offset: int,
+    size: int,
+) -> tuple[dict[Tier, int], pd.DataFrame]:
+    """Return a page of several tiers, one after the other: they are not mixed.
+
+    Parameters
+    ----------
+    shelves : sequence of Shelf
+        In this order.
+    wanted : Selection
+        Which rows.
+    sort, descending, offset, size
+        As for `Shelf.page`; each tier is sorted by itself.
+
+    Returns
+    -------
+    tuple of dict and DataFrame
+        How many rows of each tier are selected in all, and the page, with the columns of
+        `SHELVED`.
+
+    Raises
+    ------
+    UsageError
+        If the selection or the column is none.
+    CatalogError
+        If a catalog cannot be read.
+    """
+    counts = {shelf.tier: shelf.count(wanted) for shelf in shelves}
+    pages, left = [empty_frame(SHELVED)], size
+    for shelf in shelves:
+        if left and offset < counts[shelf.tier]:
+            page = shelf.page(wanted, sort=sort, descending=descending, offset=offset, size=left)
+            pages.append(page)
+            left -= len(page)
+        offset = max(0, offset - counts[shelf.tier])
+    return counts, pd.concat(pages, ignore_index=True)
+
+
+def _shelved(tier: Tier, frame: pd.DataFrame) -> pd.DataFrame:
+    rows = frame.to_dict("records")
+    return make_frame(
+        (
+            [
+                tier.value,
+                row["id"],
+                row["case_id"],
+                f"{row['source_name'] or ''} {row['source_version'] or ''}".strip() or None,
+                *(row[name] for name in ("kind", "axis", "first_after", "summary")),
+                row.get("recorded_at"),
+            ]
+            for row in rows
+        ),
+        SHELVED,
+    )
+
+
+def _text(row: Mapping[Any, Any]) -> str:
+    return "\n".join(str(value).lower() for value in row.values() if value is not None)

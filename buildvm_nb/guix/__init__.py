@@ -1,0 +1,1 @@
+"""What Guix's virtual build machines speak: secrets, and in time their configuration."""

@@ -1,0 +1,252 @@
+"""Values of Guix's virtual build machines, read from a configuration; nothing is evaluated.
+
+References
+----------
+GNU Guix 1.5, ``gnu/services/virtualization.scm``; SRFI-19, ``make-date``.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+from sexpdata import Brackets, Quoted
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.guix.machinefile import SECRETS_PORT
+from buildvm_nb.guix.sexp import Symbol, read_forms, write_form
+
+__all__ = ["ImportedMachine", "import_configuration", "without_secrets_port"]
+
+_RECORD, _SERVICE = Symbol("virtual-build-machine"), Symbol("virtual-build-machine-service-type")
+_LIST, _DOT = Symbol("list"), Symbol(".")
+_MAKE_DATE, _STRING_TO_DATE = Symbol("make-date"), Symbol("string->date")
+_FIELD = 2
+_NOT_TAKEN = {
+    "image": "ours is a Debian image; set `image`, or boot Guix's with its own service",
+    "qemu": "ours is this host's; set `qemu`",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedMachine:
+    """What was read: fields of a machine file, and what could not be taken over."""
+
+    fields: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Reading:
+    fields: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def import_configuration(text: str, *, file: str, name: str | None = None) -> ImportedMachine:
+    """Read the ``virtual-build-machine`` of a Guix configuration.
+
+    Parameters
+    ----------
+    text : str
+        Scheme: an operating system, or just the form.
+    file : str
+        What messages call it.
+    name : str, optional
+        Which machine, where there are several.
+
+    Returns
+    -------
+    ImportedMachine
+        Its values; what the form leaves out is left out here, too.
+
+    Raises
+    ------
+    UsageError
+        If there is none or more than one, or a value is computed; the message has the expression.
+    """
+    forms = read_forms(text)
+    machines = [_read_machine(form, file) for form in _find(forms)]
+    if not machines and not any(_SERVICE in form for form in _lists(forms)):
+        raise UsageError(
+            f"{file}: no virtual-build-machine in it",
+            hint="name the file that has (service virtual-build-machine-service-type …)",
+        )
+    if not machines:
+        return ImportedMachine(fields={"name": "build-vm"})
+    fitting = [one for one in machines if name in {None, one.fields.get("name", "build-vm")}]
+    if len(fitting) != 1:
+        names = ", ".join(str(one.fields.get("name", "build-vm")) for one in machines)
+        raise UsageError(
+            f"{file}: {len(fitting)} machines fit; there are {names}", hint="choose with --name"
+        )
+    return fitting[0]
+
+
+def without_secrets_port(imported: ImportedMachine) -> ImportedMachine:
+    """Leave out the port of the secret service, which our machines do not need.
+
+    Parameters
+    ----------
+    imported : ImportedMachine
+        As it was read.
+
+    Returns
+    -------
+    ImportedMachine
+        With a note, where there was one.
+    """
+    ports = imported.fields.get("port_forwardings", ())
+    kept = [port for port in ports if port["guest"] != SECRETS_PORT]
+    if len(kept) == len(ports):
+        return imported
+    note = (
+        "the port of the secret service is not forwarded: any local user could reach it, and our "
+        "machines have a private channel (--secrets-port keeps it)"
+    )
+    return ImportedMachine(
+        fields={**imported.fields, "port_forwardings": kept}, notes=(*imported.notes, note)
+    )
+
+
+def _lists(form: Any) -> Iterator[list[Any]]:  # noqa: ANN401 - expressions are of any type
+    """Iterate over all lists, also within quotes."""
+    inner = form[0] if isinstance(form, Quoted | Brackets) else form
+    if isinstance(inner, list):
+        yield inner
+        for part in inner:
+            yield from _lists(part)
+
+
+def _find(forms: list[Any]) -> Iterator[list[Any]]:
+    for form in _lists(forms):
+        if form and form[0] == _RECORD and all(isinstance(part, list) for part in form[1:]):
+            yield form
+
+
+def _read_machine(form: list[Any], file: str) -> ImportedMachine:
+    reading = _Reading()
+    for part in form[1:]:
+        name = part[0] if part and isinstance(part[0], Symbol) else None
+        key = name.value() if name else ""
+        if key in _NOT_TAKEN:
+            reading.notes.append(f"not taken over: {_shown(part)}; {_NOT_TAKEN[key]}")
+        elif key in _READERS:
+            value = part[1] if len(part) == _FIELD else None
+            _READERS[key](part[1:] if value is None else value, reading)
+        else:
+            known = [*_READERS, *_NOT_TAKEN]
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else f"fields: {', '.join(known)}"
+            raise UsageError(
+                f"{file}: not a literal field of a virtual-build-machine: {_shown(part)}",
+                hint="write its value in place" if key == "inherit" else hint,
+            )
+    return ImportedMachine(fields=reading.fields, notes=tuple(reading.notes))
+
+
+def _computed(key: str, form: object, allowed: str) -> UsageError:
+    return UsageError(
+        f"{key} is no literal value: {_shown(form)}; allowed: {allowed}",
+        hint="nothing is evaluated here: write the value in its place in a copy of the file",
+    )
+
+
+def _shown(form: object) -> str:
+    text = re.sub(r"\\([#?`,])", r"\1", write_form(form))  # escapes of Emacs Lisp, not of Scheme
+    return text if len(text) <= 200 else f"{text[:200]}…"  # noqa: PLR2004 - a line or two
+
+
+def _name(form: Any, reading: _Reading) -> None:  # noqa: ANN401
+    inner = form.x if isinstance(form, Quoted) else None
+    if not isinstance(inner, Symbol):
+        raise _computed("name", form, "a quoted symbol such as 'build-vm")
+    reading.fields["name"] = inner.value()
+
+
+def _cpu(form: Any, reading: _Reading) -> None:  # noqa: ANN401
+    if type(form) is not str:
+        raise _computed("cpu", form, 'a text such as "Haswell"')
+    reading.fields["cpu"] = form
+
+
+def _number(key: str, target: str) -> Callable[[Any, _Reading], None]:
+    def read(form: Any, reading: _Reading) -> None:  # noqa: ANN401
+        if type(form) is not int:
+            raise _computed(key, form, "a number")
+        reading.fields[target] = form
+
+    return read
+
+
+def _auto_start(form: Any, reading: _Reading) -> None:  # noqa: ANN401
+    if type(form) is not bool:
+        raise _computed("auto-start?", form, "#t or #f")
+    reading.fields["auto_start"] = form
+
+
+def _systems(form: Any, reading: _Reading) -> None:  # noqa: ANN401
+    match form:
+        case Quoted(x=list() as names):
+            pass
+        case [first, *names] if first == _LIST:
+            pass
+        case _:
+            names = [None]
+    if not all(type(name) is str for name in names):
+        raise _computed("systems", form, '\'("x86_64-linux")')
+    reading.fields["systems"] = tuple(names)
+
+
+def _ports(form: Any, reading: _Reading) -> None:  # noqa: ANN401
+    pairs = form.x if isinstance(form, Quoted) else None
+    ports = []
+    for pair in pairs if isinstance(pairs, list) else [None]:
+        match pair:
+            case [int() as host, dot, int() as guest] if dot == _DOT:
+                ports.append({"host": host, "guest": guest})
+            case _:
+                raise _computed("port-forwardings", form, "'((11022 . 22))")
+    reading.fields["port_forwardings"] = ports
+
+
+def _date(form: Any, reading: _Reading) -> None:  # noqa: ANN401
+    try:
+        match form:
+            case [first, *numbers] if first == _MAKE_DATE:
+                date = _made_date(*numbers)
+            case [first, str() as text, str() as pattern] if first == _STRING_TO_DATE:
+                date = datetime.strptime(text, pattern.replace("~", "%")).replace(tzinfo=UTC)
+            case _:
+                raise _computed("date", form, "(make-date 0 0 0 0 1 1 2020 0)")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _computed("date", form, "(make-date 0 0 0 0 1 1 2020 0)") from error
+    if date.utcoffset():
+        reading.notes.append(
+            f"the date is {date.astimezone(UTC).isoformat()}: Guix gives QEMU the time of day "
+            "without its zone, so that its machine was off by that"
+        )
+    reading.fields["date"] = date
+
+
+def _made_date(  # noqa: PLR0913, PLR0917 - SRFI-19's order
+    nanosecond: int, second: int, minute: int, hour: int, day: int, month: int, year: int, zone: int
+) -> datetime:
+    if nanosecond:
+        message = "a machine's date is a whole second"
+        raise ValueError(message)
+    offset = timezone(timedelta(seconds=zone))
+    return datetime(year, month, day, hour, minute, second, tzinfo=offset)
+
+
+_READERS: Mapping[str, Callable[[Any, _Reading], None]] = {
+    "name": _name,
+    "cpu": _cpu,
+    "cpu-count": _number("cpu-count", "cpu_count"),
+    "memory-size": _number("memory-size", "memory_mib"),
+    "date": _date,
+    "port-forwardings": _ports,
+    "systems": _systems,
+    "auto-start?": _auto_start,
+}

@@ -1,0 +1,224 @@
+"""Guix's secret service: files, such as keys, handed to a machine before its services start.
+
+The machine is the server. It greets whoever connects first, the client announces names, sizes and
+modes, and the contents follow without separators. There is no authentication and no
+acknowledgement, so a private endpoint is what makes it safe, and a client that has sent everything
+knows no more than that.
+
+References
+----------
+GNU Guix 1.5, ``gnu/build/secret-service.scm``, version 0 of the protocol.
+"""
+
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildvm_nb.errors import HostError, MachineError
+from buildvm_nb.guix.connection import Connection, Ended, TooLate
+from buildvm_nb.guix.endpoint import Endpoint, EndpointKind, dial, listening
+from buildvm_nb.guix.secretfiles import LARGEST_FILES, SecretFile, SecretPlace, gather
+from buildvm_nb.guix.secretwords import (
+    GREETING,
+    announcement,
+    receive_announcement,
+    receive_greeting,
+)
+
+__all__ = ["ClientPatience", "ServerPatience", "receive_secrets", "send_secrets"]
+
+_CONNECT_S = 10.0
+_FAREWELL_S = 10.0
+"""How long a server that has all may take to close."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPatience:
+    """How long a client waits; tries, pause and handshake are as in Guix."""
+
+    retries: int = 60
+    """Further tries to connect, after the first one."""
+    pause_s: float = 1.0
+    """Between two tries."""
+    handshake_timeout_s: float = 180.0
+    """From the first connection to the greeting."""
+    transfer_timeout_s: float = 180.0
+    """For all that is sent then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerPatience:
+    """How long a server waits; for a client as in Guix."""
+
+    client_timeout_s: float = 60.0
+    """Until somebody connects."""
+    transfer_timeout_s: float = 180.0
+    """For the rest; Guix waits without end."""
+
+
+def send_secrets(
+    directory: Path | None,
+    endpoint: Endpoint,
+    patience: ClientPatience = ClientPatience(),
+    *,
+    limit: int = LARGEST_FILES,
+) -> list[SecretFile]:
+    """Send the files of a directory to a machine that waits for its secrets.
+
+    A connection succeeds as soon as QEMU listens, long before the machine does. So only the
+    greeting counts, and a connection that closes before it is tried again.
+
+    Parameters
+    ----------
+    directory : Path, optional
+        What the machine's root directory gets; None: nothing, which ends its wait as well.
+    endpoint : Endpoint
+        Where the machine waits.
+    patience : ClientPatience
+        Tries and time limits.
+    limit : int
+        Bytes of all files together.
+
+    Returns
+    -------
+    list of SecretFile
+        What was sent. Nobody says whether it has arrived.
+
+    Raises
+    ------
+    UsageError
+        If the directory has what cannot be sent.
+    HostError
+        If nobody listens.
+    MachineError
+        If whoever listens does not greet, speaks another protocol, or drops the connection.
+    """
+    files = gather(directory, limit=limit) if directory else []
+    message = announcement([file for file, _ in files]) + b"".join(data for _, data in files)
+    with closing(_greeted(endpoint, patience)) as connection:
+        deadline = time.monotonic() + patience.transfer_timeout_s
+        connection.send(message, deadline, "the secrets")
+        connection.finish(_FAREWELL_S)
+    return [file for file, _ in files]
+
+
+def receive_secrets(
+    endpoint: Endpoint,
+    root: Path,
+    patience: ServerPatience = ServerPatience(),
+    *,
+    limit: int = LARGEST_FILES,
+) -> list[SecretFile]:
+    """Wait for one client and put the files that it sends below a directory.
+
+    All files are there afterwards, or none. Whoever connects second is refused.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        Where to wait.
+    root : Path
+        What absolute names are below; ``/`` in a machine that is to have the secrets itself.
+    patience : ServerPatience
+        Time limits.
+    limit : int
+        Bytes of all files together.
+
+    Returns
+    -------
+    list of SecretFile
+        What was put into place.
+
+    Raises
+    ------
+    HostError
+        If the endpoint is taken, or a file cannot be put into place.
+    MachineError
+        If nobody connects, or the client does not keep to the protocol.
+    """
+    place = SecretPlace(root)
+    with closing(place), closing(_first_client(endpoint, patience)) as connection:
+        deadline = time.monotonic() + patience.transfer_timeout_s
+        connection.send(GREETING, deadline, "the greeting")
+        files = receive_announcement(connection, deadline, limit)
+        for file in files:
+            _store(place, file, connection, deadline)
+        place.commit()
+    return files
+
+
+def _greeted(endpoint: Endpoint, patience: ClientPatience) -> Connection:
+    """Connect until somebody greets."""
+    deadline: float | None = None
+    failure = ""
+    for attempt in range(patience.retries + 1):
+        if attempt:
+            threading.Event().wait(patience.pause_s)
+        try:
+            descriptor = dial(endpoint, _CONNECT_S)
+        except OSError as error:
+            failure = error.strerror or str(error)
+            continue
+        connection = Connection(descriptor, is_device=endpoint.kind is EndpointKind.PORT)
+        if deadline is None:
+            deadline = time.monotonic() + patience.handshake_timeout_s
+        try:
+            receive_greeting(connection, deadline)
+        except Ended as error:
+            connection.close()
+            failure = error.message
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
+    kind = HostError if deadline is None else MachineError
+    raise kind(
+        f"no secret service at {endpoint} after {patience.retries + 1} tries: {failure}",
+        hint="is the machine running, and does it still wait for its secrets?",
+    )
+
+
+def _first_client(endpoint: Endpoint, patience: ServerPatience) -> Connection:
+    """Accept one client; the endpoint is closed then, so that the others are refused."""
+    deadline = time.monotonic() + patience.client_timeout_s
+    with listening(endpoint) as descriptor:
+        if endpoint.kind is EndpointKind.PORT:
+            return Connection(os.dup(descriptor), is_device=True)
+        with socket.socket(fileno=os.dup(descriptor)) as listener:
+            while True:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or not select.select([listener], [], [], left_s)[0]:
+                    raise TooLate(
+                        f"nobody sent secrets to {endpoint} in {patience.client_timeout_s:g} s"
+                    )
+                client, _ = listener.accept()
+                if endpoint.kind is not EndpointKind.UNIX or _is_ours(client):
+                    return Connection(client.detach())
+                client.close()
+
+
+def _is_ours(client: socket.socket) -> bool:
+    """Tell whether the other end of a Unix socket is this user or root."""
+    size = struct.calcsize("3i")
+    _, user, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return user in {0, os.geteuid()}
+
+
+def _store(place: SecretPlace, file: SecretFile, connection: Connection, deadline: float) -> None:
+    try:
+        with place.add(file) as stream:
+            left = file.size
+            while left:
+                data = connection.receive(deadline, f"all of {file.name}")
+                stream.write(data[:left])
+                connection.push_back(data[left:])
+                left -= len(data[:left])
+    except OSError as error:
+        raise HostError(f"cannot write a secret: {file.name}: {error.strerror}") from error

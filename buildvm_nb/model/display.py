@@ -1,0 +1,269 @@
+"""How values show in notebooks: small HTML tables, escaped, in the colours of the reader's theme.
+
+A notebook asks a value itself, by ``_repr_html_``, so nothing has to be imported or registered
+first. All that this takes is the standard library's escaping.
+"""
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING
+
+from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.plaintext import clean
+
+if TYPE_CHECKING:
+    from buildvm_nb.model.entry import Window
+    from buildvm_nb.model.finding import Boundary, Finding
+    from buildvm_nb.model.machine import Environment, MachineSpec
+    from buildvm_nb.model.outcome import Outcome
+
+__all__ = [
+    "card",
+    "describe_machine",
+    "describe_window",
+    "environment_rows",
+    "finding_html",
+    "machine_rows",
+    "outcome_html",
+    "verdict_sign",
+]
+
+_LONGEST = 2000
+_NAMES_SHOWN = 12
+_SIGNS = {"passed": "✓", "failed": "✗", "crashed": "✗", "timeout": "✗"}
+
+
+def card(heading: str, rows: Iterable[tuple[str, object]]) -> str:
+    """Lay facts out as a table.
+
+    Parameters
+    ----------
+    heading : str
+        What they are about.
+    rows : iterable of tuple
+        What each is called, and what it is; one without text is left out.
+
+    Returns
+    -------
+    str
+        HTML in which all text is escaped. It has no colours of its own; text of several lines
+        keeps them, and a long one is cut.
+    """
+    lines = "".join(
+        f'<tr><th scope="row" style="text-align:left;vertical-align:top">{_safe(name)}</th>'
+        f'<td style="text-align:left">{_cell(str(value))}</td></tr>'
+        for name, value in rows
+        if value is not None and str(value).strip()
+    )
+    caption = f'<caption style="text-align:left"><b>{_safe(heading)}</b></caption>'
+    return f"<table>{caption}<tbody>{lines}</tbody></table>"
+
+
+def verdict_sign(verdict: str) -> str:
+    """Return a verdict with a sign before it, which says the same to who does not read it.
+
+    Parameters
+    ----------
+    verdict : str
+        Any.
+
+    Returns
+    -------
+    str
+        For example ``✓ passed``.
+    """
+    return f"{_SIGNS.get(verdict, '?')} {verdict}"
+
+
+def describe_machine(machine: "MachineSpec | None") -> str:
+    """Tell in a line what decides a machine's behaviour.
+
+    Parameters
+    ----------
+    machine : MachineSpec or None
+        Any.
+
+    Returns
+    -------
+    str
+        Empty for None.
+    """
+    if machine is None:
+        return ""
+    return (
+        f"{format_instant(machine.date)}, {machine.cpu}, kernel {machine.kernel}, "
+        f"{machine.accelerator.value}"
+    )
+
+
+def describe_window(window: "Window") -> str:
+    """Tell when something passes.
+
+    Parameters
+    ----------
+    window : Window
+        Of a finding.
+
+    Returns
+    -------
+    str
+        For example ``from the beginning until 2020-01-01T00:00:00Z``.
+    """
+    first, last = window.passes_from, window.passes_until
+    begins = "from the beginning" if first is None else f"from {format_instant(first)}"
+    return f"{begins} {'to the end' if last is None else f'until {format_instant(last)}'}"
+
+
+def machine_rows(machine: "MachineSpec") -> list[tuple[str, object]]:
+    """Tell what a machine is asked to be.
+
+    Parameters
+    ----------
+    machine : MachineSpec
+        Any.
+
+    Returns
+    -------
+    list of tuple
+        For `card`.
+    """
+    return [
+        ("date", format_instant(machine.date)),
+        ("CPU", f"{machine.cpu}, {machine.cpu_count} virtual"),
+        ("kernel", machine.kernel),
+        ("memory", f"{machine.memory_mib} MiB"),
+        ("image", machine.image),
+        ("accelerator", machine.accelerator.value),
+        ("network", machine.network.value),
+    ]
+
+
+def environment_rows(environment: "Environment | None") -> list[tuple[str, object]]:
+    """Tell what a machine was proven to be.
+
+    Parameters
+    ----------
+    environment : Environment or None
+        None: none came up.
+
+    Returns
+    -------
+    list of tuple
+        For `card`.
+    """
+    if environment is None:
+        return []
+    return [
+        ("ran on", f"{environment.engine}, {environment.accelerator.value}"),
+        ("kernel there", environment.kernel_release),
+        ("CPU features lacking", _names(environment.cpu_features_lacking)),
+    ]
+
+
+def outcome_html(outcome: "Outcome") -> str:
+    """Show an outcome.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        Any.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    verdict = verdict_sign(outcome.verdict.value)
+    return card(
+        f"Outcome {outcome.id}",
+        [
+            ("case", _titled(outcome.case.id, outcome.case.title)),
+            ("verdict", verdict),
+            ("why", outcome.reason),
+            ("evidence", outcome.evidence),
+            *machine_rows(outcome.machine),
+            *environment_rows(outcome.environment),
+            ("clock", "held while the test ran" if outcome.probing.held else ""),
+            ("sources", "\n".join(f"{one.name} {one.version}" for one in outcome.sources)),
+            ("took", f"{outcome.duration_s:.1f} s"),
+            ("recorded", format_instant(outcome.recorded_at)),
+            ("log", outcome.log_digest or "none was kept"),
+        ],
+    )
+
+
+def finding_html(finding: "Finding") -> str:
+    """Show a finding.
+
+    Parameters
+    ----------
+    finding : Finding
+        Any.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    studied = (finding.studied_from, finding.studied_until)
+    return card(
+        f"Finding {finding.id}",
+        [
+            ("case", _titled(finding.case.id, finding.case.title)),
+            ("kind", finding.kind.value),
+            ("axis", finding.axis.value if finding.axis else ""),
+            ("summary", finding.summary),
+            ("confidence", f"{finding.confidence:.1%}"),
+            ("passes", "\n".join(map(describe_window, finding.windows))),
+            ("boundaries", "\n".join(map(_boundary, finding.boundaries))),
+            ("causes", "\n".join(_cause(one) for one in finding.boundaries if one.cause)),
+            ("dates studied", " to ".join(format_instant(one) for one in studied if one)),
+            ("passes on CPUs", _names(finding.passing_cpus)),
+            ("fails on CPUs", _names(finding.failing_cpus)),
+            ("fails without", _names(finding.features)),
+            ("passes when given", _names(finding.features_needed)),
+            ("fails when given", _names(finding.features_harmful)),
+            ("passes on kernels", _names(finding.passing_kernels)),
+            ("fails on kernels", _names(finding.failing_kernels)),
+            ("files that vary", _names(finding.varying_files)),
+            ("passes in", describe_machine(finding.environment)),
+            ("log says", finding.failing_line),
+            ("taken for granted", "\n".join(finding.assumptions)),
+            ("evidence", f"{len(finding.evidence)} outcomes, {finding.runs} runs made for it"),
+            ("recorded", format_instant(finding.recorded_at)),
+        ],
+    )
+
+
+def _boundary(edge: "Boundary") -> str:
+    exact = "exactly" if edge.is_exact else "somewhere between"
+    return (
+        f"{edge.axis.value}: {verdict_sign(edge.before.value)} up to {edge.last_before}, "
+        f"{verdict_sign(edge.after.value)} from {edge.first_after} on ({exact}; "
+        f"{edge.confirmed} confirming runs)"
+    )
+
+
+def _cause(edge: "Boundary") -> str:
+    cause = edge.cause
+    return f"{cause.kind.value} {cause.path}: {cause.why}" if cause else ""
+
+
+def _titled(name: str, title: str) -> str:
+    return f"{name}: {title}" if title else name
+
+
+def _names(names: tuple[str, ...]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return " ".join([*names[:_NAMES_SHOWN], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _cell(text: str) -> str:
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    if "\n" in shown.strip():
+        return f'<pre style="white-space:pre-wrap;margin:0">{_safe(shown.rstrip())}</pre>'
+    return _safe(shown)
+
+
+def _safe(text: str) -> str:
+    return escape(clean(text))

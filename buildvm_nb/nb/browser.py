@@ -1,0 +1,375 @@
+"""Looking through a catalog in a notebook: filter, sort, drill down, export."""
+
+from base64 import b64encode
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from buildvm_nb.catalog import Catalog
+from buildvm_nb.catalog.browsing import Selection
+from buildvm_nb.catalog.shelves import (
+    CuratedShelf,
+    OwnShelf,
+    ReportedShelf,
+    Shelf,
+    Tier,
+    page_of_shelves,
+)
+from buildvm_nb.errors import BuildVMError, CatalogError, UsageError
+from buildvm_nb.model.finding import Axis, FindingKind
+from buildvm_nb.model.outcome import Verdict
+from buildvm_nb.nb.drilling import DetailPanel
+from buildvm_nb.nb.panel import Panel
+from buildvm_nb.nb.studying import read_date
+from buildvm_nb.nb.tables import cell_text, table_html
+
+if TYPE_CHECKING:
+    from buildvm_nb.catalog.frames import Frame
+
+__all__ = ["CatalogBrowser"]
+
+_SIZE = 20
+_LINKED = 2 * 1024 * 1024
+_ALL = "all tiers"
+_FINDINGS, _OUTCOMES = "findings", "outcomes"
+_OF_FINDINGS = {
+    "tier": "tier",
+    "case_id": "case",
+    "package": "package",
+    "kind": "kind",
+    "axis": "axis",
+    "first_after": "changes at",
+    "summary": "summary",
+    "recorded_at": "recorded",
+}
+_OF_OUTCOMES = {
+    "recorded_at": "recorded",
+    "case_id": "case",
+    "verdict": "verdict",
+    "date": "date",
+    "cpu": "CPU",
+    "kernel": "kernel",
+    "reason": "why",
+    "duration_s": "seconds",
+}
+
+
+class CatalogBrowser(Panel):
+    """Shows findings and outcomes page by page; SQL filters and sorts, so that many are no matter.
+
+    No machine and no QEMU is needed. Findings of the user's own, of the curated catalog and
+    reported ones are told apart by their tier, and an export has one tier.
+
+    Parameters
+    ----------
+    catalog : Catalog, str or Path, optional
+        Default: that of the user. Where it cannot be opened, the other tiers are there.
+    curated : Path, optional
+        A curated catalog; default: the one that comes with buildvm-nb.
+    name : str
+        A newer browser of the same name ends what this one reads.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog | str | Path | None = None,
+        *,
+        curated: Path | None = None,
+        name: str = "",
+    ) -> None:
+        self._place = catalog
+        self._root = curated
+        self._is_ours = not isinstance(catalog, Catalog)
+        self.catalog: Catalog | None = catalog if isinstance(catalog, Catalog) else None
+        """What is looked through; None: it cannot be opened."""
+        self._shelves: dict[Tier, Shelf] = {}
+        self.frame: Frame | None = None
+        """The page that is shown; None: nothing could be read."""
+        self._offset = 0
+        self._total = 0
+        self._is_writing = False
+        self.detail = DetailPanel(name)
+        """What is behind the row that is opened."""
+        self._make_fields()
+        super().__init__(
+            [
+                widgets.HBox([self.table, self.tier]),
+                widgets.HBox([self.case, self.text]),
+                widgets.HBox([self.only, self.axis]),
+                widgets.HBox([self.since, self.until]),
+                widgets.HBox([self.sort, self.descending]),
+                widgets.HBox([self._back, self._forward, self._again, self._status]),
+                self._page,
+                self.row,
+                self.detail,
+                widgets.HBox([self.target, self._export, self._exported]),
+            ],
+            name=name,
+        )
+        self._connect()
+        self.guarded(self._choose_table)()
+
+    @property
+    def html(self) -> str:
+        """The page as it is shown."""
+        return str(self._page.value)
+
+    @property
+    def status(self) -> str:
+        """Which rows are shown, as HTML."""
+        return str(self._status.value)
+
+    @property
+    def selection(self) -> Selection:
+        """What the fields ask for.
+
+        Raises
+        ------
+        UsageError
+            If a date is none.
+        """
+        return Selection(
+            case=self.case.value.strip(),
+            text=self.text.value.strip(),
+            only=(self.only.value,) if self.only.value else (),
+            axis=(self.axis.value,) if self.axis.value and self.table.value == _FINDINGS else (),
+            since=read_date(self.since.value, "Since"),
+            until=read_date(self.until.value, "Until"),
+        )
+
+    def refresh(self) -> None:
+        """Read the page anew.
+
+        Raises
+        ------
+        UsageError
+            If a field is wrong.
+        CatalogError
+            If the catalog cannot be read, for example because it was deleted.
+        """
+        try:
+            self._total, self.frame, counted = self._read()
+        except BuildVMError:
+            self.frame, self._total = None, 0
+            self._page.value, self._status.value = "", "nothing can be shown"
+            self._list_rows()
+            raise
+        shown = len(self.frame)
+        first = self._offset + 1 if shown else 0
+        self._status.value = f"{first} to {self._offset + shown} of {self._total}{counted}"
+        columns = _OF_FINDINGS if self.table.value == _FINDINGS else _OF_OUTCOMES
+        self._page.value = table_html(self.frame, columns, f"{self.table.value} of the catalog")
+        self._back.disabled = self._offset == 0
+        self._forward.disabled = self._offset + shown >= self._total
+        self._list_rows()
+        self.show_error(None)
+
+    def open_row(self, number: int) -> None:
+        """Show what is behind a row.
+
+        Parameters
+        ----------
+        number : int
+            From 1, as the table says.
+
+        Raises
+        ------
+        UsageError
+            If there is no such row.
+        CatalogError
+            If it cannot be read.
+        """
+        if self.frame is None or not 1 <= number <= len(self.frame):
+            raise UsageError(f"no such row: {number}")
+        row = self.frame.iloc[number - 1]
+        self.detail.clear()
+        if self.table.value == _OUTCOMES:
+            self.detail.show_outcome(self._own(), row["id"])
+            return
+        shelf = self._shelf(Tier(row["tier"]))
+        self.detail.show(self.catalog, *shelf.open(row["id"]))
+
+    def export(self) -> list[Path]:
+        """Write all rows that the fields ask for to CSV files, one for each tier.
+
+        Returns
+        -------
+        list of Path
+            The files.
+
+        Raises
+        ------
+        UsageError
+            If a field is wrong.
+        CatalogError
+            If something cannot be read or written.
+        """
+        target = Path(self.target.value.strip() or "failures.csv").expanduser().absolute()
+        wanted = self.selection
+        if self.table.value == _OUTCOMES:
+            self._own().export_selected(target, _OUTCOMES, wanted)
+            return [target]
+        made = []
+        for tier in self._tiers():
+            alone = self.tier.value != _ALL
+            path = target if alone else target.with_stem(f"{target.stem}-{tier.value}")
+            self._shelf(tier).export(wanted, path)
+            made.append(path)
+        return made
+
+    def close(self) -> None:
+        """End what is read, and close the catalog if it was opened here."""
+        self.detail.close()
+        super().close()
+        if self._is_ours and self.catalog is not None:
+            self.catalog.close()
+
+    def _make_fields(self) -> None:
+        self.table = widgets.ToggleButtons(options=[_FINDINGS, _OUTCOMES], tooltip="What to show")
+        self.tier = _dropdown("Tier", [(one.value, one.value) for one in Tier] + [(_ALL, _ALL)])
+        self.case = _text("Case", "part of its id")
+        self.text = _text("Text", "part of package, summary, reason, …")
+        self.only = _dropdown("Kind", [("any", "")])
+        self.axis = _dropdown("Axis", [("any", ""), *((one.value, one.value) for one in Axis)])
+        self.since = _text("Since", "recorded on this day or later")
+        self.until = _text("Until", "recorded before this day")
+        self.sort = _dropdown("Sort by", [("recorded", "recorded_at")])
+        self.descending = widgets.Checkbox(value=True, description="Greatest first", indent=False)
+        self._back = widgets.Button(description="Previous", tooltip="The page before")
+        self._forward = widgets.Button(description="Next", tooltip="The page after")
+        self._again = widgets.Button(description="Refresh", tooltip="Read the catalog again")
+        self._status = widgets.HTML()
+        self._page = widgets.HTML()
+        self.row = _dropdown("Open", [("none", 0)])
+        self.target = _text("File", "failures.csv")
+        self._export = widgets.Button(
+            description="Export CSV", tooltip="Write all rows that the fields ask for"
+        )
+        self._exported = widgets.HTML()
+
+    def _connect(self) -> None:
+        self.table.observe(self.guarded(self._choose_table), "value")
+        for field in (
+            *(self.tier, self.case, self.text, self.only, self.axis, self.since, self.until),
+            *(self.sort, self.descending),
+        ):
+            field.observe(self.guarded(self._changed), "value")
+        self._back.on_click(self.guarded(lambda _: self._turn(-_SIZE)))
+        self._forward.on_click(self.guarded(lambda _: self._turn(_SIZE)))
+        self._again.on_click(self.guarded(lambda _: self.refresh()))
+        self._export.on_click(self.guarded(lambda _: self._tell_export()))
+        self.row.observe(self.guarded(self._opened), "value")
+
+    def _choose_table(self, _change: object = None) -> None:
+        is_findings = self.table.value == _FINDINGS
+        kinds: type[FindingKind | Verdict] = FindingKind if is_findings else Verdict
+        columns = _OF_FINDINGS if is_findings else _OF_OUTCOMES
+        self._is_writing = True
+        try:
+            self.only.description = "Kind" if is_findings else "Verdict"
+            self.only.options = [("any", ""), *((one.value, one.value) for one in kinds)]
+            self.sort.options = [(name, key) for key, name in columns.items() if key != "tier"]
+            self.sort.value = "recorded_at"
+            self.axis.disabled = self.tier.disabled = not is_findings
+            self.target.value = "failures.csv" if is_findings else "outcomes.csv"
+        finally:
+            self._is_writing = False
+        self._changed()
+
+    def _changed(self, _change: object = None) -> None:
+        if not self._is_writing:
+            self._offset = 0
+            self.refresh()
+
+    def _turn(self, step: int) -> None:
+        self._offset = max(0, self._offset + step)
+        self.refresh()
+
+    def _own(self) -> Catalog:
+        """Return the catalog; one that could not be opened is tried again."""
+        if self.catalog is None:
+            self.catalog = Catalog(self._place if not isinstance(self._place, Catalog) else None)
+        try:
+            self.catalog.counts()
+        except CatalogError as error:
+            raise CatalogError(
+                f"{error.message}; it may have been deleted or moved",
+                hint="Refresh tries again; the other tiers are there all the same",
+            ) from error
+        return self.catalog
+
+    def _shelf(self, tier: Tier) -> Shelf:
+        if tier is Tier.OWN:
+            return OwnShelf(self._own())
+        if tier not in self._shelves:
+            is_curated = tier is Tier.CURATED
+            self._shelves[tier] = (
+                CuratedShelf(self._root) if is_curated else ReportedShelf(self._root)
+            )
+        return self._shelves[tier]
+
+    def _tiers(self) -> list[Tier]:
+        return [*Tier] if self.tier.value == _ALL else [Tier(self.tier.value)]
+
+    def _read(self) -> "tuple[int, Frame, str]":
+        wanted = self.selection
+        order: dict[str, Any] = {"sort": self.sort.value, "descending": self.descending.value}
+        if self.table.value == _OUTCOMES:
+            own = self._own()
+            page = own.page(_OUTCOMES, wanted, **order, offset=self._offset, size=_SIZE)
+            return own.count(_OUTCOMES, wanted), page, ""
+        shelves = [self._shelf(tier) for tier in self._tiers()]
+        counts, page = page_of_shelves(shelves, wanted, **order, offset=self._offset, size=_SIZE)
+        told = ", ".join(f"{count} {tier}" for tier, count in counts.items())
+        return sum(counts.values()), page, f": {told}"
+
+    def _list_rows(self) -> None:
+        rows = [] if self.frame is None else self.frame.to_dict("records")
+        self._is_writing = True
+        try:
+            self.row.options = [
+                ("none", 0),
+                *(
+                    (f"{n}: {cell_text(row['case_id'])} {row.get('kind') or row['verdict']}", n)
+                    for n, row in enumerate(rows, 1)
+                ),
+            ]
+            self.row.value = 0
+        finally:
+            self._is_writing = False
+        self.detail.clear()
+
+    def _opened(self, change: dict[str, Any]) -> None:
+        if change["new"] and not self._is_writing:
+            self.open_row(change["new"])
+            self.show_error(None)
+
+    def _tell_export(self) -> None:
+        self._exported.value = ""
+        self._exported.value = "<br>".join(map(_link, self.export()))
+        self.show_error(None)
+
+
+def _link(path: Path) -> str:
+    """Name a file that was written, and hand out a small one, wherever the browser is."""
+    name = escape(str(path))
+    if path.stat().st_size > _LINKED:
+        return f"wrote {name}"
+    data = b64encode(path.read_bytes()).decode()
+    there = f'href="data:text/csv;base64,{data}" download="{escape(path.name)}"'
+    return f"wrote {name} (<a {there}>download</a>)"
+
+
+def _text(name: str, placeholder: str) -> widgets.Text:
+    return widgets.Text(
+        description=name,
+        placeholder=placeholder,
+        tooltip=f"{name}: {placeholder}",
+        continuous_update=False,
+    )
+
+
+def _dropdown(name: str, options: list[tuple[str, Any]]) -> widgets.Dropdown:
+    return widgets.Dropdown(description=name, options=options, tooltip=name)

@@ -1,0 +1,415 @@
+"""What panels that study a case have in common: fields, Start and Cancel, and a live picture."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+import ipywidgets as widgets
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.interruption import interruptible
+from buildvm_nb.host.progress import Progress
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.display import verdict_sign
+from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.model.plaintext import clean
+from buildvm_nb.nb.jobs import Job, TaskEvent
+from buildvm_nb.nb.panel import Panel
+from buildvm_nb.nb.pictures import picture_html
+from buildvm_nb.nb.subject import Subject, command_html, read_subject
+from buildvm_nb.study.axes import parse_dates
+from buildvm_nb.study.executors import LocalExecutor
+from buildvm_nb.study.jobs import fit_jobs
+from buildvm_nb.study.trial import machine_for
+
+if TYPE_CHECKING:
+    from buildvm_nb.catalog import Catalog
+
+__all__ = ["WIDE", "HasCase", "StudyPanel", "Tools", "read_count", "read_date"]
+
+WIDE = widgets.Layout(width="100%")
+_REDRAW_S = 1.0
+_LISTED = 8
+
+
+class HasCase(Protocol):
+    """Something that knows which case is meant."""
+
+    @property
+    def case(self) -> Case:
+        """The case."""
+
+
+class Tools(TypedDict):
+    """What every study takes."""
+
+    cache: Cache
+    catalog: "Catalog"
+    executor: LocalExecutor
+    jobs: int
+    base: Path
+    progress: Progress
+    on_outcome: Callable[[Outcome, bool], None]
+
+
+@dataclass(frozen=True)
+class _Came:
+    """An outcome has come."""
+
+    outcome: Outcome
+    is_known: bool
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The picture has been drawn anew."""
+
+    html: str
+
+
+class StudyPanel(Panel):
+    """A panel that runs a case in many machines and shows each outcome as it comes.
+
+    Every outcome is in the catalog before it is shown, so that what was cancelled goes on where it
+    was when it is started again.
+
+    Parameters
+    ----------
+    case : Case, str or Path, optional
+        A case, the path of a case file, or the id of a curated case; it can be typed as well.
+    catalog : Catalog, str or Path, optional
+        Gets the outcomes; default: that of the user.
+    build : HasCase, optional
+        Where no case is given or typed, the one that this has at the moment of starting, such as
+        a panel that builds one.
+    cache : Cache, optional
+        Default: that of the user.
+    base : Path, optional
+        Directory that relative paths of a `Case` are below.
+    jobs : int, optional
+        Guests side by side.
+    overrides : mapping, optional
+        Fields of `MachineSpec` that hold for every machine.
+    name : str
+        A newer panel of the same name ends what this one runs.
+    """
+
+    def __init__(  # noqa: PLR0913 - all have defaults
+        self,
+        case: Case | str | Path | None = None,
+        *,
+        catalog: "Catalog | str | Path | None" = None,
+        build: "HasCase | None" = None,
+        cache: Cache | None = None,
+        base: Path | None = None,
+        jobs: int | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        name: str = "",
+    ) -> None:
+        self._given = case if isinstance(case, Case) else None
+        self._catalog = catalog
+        self._build = build
+        self._cache = cache
+        self._base = base
+        self._jobs = jobs
+        self._overrides = dict(overrides or {})
+        self._last_drawn_s = 0.0
+        self._studied: tuple[datetime | None, datetime | None] = (None, None)
+        self.outcomes: list[Outcome] = []
+        """What has come so far, of this start."""
+        self.known = 0
+        """How many of them the catalog had already."""
+        self._case = widgets.Text(
+            value=case.id if isinstance(case, Case) else str(case or ""),
+            description="Case",
+            placeholder="a case file, or the id of a curated case"
+            + ("; left empty: what is built" if build else ""),
+            continuous_update=False,
+            disabled=isinstance(case, Case),
+            layout=WIDE,
+        )
+        self._start = widgets.Button(
+            description="Start", button_style="primary", tooltip="Start, or go on where it was"
+        )
+        self._cancel = widgets.Button(
+            description="Cancel", tooltip="End all guests; what has come is kept", disabled=True
+        )
+        self._fresh = widgets.Checkbox(
+            description="Run anew what the catalog has", indent=False, value=False
+        )
+        self._status = widgets.HTML()
+        self._picture = widgets.HTML()
+        self._list = widgets.HTML()
+        self._result = widgets.HTML()
+        self._command = widgets.HTML()
+        super().__init__(
+            [
+                self._case,
+                *self._questions(),
+                widgets.HBox([self._start, self._cancel, self._fresh]),
+                self._status,
+                self._picture,
+                self._list,
+                self._result,
+                self._command,
+            ],
+            name=name,
+        )
+        self._start.on_click(self.guarded(lambda _: self.start()))
+        self._cancel.on_click(self.guarded(lambda _: self.cancel()))
+        self._case.observe(self.guarded(self._describe), "value")
+        for widget in self._asked():
+            widget.observe(self.guarded(self._describe), "value")
+        if self._case.value:
+            self.guarded(self._describe)()
+
+    @property
+    def status(self) -> str:
+        """What is said about the work, as HTML."""
+        return str(self._status.value)
+
+    @property
+    def result_html(self) -> str:
+        """What came of it, as HTML; empty: nothing yet."""
+        return str(self._result.value)
+
+    @property
+    def picture_html(self) -> str:
+        """The line of dates, as HTML."""
+        return str(self._picture.value)
+
+    @property
+    def command_html(self) -> str:
+        """The command that does the same, as HTML."""
+        return str(self._command.value)
+
+    @property
+    def subject(self) -> Subject:
+        """The case that is meant.
+
+        Raises
+        ------
+        UsageError
+            If there is none, or it is invalid.
+        """
+        if self._given is not None:
+            return read_subject(self._given, self._base)
+        text = str(self._case.value).strip()
+        if not text and self._build is not None:
+            return read_subject(self._build.case, self._base)
+        if not text:
+            raise UsageError(
+                "no case; allowed: the path of a case file, or the id of a curated case"
+            )
+        return read_subject(text)
+
+    def start(self) -> "Job[Any]":
+        """Begin in the background, with what the fields say.
+
+        Returns
+        -------
+        Job
+            Started; `wait` waits for it.
+
+        Raises
+        ------
+        UsageError
+            If a field is wrong.
+        HostError
+            If plots cannot be drawn.
+        """
+        import buildvm_nb.plots  # noqa: F401, PLC0415 - half a second; what it lacks is told now
+
+        subject = self.subject
+        work = self._prepare(subject)
+        self._studied = self._span()  # fields may change while it runs
+        self._describe()
+        self.outcomes, self.known, self._last_drawn_s = [], 0, 0.0
+        self._result.value = self._list.value = ""
+        self._status.value = "starting …"
+        self._start.disabled, self._cancel.disabled = True, False
+        is_fresh = bool(self._fresh.value)
+        return self.begin(
+            lambda job: self._run(job, subject, work, is_fresh=is_fresh),
+            on_event=self._hear,
+            on_end=self._finish,
+        )
+
+    @abstractmethod
+    def _questions(self) -> list[widgets.Widget]:
+        """Make the fields."""
+
+    @abstractmethod
+    def _asked(self) -> Sequence[widgets.Widget]:
+        """Return the fields that decide what the command is."""
+
+    @abstractmethod
+    def _words(self, subject: Subject) -> list[str]:
+        """Return the command."""
+
+    @abstractmethod
+    def _prepare(self, subject: Subject) -> "Callable[[Tools, bool], Any]":
+        """Read the fields, and return the study, which takes its tools and whether it is fresh."""
+
+    @abstractmethod
+    def _show(self, result: Any) -> str:  # noqa: ANN401 - whatever the study returns
+        """Write what came of it as HTML."""
+
+    def _draw(self, outcomes: Sequence[Outcome], result: Any = None) -> str:  # noqa: ANN401
+        """Draw the line of dates."""
+        from buildvm_nb.plots import date_line  # noqa: PLC0415 - half a second
+
+        title = f"{len(outcomes)} outcomes{' so far' if result is None else ''}"
+        return picture_html(date_line(None, outcomes, span=self._studied, title=title), title)
+
+    def _span(self) -> tuple[datetime | None, datetime | None]:
+        """Return the ends of the dates that are asked for, as far as they are given."""
+        return None, None
+
+    def _tried(self) -> str:
+        """Write what the outcomes so far show as HTML; by default the last ones."""
+        lines = (
+            f"<li>{format_instant(one.machine.date)}, {escape(one.machine.cpu)}, "
+            f"{escape(one.machine.kernel)}: {verdict_sign(one.verdict.value)} "
+            f"{escape(clean(one.reason.partition(chr(10))[0]))}</li>"
+            for one in self.outcomes[-_LISTED:]
+        )
+        return f'<ul aria-live="polite" aria-label="last outcomes">{"".join(lines)}</ul>'
+
+    def _run(
+        self,
+        job: "Job[Any]",
+        subject: Subject,
+        work: "Callable[[Tools, bool], Any]",
+        *,
+        is_fresh: bool,
+    ) -> Any:  # noqa: ANN401 - whatever the study returns
+        from buildvm_nb.catalog import Catalog  # noqa: PLC0415 - pandas
+
+        came: list[Outcome] = []
+
+        def hear(outcome: Outcome, is_known: bool) -> None:  # noqa: FBT001 - a callback's argument
+            came.append(outcome)
+            job.tell(_Came(outcome, is_known))
+            # here and not on the kernel's loop, which has to stay free
+            if time.monotonic() - self._last_drawn_s >= _REDRAW_S:
+                job.tell(_Drawn(self._draw(came)))
+                self._last_drawn_s = time.monotonic()
+
+        memory = machine_for(subject.case, self._overrides, None).memory_mib
+        jobs = fit_jobs(self._jobs, memory)
+        with (
+            nullcontext(self._catalog)
+            if isinstance(self._catalog, Catalog)
+            else Catalog(self._catalog) as catalog,
+            LocalExecutor(jobs) as executor,
+            interruptible(executor.kill),
+        ):
+            tools = Tools(
+                cache=self._cache or Cache(),
+                catalog=catalog,
+                executor=executor,
+                jobs=jobs,
+                base=subject.base,
+                progress=job,
+                on_outcome=hear,
+            )
+            result = work(tools, is_fresh)
+        job.tell(_Drawn(self._draw(came, result)))
+        return result
+
+    def _hear(self, event: object) -> None:
+        match event:
+            case TaskEvent() if not event.is_over:
+                self._status.value = f"{escape(event.label)} … {escape(event.note)}"
+            case _Came():
+                self.outcomes.append(event.outcome)
+                self.known += event.is_known
+                self._status.value = self._counted()
+                self._list.value = self._tried()
+            case _Drawn():
+                self._picture.value = event.html
+
+    def _counted(self) -> str:
+        return f"{len(self.outcomes)} outcomes, {self.known} of them from the catalog"
+
+    def _finish(self, job: "Job[Any]") -> None:
+        self._start.disabled, self._cancel.disabled = False, True
+        self._status.value = f"{job.state}: {self._counted()}"
+        if job.state == "done":
+            self._result.value = self._show(job.result)
+        elif job.state == "cancelled":
+            self._status.value += "; Start goes on where it was"
+
+    def _describe(self, _change: object = None) -> None:
+        subject = self.subject
+        self._command.value = command_html(subject, self._words(subject))
+        self.show_error(None)
+
+
+def read_date(text: str, what: str) -> datetime | None:
+    """Read a date that somebody typed.
+
+    Parameters
+    ----------
+    text : str
+        A date, a year or a month; empty: none.
+    what : str
+        Names the field.
+
+    Returns
+    -------
+    datetime or None
+        Aware, a whole second.
+
+    Raises
+    ------
+    UsageError
+        If it is none, or several.
+    """
+    if not text.strip():
+        return None
+    try:
+        dates = parse_dates(text.strip())
+    except UsageError as error:
+        raise UsageError(f"{what}: {error.message}", hint=error.hint) from error
+    if len(dates) != 1 or dates[0].microsecond:
+        raise UsageError(f"{what}: not one date with a whole second: {text!r}")
+    return dates[0]
+
+
+def read_count(text: str, what: str, least: int = 1) -> int | None:
+    """Read a number that somebody typed.
+
+    Parameters
+    ----------
+    text : str
+        Digits; empty: none.
+    what : str
+        Names the field.
+    least : int
+        The smallest number that is allowed.
+
+    Returns
+    -------
+    int or None
+        The number.
+
+    Raises
+    ------
+    UsageError
+        If it is none, or too small.
+    """
+    if not text.strip():
+        return None
+    if not text.strip().isdecimal() or int(text) < least:
+        raise UsageError(f"{what}: not a number: {text!r}; allowed: {least} and more, or nothing")
+    return int(text)

@@ -1,0 +1,121 @@
+"""Machines as services: a unit for systemd, a service for the Shepherd.
+
+References
+----------
+systemd.service(5), systemd.unit(5) (specifiers begin with %, and $ begins a variable in ExecStart);
+The Shepherd 1.0 Manual, "Defining Services".
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from buildvm_nb.guix.machinefile import MachineFile
+
+__all__ = ["shepherd_service", "systemd_unit"]
+
+_UNIT = """\
+# Written by `buildvm machine unit {name} --systemd`.
+[Unit]
+Description=Virtual build machine {name}
+{after}
+[Service]
+Type=notify
+ExecStart={command}
+{environment}# an image may have to be made first
+TimeoutStartSec=1h
+TimeoutStopSec=40
+# 143: ended by SIGTERM, in order
+SuccessExitStatus=143
+Restart=on-failure
+RestartSec=10
+
+[Install]
+WantedBy={target}
+"""
+_SHEPHERD = """\
+;; Written by `buildvm machine unit {name} --shepherd`.
+;; Load it from the Shepherd's init.scm, or with: herd load root FILE
+(register-services
+ (list (service
+        '({name})
+        #:documentation "Virtual build machine {name}."
+        #:start (make-forkexec-constructor
+                 '({command})
+                 #:environment-variables
+                 (append (list {environment}) (default-environment-variables))
+                 #:log-file {log})
+        #:stop (make-kill-destructor #:grace-period 40)
+        #:respawn? #t)))
+{start}"""
+
+
+def systemd_unit(
+    machine: MachineFile, argv: Sequence[str], environment: Mapping[str, str], *, is_system: bool
+) -> str:
+    """Write a unit for systemd.
+
+    Parameters
+    ----------
+    machine : MachineFile
+        The machine.
+    argv : sequence of str
+        Absolute program and arguments that run it in the foreground.
+    environment : mapping of str to str
+        Variables that it needs.
+    is_system : bool
+        Whether for the system's manager, or for a user's.
+
+    Returns
+    -------
+    str
+        The unit. Enabling it starts the machine with the system, or at the user's login.
+    """
+    variables = "".join(
+        f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment.items()
+    )
+    return _UNIT.format(
+        name=machine.name,
+        after="After=network.target\n" if is_system else "",
+        command=" ".join(_quoted(word).replace("$", "$$") for word in argv),
+        environment=variables,
+        target="multi-user.target" if is_system else "default.target",
+    )
+
+
+def _quoted(word: str) -> str:
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def shepherd_service(
+    machine: MachineFile, argv: Sequence[str], environment: Mapping[str, str], *, log: str
+) -> str:
+    """Write a service for the Shepherd.
+
+    Parameters
+    ----------
+    machine : MachineFile
+        The machine; `auto_start` starts it when the file is loaded.
+    argv : sequence of str
+        Absolute program and arguments that run it in the foreground.
+    environment : mapping of str to str
+        Variables that it needs.
+    log : str
+        File for what it says.
+
+    Returns
+    -------
+    str
+        Scheme.
+    """
+    return _SHEPHERD.format(
+        name=machine.name,
+        command=" ".join(map(_scheme, argv)),
+        environment=" ".join(_scheme(f"{name}={value}") for name, value in environment.items()),
+        log=_scheme(log),
+        start=f"(start-in-the-background '({machine.name}))\n" if machine.auto_start else "",
+    )
+
+
+def _scheme(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
