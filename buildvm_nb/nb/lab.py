@@ -8,7 +8,6 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from buildvm_nb.catalog import Catalog
 from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
@@ -67,7 +66,6 @@ class Lab(Panel):
         self.panels: dict[str, widgets.Widget] = {} if case else {"Commit": self.picker}
         self.panels |= {"Machine": self.machine, "Build": self.build}
         self._catalog = catalog
-        self._opened_catalog: Catalog | None = None
         self._later = {title: kind for title, kind in _MORE.items() if find_spec(_STUDIES)}
         self.tabs = widgets.Tab(
             children=[*self.panels.values(), *(widgets.VBox() for _ in self._later)],
@@ -100,9 +98,6 @@ class Lab(Panel):
         for panel in self.panels.values():
             if isinstance(panel, Panel):
                 panel.end()
-        if self._opened_catalog is not None:
-            self._opened_catalog.close()
-            self._opened_catalog = None
 
     def _opened(self, change: dict[str, Any]) -> None:
         """Make a panel when it is looked at first: some read the whole catalog."""
@@ -121,16 +116,14 @@ class Lab(Panel):
 
     def _make(self, title: str) -> widgets.Widget:
         kind = getattr(import_module(_STUDIES), self._later[title])
-        if self._opened_catalog is None:
-            self._opened_catalog = Catalog(self._catalog)
         if title == "Catalog":
-            return kind(self._opened_catalog)
+            return kind(self._catalog, name=self._inner)
         case, overrides = None, {}
         with suppress(UsageError):  # nothing chosen yet: it can be typed there
             case, overrides = self.build.case, self.machine.overrides
         return kind(
             case,
-            catalog=self._opened_catalog,
+            catalog=self._catalog,
             cache=self._cache,
             overrides=overrides,
             name=self._inner,

@@ -17,7 +17,10 @@ _FRAME = (
     "display:flex;flex-direction:column-reverse;overflow:auto;max-height:24em;"
     f"background:{BACKGROUND};color:{FOREGROUND};padding:6px"
 )  # reversed, so that a browser keeps to the end
-_PRE = "margin:0;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.3;color:inherit"
+_PRE = (
+    "margin:0;font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.3;"
+    "color:inherit"
+)
 
 
 class LogView(widgets.VBox):

@@ -288,8 +288,10 @@ class MachinePanel(Panel):
         self.changes += 1
         try:
             spec, chosen = self.spec, self.overrides
-        except UsageError:
-            return  # the field says it
+        except UsageError:  # the field says it
+            for name in ("date", "cpu"):
+                self._fields[name].note("")
+            return
         follows = "" if self._fields["date"].widget.value else format_instant(spec.date)
         source = "of the commit" if self.commit_date else "unless the source has a date"
         self._fields["date"].note(f"{follows} ({source})" if follows else "")

@@ -53,7 +53,7 @@ class Stages:
         str
             A list, as HTML.
         """
-        done = [f"<li>\N{CHECK MARK} {escape(label)}: {s:.1f} s</li>" for label, s in self._ended]
+        done = [f"<li>{escape(label)}: {s:.1f} s</li>" for label, s in self._ended]
         now = [f"<li><b>{escape(one.label)}</b> {self._left(one)}</li>" for one in self._under_way]
         begun = {label for label, _ in self._ended} | {one.label for one in self._under_way}
         to_come = [

@@ -12,7 +12,7 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.tools import run_process
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
-from buildvm_nb.nb import BuildPanel, CommitPicker, Lab, MachinePanel
+from buildvm_nb.nb import BuildPanel, CommitPicker, Lab, MachinePanel, Panel
 from buildvm_nb.nb.jobs import TaskEvent
 from buildvm_nb.nb.stages import Stages
 from buildvm_nb.nb.verdicts import verdict_html
@@ -228,6 +228,26 @@ def test_the_lab_links_commit_and_machine_and_opens_without_qemu(
     assert "qemu-system-x86" in lab.machine.host_html
     assert lab.show_tab("Build") is lab.build
     assert lab.build.run().verdict == "error"
+
+
+def test_the_labs_other_tabs_are_made_when_they_are_looked_at(cache, closing, tmp_path):
+    lab = Lab(case=CASE, cache=cache, catalog=tmp_path / "c.sqlite")
+    closing(lab)
+    assert [*lab.panels] == ["Machine", "Build"]
+    for title in ("Diagnose", "Catalog", "Forecast"):
+        panel = lab.show_tab(title)
+        assert panel is lab.tabs.children[lab.tabs.selected_index]
+        assert isinstance(panel, Panel)
+        assert not panel.error_html
+
+
+def test_a_tab_that_cannot_be_made_says_so_in_its_place(cache, closing, tmp_path):
+    (tmp_path / "c.sqlite").write_text("no catalog at all" * 100)
+    lab = Lab(case=CASE, cache=cache, catalog=tmp_path / "c.sqlite")
+    closing(lab)
+    shown = lab.show_tab("Catalog")
+    assert "Error:" in (shown.error_html if isinstance(shown, Panel) else shown.value)
+    assert lab.show_tab("Build") is lab.build
 
 
 def test_the_lab_of_a_case_has_no_picker(cache, closing):

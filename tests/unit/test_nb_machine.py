@@ -76,6 +76,7 @@ def test_what_is_wrong_is_told_at_its_field(panel, field, typed, told):
     panel._fields[field].widget.value = typed
     assert told in panel.complaints[field]
     assert "<script" not in panel.complaints[field]
+    assert not panel._fields["date"]._note.value  # nothing follows from what is wrong
     with pytest.raises(UsageError):
         _ = panel.spec
     panel._fields[field].widget.value = ""
