@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -264,7 +265,11 @@ start_machine("vm", {argv!r}, places=Places(files=Path("/"), states=Path({str(pl
             threading.Event().wait(0.01)
         starter.send_signal(signal.SIGINT)
         assert b"KeyboardInterrupt" in starter.communicate(timeout=60)[1]
-    assert birth(int((tmp_path / "pid").read_text())) is None
+    left = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 20  # whose parent has ended is reaped by init
+    while birth(left) is not None and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert birth(left) is None
 
 
 def forwarding(port):
