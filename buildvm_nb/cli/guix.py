@@ -157,8 +157,8 @@ def import_(
     "machines",
     examples=(
         "buildvm guix machines build-vm",
-        "sudo --preserve-env=BUILDVM_STATE buildvm guix machines ./build-vm.toml --install",
-        "sudo buildvm guix machines build-vm --undo",
+        "buildvm guix machines ./build-vm.toml --install --speed 4",
+        "buildvm guix machines build-vm --undo",
         "buildvm guix machines build-vm --signing-key",
     ),
 )
@@ -252,7 +252,7 @@ def build(
         bool, typer.Option("--follow", help="Pass on what Guix says to standard error.")
     ] = False,
 ) -> None:
-    """Build packages as they were at a commit of Guix, and record the outcome.
+    """Build packages as at a commit of Guix; record it.
 
     This host's Guix fetches today and has the machine build at its date; with --in guest the
     machine's Guix does both. Exits as `buildvm build` does.

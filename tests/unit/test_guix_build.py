@@ -151,6 +151,12 @@ def test_what_was_built_in_the_machine_and_again_here_has_passed(built):
         ("*build*) exit 1;;", "failed", "build", "build exited with 1"),
         ("*build*) ;;", "error", "build", "nothing was built in the machine"),
         (
+            f'*build*) echo "{OFFLOADED.replace("127.0.0.1", "other.example")}";;',
+            "error",
+            "build",
+            "nothing was built in the machine",
+        ),
+        (
             f'*--check) exit 1;; *build*) echo "{OFFLOADED}";;',
             "failed",
             "test",
