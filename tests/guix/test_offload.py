@@ -29,7 +29,7 @@ from buildvm_nb.service.daemon import GuixDaemon
 from buildvm_nb.study import open_machine
 from tests.guix.hostside import GuixHost
 
-pytestmark = [pytest.mark.vm, pytest.mark.network]
+pytestmark = [pytest.mark.vm, pytest.mark.network, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "debian:sid,guix"
