@@ -1,8 +1,5 @@
 """The report's page in a real browser: sorted, dark, printed, and hostile text in it inert."""
 
-import os
-import shutil
-
 import pytest
 
 from buildvm_nb.catalog import Catalog
@@ -12,26 +9,9 @@ from buildvm_nb.model.finding import Boundary, Finding, Window
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: see tests/apt.txt")
-]
-
 HOSTILE = "<script>window.harmed = 1</script><img src=x onerror='window.harmed = 2'>"
 LOG = f"building\n\x1b[31mE   failed: {HOSTILE}\x1b[0m\n</pre>{HOSTILE}\x1b]0;title\x07\n"
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(20, 23, 26)"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    # the sandbox does not work for root, as in containers
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
