@@ -31,6 +31,9 @@ _TYPES = {
     Kind.INSTANT: pa.timestamp("us", tz="UTC"),
 }
 
+_DTYPES = {pa.int64(): pd.Int64Dtype()}
+"""Not by way of floats, as pandas would where one is missing: those are exact to 2**53 only."""
+
 
 def partitions(table: TableSchema) -> tuple[str, ...]:
     """Name what a table may be parted by.
@@ -136,7 +139,7 @@ def read_parquet(path: Path, table: TableSchema) -> pd.DataFrame:
         raise CatalogError(f"cannot read Parquet: {path}: {error}") from error
     frame = pd.DataFrame(
         {
-            name: pd.Series(arrow[name].to_pandas(types_mapper=None), dtype=dtype)
+            name: pd.Series(arrow[name].to_pandas(types_mapper=_DTYPES.get), dtype=dtype)
             for name, dtype in table.dtypes.items()
         }
     )

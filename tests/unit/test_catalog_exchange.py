@@ -90,6 +90,14 @@ def test_any_table_comes_back_from_any_format(form, missing, there, tmp_path_fac
         pd.testing.assert_frame_equal(read_table(path, table), frame)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_an_integer_too_long_for_a_float_comes_back_beside_a_missing_one(form, tmp_path):
+    path = tmp_path / f"x.{form}"
+    frame = make_frame([a_row(HINTS, line=2**53 + 1), a_row(HINTS, line=None)], HINTS)
+    write_table([frame], path, HINTS)
+    pd.testing.assert_frame_equal(read_table(path, HINTS), frame)
+
+
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_table_without_rows_comes_back(form, table, tmp_path):
