@@ -18,6 +18,10 @@ from hypothesis import settings
 settings.register_profile("any-host", deadline=None)  # a busy one is no failure
 settings.load_profile("any-host")
 
+# A job in the background ignores these, and so would every program that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 
 @pytest.fixture
 def free_port():

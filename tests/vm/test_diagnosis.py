@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -293,21 +294,32 @@ def test_the_commit_that_broke_it_is_found_past_one_that_does_not_build(find_out
 
 
 def test_a_guest_that_is_killed_in_mid_search_moves_no_boundary(find_out):
-    killed = []
+    killed, over = [], threading.Event()
 
-    def kill_one(outcome, known):
-        """Kill a guest that is under way, once; the next outcome that comes may be its error."""
-        for place in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                words = place.read_bytes().split(b"\0")
-                ours = words[0].endswith(b"qemu-system-x86_64") and b"512M" in words
-                if ours and not killed and _is_ours(int(place.parent.name)):
-                    os.kill(int(place.parent.name), signal.SIGKILL)
-                    killed.append(outcome.id)
+    def kill_one():
+        """Kill the first guest that is seen under way."""
+        while not killed and not over.wait(0.02):
+            for place in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    words = place.read_bytes().split(b"\0")
+                    ours = words[0].endswith(b"qemu-system-x86_64") and b"512M" in words
+                    if ours and not killed and _is_ours(int(place.parent.name)):
+                        os.kill(int(place.parent.name), signal.SIGKILL)
+                        killed.append(place.parent.name)
+
+    killer = threading.Thread(target=kill_one)
+
+    def begin(outcome, known):
+        """Let the search have its first outcome, then start to kill."""
+        if not killer.ident:
+            killer.start()
 
     trap = f"sleep 1\n{NOW}test $now -lt {TRAP.timestamp():.0f}"
     span = {"first": "2021-11-27T15:28:00Z", "last": "2021-11-27T15:30:00Z"}
-    finding = find_out(trap, on_outcome=kill_one, **span)
+    try:
+        finding = find_out(trap, on_outcome=begin, **span)
+    finally:
+        over.set()
     assert killed
     assert [one.first_after for one in finding.boundaries] == ["2021-11-27T15:28:58Z"]
     assert finding.boundaries[0].is_exact
