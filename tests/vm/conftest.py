@@ -2,11 +2,19 @@
 
 import pytest
 
+from buildvm_nb.catalog import Catalog
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.finding import Axis
+from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study import open_machine
+from buildvm_nb.study.diagnose import Questions
+from buildvm_nb.study.executors import LocalExecutor
+from buildvm_nb.study.findings import diagnose_case
 
 IMAGE = "debian:bookworm,python3"
+QUESTIONS = set(Questions.__dataclass_fields__)
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +45,43 @@ def output_of(machine, command, **options):
     printed = bytearray()
     result = machine.run(command, stdout=printed.extend, stderr=printed.extend, **options)
     return result, printed.decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def executor():
+    with LocalExecutor(1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    with Catalog(tmp_path / "catalog.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def find_out(cache, catalog, executor, tmp_path):
+    """Diagnose a case given by its test; dates are the only axis unless others are asked for."""
+
+    def find(test, *, axes=(Axis.DATE,), overrides=None, fresh=False, on_outcome=None, **rest):
+        fields = {"id": "tiny", "image": IMAGE, "limits": {"memory_mib": 512}}
+        steps = [{"name": "test", "run": test}] if isinstance(test, str) else test
+        questions = {name: rest.pop(name) for name in list(rest) if name in QUESTIONS}
+        questions = {"repeats": 1} | questions
+        for end in ("first", "last"):
+            if end in questions:
+                questions[end] = parse_instant(questions[end])
+        return diagnose_case(
+            Case.parse(fields | {"steps": steps} | rest),
+            Questions(axes=axes, **questions),
+            overrides,
+            cache=cache,
+            catalog=catalog,
+            executor=executor,
+            jobs=1,  # the tests themselves run two at a time
+            base=tmp_path,
+            on_outcome=on_outcome,
+            fresh=fresh,
+        )
+
+    return find

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,62 +14,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from buildvm_nb.catalog import Catalog
-from buildvm_nb.model.case import Case
-from buildvm_nb.model.finding import Axis, FindingKind
+from buildvm_nb.model.finding import FindingKind
 from buildvm_nb.model.instants import parse_instant
-from buildvm_nb.study.diagnose import Questions
-from buildvm_nb.study.executors import LocalExecutor
-from buildvm_nb.study.findings import diagnose_case
 
 pytestmark = pytest.mark.vm
 
 TRAP = parse_instant("2021-11-27T15:28:58Z")
 NOW = "now=$(date +%s)\n"
-NOWADAYS = "2026-01-01T00:00:00Z"
-
-
-@pytest.fixture(scope="module")
-def executor():
-    with LocalExecutor(1) as opened:
-        yield opened
-
-
-@pytest.fixture
-def catalog(tmp_path):
-    with Catalog(tmp_path / "catalog.sqlite") as opened:
-        yield opened
-
-
-@pytest.fixture
-def find_out(cache, catalog, executor, tmp_path):
-    """Diagnose a case given by its test; dates are the only axis unless others are asked for."""
-
-    def find(test, *, axes=(Axis.DATE,), overrides=None, fresh=False, on_outcome=None, **rest):
-        fields = {"id": "tiny", "image": "debian:bookworm,python3", "limits": {"memory_mib": 512}}
-        steps = [{"name": "test", "run": test}] if isinstance(test, str) else test
-        questions = {name: rest.pop(name) for name in list(rest) if name in QUESTIONS}
-        questions = {"repeats": 1} | questions
-        for end in ("first", "last"):
-            if end in questions:
-                questions[end] = parse_instant(questions[end])
-        return diagnose_case(
-            Case.parse(fields | {"steps": steps} | rest),
-            Questions(axes=axes, **questions),
-            overrides,
-            cache=cache,
-            catalog=catalog,
-            executor=executor,
-            jobs=1,  # the tests themselves run two at a time
-            base=tmp_path,
-            on_outcome=on_outcome,
-            fresh=fresh,
-        )
-
-    return find
-
-
-QUESTIONS = set(Questions.__dataclass_fields__)
 
 
 def bounds(finding):
@@ -98,8 +48,8 @@ def test_a_trap_is_located_to_the_second_and_asking_again_costs_no_run(find_out)
 def test_a_step_that_looks_late_at_the_clock_does_not_move_the_boundary(find_out):
     finding = find_out(
         f"sleep 2\n{NOW}test $now -lt {TRAP.timestamp():.0f}",
-        first="2021-11-27T15:28:40Z",
-        last="2021-11-27T15:29:20Z",
+        first="2021-11-27T15:28:50Z",
+        last="2021-11-27T15:29:05Z",
     )
     assert bounds(finding) == [
         ("2021-11-27T15:28:57Z", "2021-11-27T15:28:58Z", "passed", "failed", True)
@@ -195,102 +145,10 @@ def test_a_build_that_depends_on_the_date_is_built_anew_at_every_date(find_out):
     assert [one.first_after for one in finding.boundaries] == ["2021-11-27T15:28:58Z"]
 
 
-def test_the_smallest_set_of_cpu_features_is_found(find_out):
-    finding = find_out("grep -qw sse4_2 /proc/cpuinfo", axes=(Axis.CPU,))
-    assert finding.kind is FindingKind.CPU_DEPENDENT
-    assert finding.features == ("sse4.2",)
-    assert finding.features_needed == ("sse4.2",)
-    assert "core2duo" in finding.failing_cpus
-
-
-def test_the_pair_of_kernels_is_found(find_out):
-    finding = find_out("uname -r | grep -qv '^5'", axes=(Axis.KERNEL,))
-    assert finding.kind is FindingKind.KERNEL_DEPENDENT
-    [boundary] = finding.boundaries
-    assert boundary.last_before.startswith("5.10.")
-    assert boundary.first_after.startswith("6.1.")
-    assert finding.failing_kernels == ("debian:bullseye",)
-
-
 def test_what_fails_or_passes_everywhere_is_told_so(find_out):
     span = {"first": "2020-01-01", "last": "2021-01-01"}
     assert find_out("true", **span).kind is FindingKind.SOUND
     assert find_out("false", **span).kind is FindingKind.ALWAYS_FAILING
-
-
-def test_an_output_that_differs_between_cpus_varies_along_them(find_out):
-    finding = find_out(
-        [{"name": "build", "run": "grep -c sse4_2 /proc/cpuinfo >cpu || true; echo same >other"}],
-        axes=(Axis.CPU,),
-        artifacts=["cpu", "other"],
-    )
-    assert finding.kind is FindingKind.OUTPUT_VARIES
-    assert finding.axis is Axis.CPU
-    assert finding.varying_files == ("cpu",)
-
-
-def git_in(place, date=NOWADAYS):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    env = {**os.environ, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
-
-    def git(*words):
-        argv = ["git", *identity, "-C", place, *words]
-        subprocess.run(argv, check=True, capture_output=True, env=env)
-
-    place.mkdir()
-    git("init", "-b", "main")
-    return git
-
-
-def test_a_date_and_a_cpu_that_break_it_only_together_are_found(find_out, tmp_path):
-    place = tmp_path / "repository"
-    git = git_in(place, "2014-06-01T12:00:00Z")  # Haswell's time: it has no clflushopt
-    git("commit", "--allow-empty", "-m", "begin")
-    finding = find_out(
-        f"{NOW}grep -qw clflushopt /proc/cpuinfo || exit 0\ntest $now -lt {TRAP.timestamp():.0f}",
-        axes=(Axis.DATE, Axis.CPU),
-        source={"kind": "git", "url": str(place), "commit": "main"},
-        first="2014-01-01",
-        last="2027-01-01",
-        resolution_s=86_400,
-    )
-    assert finding.kind is FindingKind.TIME_TRAP
-    [boundary] = finding.boundaries
-    assert boundary.last_before < "2021-11-27T15:28:58Z" <= boundary.first_after
-    assert finding.features_harmful == ("clflushopt",)
-    assert "Haswell" in finding.passing_cpus
-    assert "on some CPUs only" in finding.summary
-
-
-@pytest.fixture
-def repository(tmp_path):
-    place = tmp_path / "repository"
-    git = git_in(place)
-    states = ["fine", "fine", "does not build", "fine", "broken", "broken", "broken"]
-    for number, state in enumerate(states):
-        (place / "state").write_text(f"{state}\n")
-        (place / "number").write_text(f"{number}\n")
-        git("add", ".")
-        git("commit", "-m", f"commit {number}: {state}")
-        git("tag", f"v{number}")
-    return place
-
-
-def test_the_commit_that_broke_it_is_found_past_one_that_does_not_build(find_out, repository):
-    finding = find_out(
-        [
-            {"name": "build", "run": "! grep build state"},
-            {"name": "test", "run": "grep fine state"},
-        ],
-        axes=(Axis.COMMIT,),
-        source={"kind": "git", "url": str(repository), "commit": "v6"},
-        good="v0",
-        bad="v6",
-    )
-    assert finding.kind is FindingKind.COMMIT_DEPENDENT
-    assert "commit 4: broken" in finding.summary
-    [boundary] = finding.boundaries
-    assert boundary.is_exact
 
 
 def test_a_guest_that_is_killed_in_mid_search_moves_no_boundary(find_out):
@@ -314,7 +172,7 @@ def test_a_guest_that_is_killed_in_mid_search_moves_no_boundary(find_out):
         if not killer.ident:
             killer.start()
 
-    trap = f"sleep 1\n{NOW}test $now -lt {TRAP.timestamp():.0f}"
+    trap = f"sleep 0.5\n{NOW}test $now -lt {TRAP.timestamp():.0f}"
     span = {"first": "2021-11-27T15:28:00Z", "last": "2021-11-27T15:30:00Z"}
     try:
         finding = find_out(trap, on_outcome=begin, **span)
@@ -343,10 +201,3 @@ def test_two_diagnoses_of_one_case_at_once_agree(find_out):
     for finding in (first, second):
         [boundary] = finding.boundaries
         assert (boundary.first_after, boundary.is_exact) == ("2021-11-27T15:28:58Z", True)
-
-
-def test_a_feature_that_the_accelerator_cannot_give_is_no_verdict(find_out):
-    finding = find_out(
-        "grep -qw avx512f /proc/cpuinfo", axes=(Axis.CPU,), cpus=("Haswell,+avx512f",)
-    )
-    assert finding.kind is FindingKind.ALWAYS_FAILING
