@@ -175,6 +175,8 @@ def _show(session: Session, choice: "Choice") -> None:
             ("finding", finding.id if finding else ""),
             ("evidence", f"{len(choice.evidence)} outcomes" if finding else ""),
             ("see", choice.see()),
+            ("met as well", "\n".join(map(str, choice.also))),
+            ("clashing", "\n".join(map(str, choice.conflict))),
             ("not followed", "\n".join(map(str, choice.against))),
             ("other versions", "\n".join(map(str, choice.other_versions))),
         ]
