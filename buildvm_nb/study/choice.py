@@ -123,6 +123,13 @@ class Choice(Value):
         return self.because.evidence if self.because else ()
 
     @property
+    def chosen_by(self) -> tuple[str, ...]:
+        """Ids of the findings that chose the environment, the one that decided first."""
+        if not self.is_shown or self.because is None:
+            return ()
+        return (self.because.id, *(one.id for one in self.also))
+
+    @property
     def level(self) -> str:
         """How much has to be chosen: ``nothing``, ``date``, ``date+cpu``, …, ``unknown``."""
         if not self.is_shown:
