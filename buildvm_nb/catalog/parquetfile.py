@@ -137,9 +137,10 @@ def read_parquet(path: Path, table: TableSchema) -> pd.DataFrame:
         arrow = read.select(schema.names).cast(schema)
     except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are among these
         raise CatalogError(f"cannot read Parquet: {path}: {error}") from error
+    # integers beside missing ones would go through floats, which hold 53 bits of them
     frame = pd.DataFrame(
         {
-            name: pd.Series(arrow[name].to_pandas(types_mapper=None), dtype=dtype)
+            name: pd.Series(arrow[name].to_pandas(integer_object_nulls=True), dtype=dtype)
             for name, dtype in table.dtypes.items()
         }
     )

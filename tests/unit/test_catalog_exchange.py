@@ -232,3 +232,12 @@ def test_parquet_of_an_older_version_has_missing_and_default_values_in_newer_col
     assert read[["chosen_by", "drift_s"]].isna().all(axis=None)
     rest = [name for name in frame.columns if name not in newer]
     pd.testing.assert_frame_equal(read[rest], frame[rest])
+
+
+def test_great_integers_beside_missing_ones_come_back_exactly_from_parquet(tmp_path):
+    row = {"id": "x", "recorded_at": FIRST, "date": FIRST, "clock_held": False, "attempt": 0}
+    statuses = [2**62 - 256, 2**63 - 1, None]
+    rows = [[{**row, "exit_status": one}.get(name) for name in OUTCOMES.dtypes] for one in statuses]
+    path = tmp_path / "outcomes.parquet"
+    write_table([make_frame(rows, OUTCOMES)], path, OUTCOMES)
+    assert read_table(path, OUTCOMES)["exit_status"].dropna().tolist() == statuses[:2]
