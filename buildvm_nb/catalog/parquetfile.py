@@ -134,6 +134,9 @@ def read_parquet(path: Path, table: TableSchema) -> pd.DataFrame:
     parting = dataset.partitioning(flavor="hive", schema=_parting_schema(path, schema))
     try:
         read = dataset.dataset(path, format="parquet", partitioning=parting).to_table()
+        for name, value in table.later.items():
+            if name not in read.schema.names:
+                read = read.append_column(name, pa.repeat(pa.scalar(value), len(read)))
         arrow = read.select(schema.names).cast(schema)
     except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are among these
         raise CatalogError(f"cannot read Parquet: {path}: {error}") from error

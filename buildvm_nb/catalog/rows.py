@@ -51,6 +51,7 @@ def outcome_row(outcome: Outcome) -> dict[str, Any]:
         "clock_held": outcome.probing.held,
         "drift_s": outcome.probing.drift_s,
         "attempt": outcome.probing.attempt,
+        "chosen_by": " ".join(outcome.chosen_by) or None,
     }
     return without_nul(row)
 

@@ -20,7 +20,7 @@ __all__ = [
     "TableSchema",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of everything below; a database carries the one that it was written with."""
 
 
@@ -82,6 +82,15 @@ class TableSchema:
     def dtypes(self) -> dict[str, str]:
         """The pandas dtype of each column, in order."""
         return {column.name: column.kind.dtype for column in self.columns}
+
+    @property
+    def later(self) -> dict[str, bool | int | None]:
+        """What rows have in each column that files of an older version may lack."""
+        return {
+            column.name: column.default
+            for column in self.columns
+            if column.since > self.columns[0].since
+        }
 
     def __getitem__(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
@@ -201,6 +210,15 @@ OUTCOMES = TableSchema(
                 meaning="which repetition of the same run in the same environment it is, from 0",
                 optional=False,
                 default=0,
+            ),
+        ),
+        # Why there
+        *_since(
+            3,
+            _column(
+                "chosen_by",
+                Kind.TEXT,
+                "ids of the findings that chose the machine, by spaces; missing: none did",
             ),
         ),
     ),

@@ -114,6 +114,11 @@ def _add_findings(connection: Connection) -> None:
         connection.execute(update(outcomes).where(outcomes.c.id == bindparam("key")), told)
 
 
+def _add_choices(connection: Connection) -> None:
+    """From 2 to 3: which findings chose the machine; of older outcomes nobody knows."""
+    _add_columns(connection, outcomes, {c.name for c in OUTCOMES.columns if c.since == 3})  # noqa: PLR2004
+
+
 def _add_columns(connection: Connection, table: Table, names: set[str]) -> None:
     """Add those of the columns that the table lacks: an earlier step may have made it anew."""
     there = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -142,7 +147,7 @@ def _probings(connection: Connection) -> Iterator[dict[str, Any]]:
             }
 
 
-UPGRADES: Mapping[int, Upgrade] = {1: _add_findings}
+UPGRADES: Mapping[int, Upgrade] = {1: _add_findings, 2: _add_choices}
 """The step from each version to the next: ``{1: add_findings}`` leads from 1 to 2.
 
 A step runs in the transaction of the whole upgrade and changes tables only, never outcomes that

@@ -72,15 +72,16 @@ def build(
     time; 4 that its source cannot be had; 125 that the machine or this host broke, which says
     nothing about the case; 1 and 2 are trouble with the tool or the request.
 
-    With --environment auto, findings say at which date, on which CPU and kernel it is built;
-    what is given beside it takes precedence. See `buildvm environment`.
+    With --environment auto, findings say at which date, on which CPU and kernel it is built, and
+    the outcome names them; what is given beside it takes precedence. See `buildvm environment`.
     """
     session.trouble = ExitStatus.MACHINE
     case, base = choose_case(source, words or [], machine.overrides().get("image"))
     case, overrides = limit_steps(case, machine.timeout_s()), machine.overrides(case.image)
+    chosen_by: tuple[str, ...] = ()
     if environment is not None:
         session.trouble = ExitStatus.TROUBLE
-        overrides = chosen_overrides(session, environment, case, base, overrides)
+        overrides, chosen_by = chosen_overrides(session, environment, case, base, overrides)
         session.trouble = ExitStatus.MACHINE
     if machine.dry_run:
         _show_command_line(session, case, overrides, base)
@@ -98,7 +99,7 @@ def build(
             progress=session.progress(),
             output=pass_on if follow else None,
         )
-        outcome = trial.outcome
+        outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
         session.trouble = ExitStatus.TROUBLE
         try:
             outcome = catalog.record(outcome, trial.log)

@@ -77,7 +77,7 @@ def environment(
 
 def chosen_overrides(
     session: Session, wanted: str, case: "Case", base: Path, given: dict[str, Any]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Choose where a case is built, and say on standard error what was chosen and why.
 
     Parameters
@@ -97,6 +97,8 @@ def chosen_overrides(
     -------
     dict
         All fields of `MachineSpec` that are not to follow from the case.
+    tuple of str
+        Ids of the findings that chose one of these, to be recorded with the outcome.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def chosen_overrides(
             session.note(
                 f"{option} {_plain(given[field])} takes precedence over {_plain(chosen[field])}"
             )
-    return chosen | given
+    return chosen | given, choice.chosen_by if set(chosen) - set(given) else ()
 
 
 def _ask(
@@ -175,6 +177,8 @@ def _show(session: Session, choice: "Choice") -> None:
             ("finding", finding.id if finding else ""),
             ("evidence", f"{len(choice.evidence)} outcomes" if finding else ""),
             ("see", choice.see()),
+            ("met as well", "\n".join(map(str, choice.also))),
+            ("clashing", "\n".join(map(str, choice.conflict))),
             ("not followed", "\n".join(map(str, choice.against))),
             ("other versions", "\n".join(map(str, choice.other_versions))),
         ]

@@ -35,6 +35,7 @@ def outcome_fields(outcome: "Outcome", catalog_place: str | None = None) -> list
         ("evidence", outcome.evidence),
         ("source", _source(outcome)),
         *_where(outcome),
+        ("chosen by", "\n".join(f"finding {key}" for key in outcome.chosen_by)),
         ("steps", "\n".join(map(_step, outcome.steps))),
         ("artifacts", "\n".join(f"{a.digest[:_SHORT]} {a.path}" for a in outcome.artifacts)),
         ("took", f"{outcome.duration_s:.1f} s"),

@@ -183,6 +183,7 @@ def outcome_html(outcome: "Outcome") -> str:
             ("evidence", outcome.evidence),
             *machine_rows(outcome.machine),
             *environment_rows(outcome.environment),
+            ("chosen by findings", " ".join(outcome.chosen_by)),
             ("clock", "held while the test ran" if outcome.probing.held else ""),
             ("sources", "\n".join(f"{one.name} {one.version}" for one in outcome.sources)),
             ("took", f"{outcome.duration_s:.1f} s"),

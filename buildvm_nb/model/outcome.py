@@ -135,6 +135,8 @@ class Outcome(Value):
     """Identifier of the study that this run belongs to."""
     probing: Probing = Probing()
     """How it was run."""
+    chosen_by: tuple[str, ...] = ()
+    """Ids of the findings that chose its machine, the one that decided first; empty: none did."""
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Tell what tells outcomes apart: all of it would fill a screen."""

@@ -77,7 +77,8 @@ def environment(
         wanted = _only_version(wanted, (*own, *curated))
     host = this_host()
     choice = choose_environment(wanted, own, curated, host=host)
-    needs_date = choice.because is None or Axis.DATE in choice.axes
+    is_known = choice.because is not None or bool(choice.conflict)
+    needs_date = not is_known or Axis.DATE in choice.axes
     if source is None or not needs_date:
         return choice
     dated_at = _date_of(source, cache or Cache(), base or beside, progress)

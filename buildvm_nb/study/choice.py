@@ -101,6 +101,12 @@ class Choice(Value):
     """Whether that finding is of the curated catalog."""
     is_same_case: bool = True
     """Whether that finding is on this very case, and not on another of the package and version."""
+    also: tuple[Mention, ...] = ()
+    """Findings that exclude other environments, and not this one."""
+    is_combined: bool = False
+    """Whether findings were put together: each saw its part pass, and no run all of it at once."""
+    conflict: tuple[Mention, ...] = ()
+    """The fewest findings that no environment is what all of them ask for."""
     against: tuple[Mention, ...] = ()
     """Findings on the same that say something else and were not followed."""
     other_versions: tuple[Mention, ...] = ()
@@ -108,13 +114,20 @@ class Choice(Value):
 
     @property
     def is_shown(self) -> bool:
-        """Whether it was seen to build there, in machines."""
+        """Whether findings show that it builds there."""
         return self.basis in {Basis.OWN_FINDING, Basis.CURATED_FINDING}
 
     @property
     def evidence(self) -> tuple[str, ...]:
         """Ids of the outcomes that prove the finding."""
         return self.because.evidence if self.because else ()
+
+    @property
+    def chosen_by(self) -> tuple[str, ...]:
+        """Ids of the findings that chose the environment, the one that decided first."""
+        if not self.is_shown or self.because is None:
+            return ()
+        return (self.because.id, *(one.id for one in self.also))
 
     @property
     def level(self) -> str:
@@ -126,7 +139,7 @@ class Choice(Value):
     @property
     def explanation(self) -> str:
         """The choice in a few sentences."""
-        said = [self._conclusion(), *self._source(), *self._dissent()]
+        said = [self._conclusion(), *self._source(), *self._beside(), *self._dissent()]
         return " ".join(said)
 
     def overrides(self) -> dict[str, Any]:
@@ -201,6 +214,8 @@ class Choice(Value):
         if self.basis is Basis.NONE and self.because is not None:
             why = _SAY_NOTHING.get(self.because.kind, "it was never seen to pass")
             return f"No environment is known in which {self.subject} builds: {why}."
+        if self.conflict:
+            return f"No environment is known in which {self.subject} builds: findings clash."
         if machine is None:
             return (
                 f"Nothing is known about {self.subject}; its source would tell a date to guess by."
@@ -216,7 +231,8 @@ class Choice(Value):
         names = [_WORDS[axis] for axis in self.axes]
         listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
         verb = "have" if len(names) > 1 else "has"
-        return f"For {self.subject} {listed} {verb} to be chosen; it passes at {where}."
+        passes = "each of these findings passes" if self.is_combined else "it passes"
+        return f"For {self.subject} {listed} {verb} to be chosen; {passes} at {where}."
 
     def _source(self) -> list[str]:
         finding = self.because
@@ -226,6 +242,13 @@ class Choice(Value):
         other = "" if self.is_same_case else f", on another case of it, {finding.case.id}"
         told = f"{finding.kind.value}: {finding.summary}".rstrip(".")
         return [f"Finding {finding.id} of {whose}{other} says so ({told})."]
+
+    def _beside(self) -> list[str]:
+        said = [f"Finding {one} is met as well." for one in self.also]
+        if self.is_combined:
+            said.append("Each saw its own part pass; no run had all of it at once.")
+        clashing = [f"Finding {one} leaves nothing that suits the others." for one in self.conflict]
+        return said + clashing
 
     def _dissent(self) -> list[str]:
         said = [f"Not followed: finding {one}." for one in self.against]

@@ -1,16 +1,18 @@
 """The choice of an environment: which finding to follow, and what it asks for at least."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.study.allowing import allows
 from buildvm_nb.study.choice import Basis, Choice, Mention
+from buildvm_nb.study.combining import RESTRICTING, combined, conflicting
 from buildvm_nb.study.packages import Package, package_of
-from buildvm_nb.study.showing import EVERYWHERE, Host, Shown, allows, shown_by
+from buildvm_nb.study.showing import EVERYWHERE, Host, Shown, shown_by
 
 __all__ = ["choose_environment"]
 
@@ -47,9 +49,9 @@ def choose_environment(
     """Choose the least invasive environment in which something was shown to build.
 
     Findings on the very case count (whatever its id, title and claim), else those on the same
-    version of the package. Of findings that answer the same question differently the newest is
-    followed, of those that agree the user's own. Where nothing is known, the date of the source
-    and the CPU of that date are a guess.
+    version of the package. Of findings on one case that answer the same question differently the
+    newest is followed, of those that agree the user's own; all that are left are followed
+    together. Where nothing is known, the date of the source and the CPU of that date are a guess.
 
     Parameters
     ----------
@@ -67,8 +69,8 @@ def choose_environment(
     Returns
     -------
     Choice
-        Without an environment where a finding says that none is known, or where nothing is known
-        about a package that is not further described.
+        Without an environment where a finding says that none is known, where findings exclude
+        each other, or where nothing is known about a package that is not further described.
     """
     known = [_Known(finding=one, is_curated=False) for one in own]
     known += [_Known(finding=one, is_curated=True) for one in curated]
@@ -114,9 +116,10 @@ def _guess(subject: Case | Package, name: str, host: Host, own_date: datetime | 
 def _follow(known: Sequence[_Known], name: str, host: Host, own_date: datetime | None) -> Choice:
     """Choose by findings on one thing."""
     valid, refuted = _settle(known)
-    shown = _viable(valid, host, own_date)
+    by_id = {one.finding.id: one for one in known}
+    telling = [one for one in valid if shown_by(one.finding, host, own_date)]
     silent = [one for one in valid if one.finding.kind is FindingKind.FLAKY]
-    if silent or not shown:
+    if silent or not telling:
         last = max(silent or valid, key=lambda one: one.rank)
         return Choice(
             basis=Basis.NONE,
@@ -125,39 +128,70 @@ def _follow(known: Sequence[_Known], name: str, host: Host, own_date: datetime |
             is_curated=last.is_curated,
             against=tuple(one.mention() for one in refuted),
         )
-    best = min(shown, key=lambda one: (len(one.axes), sorted(map(_ORDER.index, one.axes))))
-    is_curated = next(one.is_curated for one in valid if one.finding is best.finding)
-    refuted += [one for one in valid if allows(one.finding, best.machine) is False]
+    refuted += [one for one in valid if one not in telling]
+    against = tuple(one.mention() for one in refuted)
+    findings = [one.finding for one in sorted(telling, key=lambda one: one.rank, reverse=True)]
+    is_one_case = len({one.case.build_digest() for one in findings}) == 1
+    # what passed in a machine is no evidence that another case does
+    viable = _viable(findings, host, own_date) if is_one_case else []
+    one_for_all = combined(findings, host, own_date)
+    if not viable and one_for_all is None:
+        clash = [by_id[one.id].mention() for one in conflicting(findings, host, own_date)]
+        return Choice(basis=Basis.NONE, subject=name, conflict=tuple(clash), against=against)
+    best = min([*viable, *([one_for_all] if one_for_all else [])], key=_effort)
+    is_seen = best in viable
+    chosen = by_id[best.finding.id]
+    others = [
+        by_id[one.id].mention()
+        for one in findings
+        if one is not best.finding
+        and one.kind in RESTRICTING
+        and (not is_seen or allows(one, best.machine, best.finding))
+    ]
     return Choice(
-        basis=Basis.CURATED_FINDING if is_curated else Basis.OWN_FINDING,
+        basis=Basis.CURATED_FINDING if chosen.is_curated else Basis.OWN_FINDING,
         subject=name,
         axes=tuple(axis for axis in _ORDER if axis in best.axes),
         environment=best.machine,
         because=best.finding,
-        is_curated=is_curated,
-        against=tuple(one.mention() for one in refuted),
+        is_curated=chosen.is_curated,
+        also=tuple(others),
+        is_combined=bool(others) and not is_seen,
+        against=against,
     )
 
 
-def _viable(known: Sequence[_Known], host: Host, own_date: datetime | None) -> list[Shown]:
-    """Return the machines that findings show and no other finding speaks against, newest first."""
-    ordered = sorted(known, key=lambda one: one.rank, reverse=True)
-    shown = [shown_by(one.finding, host, own_date) for one in ordered]
-    proposals = [one for one in shown if one]
+def _effort(shown: Shown) -> tuple[int, list[int]]:
+    """Return what orders machines: the fewer has to be chosen, and the more easily, the less."""
+    return len(shown.axes), sorted(map(_ORDER.index, shown.axes))
+
+
+def _viable(findings: Sequence[Finding], host: Host, own_date: datetime | None) -> list[Shown]:
+    """Return the machines that findings show and no other finding speaks against."""
+    proposals = [shown for one in findings if (shown := shown_by(one, host, own_date))]
     viable = []
     for one in proposals:
         others = [other for other in proposals if other is not one]
-        if all(allows(other.finding, one.machine) is not False for other in others):
-            more = [
-                other.axes for other in others if allows(other.finding, one.machine) is not None
-            ]
-            axes = one.axes.union(*more)
-            viable.append(Shown(finding=one.finding, machine=one.machine, axes=axes))
-    return viable or proposals[:1]
+        says = [allows(other.finding, one.machine, one.finding) for other in others]
+        if False not in says:
+            more = [other.axes for other, is_told in zip(others, says, strict=True) if is_told]
+            today = {Axis.DATE} if one.machine.date == host.date else set()
+            viable.append(replace(one, axes=one.axes.union(*more) - today))
+    return viable
 
 
 def _settle(known: Sequence[_Known]) -> tuple[list[_Known], list[_Known]]:
-    """Choose one finding for each question; return those, and those that say something else."""
+    """Choose one finding for each question on each case; return those, and those that differ."""
+    cases: dict[str, list[_Known]] = {}
+    for one in known:
+        cases.setdefault(one.finding.case.build_digest(), []).append(one)
+    settled = [_settle_case(same) for same in cases.values()]
+    valid = [one for winners, _ in settled for one in winners]
+    telling = [one for one in valid if one.finding.kind is not FindingKind.UNDETERMINED]
+    return telling or valid, [one for _, refuted in settled for one in refuted]
+
+
+def _settle_case(known: Sequence[_Known]) -> tuple[list[_Known], list[_Known]]:
     told = [one for one in known if one.finding.kind is not FindingKind.UNDETERMINED] or [*known]
     questions: dict[Axis | None, list[_Known]] = {}
     for one in told:

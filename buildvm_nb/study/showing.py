@@ -8,12 +8,21 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from buildvm_nb.model.cpu import cpu_at
-from buildvm_nb.model.finding import Axis, Finding, FindingKind, Window
-from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, now
+from buildvm_nb.model.finding import Axis, Finding, FindingKind
+from buildvm_nb.model.instants import now
 from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.study.windows import holds, nearest_inside, shown_windows
 from buildvm_nb.vm import linux_flag
 
-__all__ = ["EVERYWHERE", "Host", "Shown", "allows", "shown_by", "this_host"]
+__all__ = [
+    "EVERYWHERE",
+    "Host",
+    "Shown",
+    "has_a_passing_cpu",
+    "passing_date",
+    "shown_by",
+    "this_host",
+]
 
 EVERYWHERE = frozenset({FindingKind.SOUND, FindingKind.OUTPUT_VARIES})
 """Kinds of findings on cases that passed wherever they were run."""
@@ -24,7 +33,6 @@ _SHOWING = EVERYWHERE | {
     FindingKind.KERNEL_DEPENDENT,
     FindingKind.CORES_DEPENDENT,
 }
-_MARGIN = timedelta(days=1)
 _SERIES = {
     "5.10": "debian:bullseye",
     "6.1": "debian:bookworm",
@@ -104,7 +112,7 @@ def shown_by(finding: Finding, host: Host, own_date: datetime | None = None) -> 
         changes = {"date": host.date, "cpu": _passing_cpu(finding, host)}
         machine = finding.environment.model_copy(update=changes)
         return Shown(finding=finding, machine=machine, axes=frozenset())
-    date = _passing_date(finding, host.date, own_date)
+    date = passing_date(finding, host.date, own_date)
     if date is None:
         return None
     deciding, is_needed = _deciding_field(finding, host)
@@ -117,45 +125,29 @@ def shown_by(finding: Finding, host: Host, own_date: datetime | None = None) -> 
     return Shown(finding=finding, machine=machine, axes=frozenset(axes))
 
 
-def allows(finding: Finding, machine: MachineSpec) -> bool | None:
-    """Tell what a finding says of a machine.
+def passing_date(finding: Finding, today: datetime, own_date: datetime | None) -> datetime | None:
+    """Return the date at which a finding shows that its case passes.
 
     Parameters
     ----------
     finding : Finding
         Any.
-    machine : MachineSpec
-        In which something is to be built.
+    today : datetime
+        Aware.
+    own_date : datetime, optional
+        Aware; commit or release date of what is built.
 
     Returns
     -------
-    bool or None
-        Whether the case passes in it; None: the finding was not made in such machines.
+    datetime or None
+        Today where it passes today, else the date nearest to its own; None: it never does.
     """
-    shown = finding.environment
-    match finding.kind:
-        case FindingKind.TIME_TRAP if machine.cpu in finding.passing_cpus:
-            return True
-        case FindingKind.TIME_TRAP if shown is not None and shown.cpu == machine.cpu:
-            return any(_holds(window, machine.date) for window in finding.windows)
-        case FindingKind.CPU_DEPENDENT:
-            return machine.cpu not in finding.failing_cpus
-        case FindingKind.KERNEL_DEPENDENT:
-            return machine.kernel not in finding.failing_kernels
-        case FindingKind.CORES_DEPENDENT if shown is not None:
-            return machine.cpu_count == shown.cpu_count
-    return None
-
-
-def _passing_date(finding: Finding, today: datetime, own_date: datetime | None) -> datetime | None:
-    """Return today where it passes today, else the date nearest to its own; None: it never does."""
     if finding.kind is FindingKind.TIME_TRAP:
-        windows = [_within(window, finding) for window in finding.windows]
-        if any(_holds(window, today) for window in windows):
+        windows = shown_windows(finding)
+        if holds(windows, today):
             return today
         wanted = own_date or (finding.environment.date if finding.environment else today)
-        dates = [_well_inside(window, wanted) for window in windows]
-        return min(dates, key=lambda date: abs(date - wanted), default=None)
+        return nearest_inside(windows, wanted)
     first, last = finding.studied_from, finding.studied_until
     was_studied = first is not None and last is not None and first <= today <= last
     if finding.kind in EVERYWHERE and was_studied:
@@ -171,7 +163,7 @@ def _deciding_field(finding: Finding, host: Host) -> tuple[dict[str, str], bool]
     """Return what of a machine decides beside its date, and whether the host has no such thing."""
     match finding.kind:
         case FindingKind.CPU_DEPENDENT:
-            return {"cpu": _passing_cpu(finding, host)}, not _has_a_passing_cpu(finding, host)
+            return {"cpu": _passing_cpu(finding, host)}, not has_a_passing_cpu(finding, host)
         case FindingKind.KERNEL_DEPENDENT:
             is_passing = bool(host.kernels & set(finding.passing_kernels))
             return {"kernel": _passing_kernel(finding)}, not is_passing
@@ -180,38 +172,29 @@ def _deciding_field(finding: Finding, host: Host) -> tuple[dict[str, str], bool]
     return {}, False
 
 
-def _within(window: Window, finding: Finding) -> Window:
-    """Return a window with ends: beyond the dates that were studied nothing is shown."""
-    first = window.passes_from or finding.studied_from or EARLIEST
-    last = window.passes_until or finding.studied_until or LATEST_CLOCK
-    return Window(passes_from=first, passes_until=last)
-
-
-def _holds(window: Window, date: datetime) -> bool:
-    first, last = window.passes_from, window.passes_until
-    return (first is None or first <= date) and (last is None or date <= last)
-
-
-def _well_inside(window: Window, wanted: datetime) -> datetime:
-    """Return the date nearest to a wanted one that is not close to an end: the clock runs on."""
-    first, last = window.passes_from or EARLIEST, window.passes_until or LATEST_CLOCK
-    margin = min(_MARGIN, (last - first) / 4)
-    if first <= wanted <= last - margin:
-        return wanted.replace(microsecond=0)
-    nearest = min(max(wanted, first + margin), last - margin)
-    return nearest.replace(microsecond=0)
-
-
 def _springs_elsewhere(finding: Finding, host: Host) -> bool:
     """Tell whether it is a time trap that springs on some CPUs only, and not on the host's."""
     last = finding.studied_until
     is_of_some = finding.kind is FindingKind.TIME_TRAP and bool(finding.passing_cpus)
     was_studied = last is not None and host.date <= last
-    return is_of_some and was_studied and _has_a_passing_cpu(finding, host)
+    return is_of_some and was_studied and has_a_passing_cpu(finding, host)
 
 
-def _has_a_passing_cpu(finding: Finding, host: Host) -> bool:
-    """Tell whether the host's own CPU is of the kind that passes, as far as features decide it."""
+def has_a_passing_cpu(finding: Finding, host: Host) -> bool:
+    """Tell whether the host's own CPU is of the kind that passes, as far as features decide it.
+
+    Parameters
+    ----------
+    finding : Finding
+        On a case that depends on the CPU.
+    host : Host
+        With its flags; without, it may be any.
+
+    Returns
+    -------
+    bool
+        Whether it is known to be.
+    """
     flags = host.cpu_flags
     if finding.features_harmful:
         # any of them may be enough elsewhere, so none of them may be there

@@ -217,3 +217,35 @@ def test_a_file_that_is_no_parquet_says_so(tmp_path):
         read_table(tmp_path / "y.parquet", FINDINGS)
     with pytest.raises(UsageError, match="no such file"):
         read_table(tmp_path / "none.parquet", OUTCOMES)
+
+
+def test_parquet_of_an_older_version_has_missing_and_default_values_in_newer_columns(tmp_path):
+    there = {column: [None, None] for column in OUTCOMES.dtypes}
+    there |= {
+        column.name: [2, 2] if column.kind is Kind.INTEGER else ["x", "x"]
+        for column in OUTCOMES.columns
+        if column.kind in {Kind.INTEGER, Kind.TEXT}
+    }
+    there |= {"recorded_at": [FIRST, LAST], "date": [FIRST, LAST], "duration_s": [0.5, 1.5]}
+    there |= {"host": ["{}", "{}"], "clock_held": [True, True]}
+    frame = make_frame(zip(*there.values(), strict=True), OUTCOMES)
+    path = tmp_path / "outcomes.parquet"
+    write_table([frame], path, OUTCOMES)
+    newer = ["chosen_by", "attempt", "clock_held", "drift_s"]
+    pq.write_table(pq.read_table(path).drop_columns(newer), path)
+
+    read = read_table(path, OUTCOMES)
+    assert read["attempt"].tolist() == [0, 0]
+    assert read["clock_held"].tolist() == [False, False]
+    assert read[["chosen_by", "drift_s"]].isna().all(axis=None)
+    rest = [name for name in frame.columns if name not in newer]
+    pd.testing.assert_frame_equal(read[rest], frame[rest])
+
+
+def test_great_integers_beside_missing_ones_come_back_exactly_from_parquet(tmp_path):
+    row = {"id": "x", "recorded_at": FIRST, "date": FIRST, "clock_held": False, "attempt": 0}
+    statuses = [2**62 - 256, 2**63 - 1, None]
+    rows = [[{**row, "exit_status": one}.get(name) for name in OUTCOMES.dtypes] for one in statuses]
+    path = tmp_path / "outcomes.parquet"
+    write_table([make_frame(rows, OUTCOMES)], path, OUTCOMES)
+    assert read_table(path, OUTCOMES)["exit_status"].dropna().tolist() == statuses[:2]

@@ -279,6 +279,16 @@ def test_how_a_test_was_run_is_in_the_table(catalog):
     assert pd.isna(plain.drift_s)
 
 
+def test_which_findings_chose_the_machine_is_in_the_table(catalog):
+    catalog.record(an_outcome(chosen_by=("01K1", "01K0")))
+    catalog.record(an_outcome())
+
+    frame = catalog.outcomes()
+    assert frame.chosen_by[0] == "01K1 01K0"
+    assert frame.chosen_by.isna().tolist() == [False, True]
+    assert catalog.outcome(frame.id[0]).chosen_by == ("01K1", "01K0")
+
+
 def test_no_verdict_asked_for_is_no_outcome(catalog):
     catalog.record(an_outcome())
 

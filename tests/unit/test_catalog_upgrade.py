@@ -53,8 +53,48 @@ CREATE INDEX ix_outcomes_study ON outcomes (study);
 CREATE INDEX ix_outcomes_verdict ON outcomes (verdict);
 INSERT INTO catalog_meta VALUES ('schema_version', '1');
 """
+VERSION_2 = """
+ALTER TABLE outcomes ADD COLUMN prepared_at DATETIME;
+ALTER TABLE outcomes ADD COLUMN clock_held BOOLEAN DEFAULT 0 NOT NULL;
+ALTER TABLE outcomes ADD COLUMN drift_s DOUBLE;
+ALTER TABLE outcomes ADD COLUMN attempt BIGINT DEFAULT 0 NOT NULL;
+CREATE INDEX ix_outcomes_case_digest ON outcomes (case_digest, recorded_at, id);
+CREATE TABLE findings (
+    id TEXT NOT NULL, recorded_at DATETIME NOT NULL, study TEXT, tool_version TEXT,
+    case_id TEXT NOT NULL, case_digest TEXT NOT NULL, source_kind TEXT, source_name TEXT,
+    source_version TEXT, kind TEXT NOT NULL, axis TEXT, summary TEXT NOT NULL,
+    last_before TEXT, first_after TEXT, verdict_before TEXT, verdict_after TEXT,
+    is_exact BOOLEAN, confirmed BIGINT, cause_kind TEXT, cause_path TEXT, cause_why TEXT,
+    boundaries TEXT NOT NULL, passes_from DATETIME, passes_until DATETIME, windows TEXT NOT NULL,
+    studied_from DATETIME, studied_until DATETIME, passing_cpus TEXT, failing_cpus TEXT,
+    features TEXT, features_base TEXT, features_needed TEXT, passing_kernels TEXT NOT NULL,
+    failing_kernels TEXT NOT NULL, varying_files TEXT NOT NULL, difference TEXT,
+    reruns TEXT NOT NULL, env_date DATETIME, env_cpu TEXT, env_cpu_count BIGINT,
+    env_memory_mib BIGINT, env_kernel TEXT, env_accelerator TEXT, env_image TEXT,
+    failing_line TEXT, confidence DOUBLE NOT NULL, assumptions TEXT NOT NULL,
+    evidence TEXT NOT NULL, runs BIGINT NOT NULL, supersedes TEXT, document TEXT NOT NULL,
+    PRIMARY KEY (id),
+    FOREIGN KEY(case_id, case_digest) REFERENCES cases (id, digest),
+    FOREIGN KEY(supersedes) REFERENCES findings (id)
+);
+CREATE INDEX ix_findings_supersedes ON findings (supersedes);
+CREATE INDEX ix_findings_recorded_at ON findings (recorded_at);
+CREATE INDEX ix_findings_case_id ON findings (case_id);
+CREATE INDEX ix_findings_study ON findings (study);
+CREATE TABLE finding_evidence (
+    finding_id TEXT NOT NULL, outcome_id TEXT NOT NULL, PRIMARY KEY (finding_id, outcome_id),
+    FOREIGN KEY(finding_id) REFERENCES findings (id),
+    FOREIGN KEY(outcome_id) REFERENCES outcomes (id)
+);
+UPDATE catalog_meta SET value = '2' WHERE name = 'schema_version';
+"""
+"""What makes a catalog of version 2 of one of version 1."""
 # how PostgreSQL calls these types
-SERVER_TYPES = {" DATETIME": " TIMESTAMP WITH TIME ZONE", " DOUBLE": " DOUBLE PRECISION"}
+SERVER_TYPES = {
+    " DATETIME": " TIMESTAMP WITH TIME ZONE",
+    " DOUBLE": " DOUBLE PRECISION",
+    " BOOLEAN DEFAULT 0": " BOOLEAN DEFAULT FALSE",
+}
 
 CASE = Case(id="demo", step=[Step(name="test", run="true")])
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -96,23 +136,34 @@ def working(place):
         yield work
 
 
+def run_script(work, script):
+    if work.dialect.name != "sqlite":
+        for ours, theirs in SERVER_TYPES.items():
+            script = script.replace(ours, theirs)
+    for statement in script.split(";\n"):
+        if statement.strip():
+            work.exec_driver_sql(statement)
+
+
 @pytest.fixture
 def old(place):
     """Make a catalog of version 1 with three outcomes and return its place."""
     with working(place) as work:
-        script = VERSION_1
         if work.dialect.name == "sqlite":
             work.exec_driver_sql("PRAGMA foreign_keys=ON")
-        else:
-            for ours, theirs in SERVER_TYPES.items():
-                script = script.replace(ours, theirs)
-        for statement in script.split(";\n"):
-            if statement.strip():
-                work.exec_driver_sql(statement)
+        run_script(work, VERSION_1)
         add_outcome(work, "01A")
         add_outcome(work, "01B", probing=PROBING)
         add_outcome(work, "01C", host={"probing": [1]})
     return place
+
+
+@pytest.fixture
+def second(old):
+    """Make a catalog of version 2 and return its place."""
+    with working(old) as work:
+        run_script(work, VERSION_2)
+    return old
 
 
 @pytest.fixture
@@ -140,7 +191,12 @@ def shape(place):
     return shapes
 
 
-def test_an_upgraded_catalog_has_the_tables_of_a_new_one(old, opened, postgres, tmp_path):
+@pytest.mark.parametrize("version", ["old", "second"])
+def test_an_upgraded_catalog_has_the_tables_of_a_new_one(
+    request, old, version, opened, postgres, tmp_path
+):
+    request.getfixturevalue(version)
+
     def compare(new):
         opened(old).close()
         opened(new).close()
@@ -168,6 +224,20 @@ def test_old_outcomes_have_the_new_columns_from_their_documents(old, opened):
     assert frame.recorded_at.tolist() == [START] * 3
     assert frame.verdict.tolist() == ["failed"] * 3
     assert outcome.probing.model_dump(mode="json", exclude_none=True) == PROBING
+
+
+def test_outcomes_of_version_2_do_not_tell_what_chose_their_machine(second, opened):
+    with opened(second) as catalog:
+        frame = catalog.outcomes()
+        chosen = Outcome(
+            case=CASE, machine=MachineSpec(date="2020-01-01"), verdict="passed", chosen_by=["F1"]
+        )
+        catalog.record(chosen)
+        later = catalog.outcomes()
+
+    check_frame(frame)
+    assert frame.chosen_by.isna().all()
+    assert later.chosen_by.dropna().tolist() == ["F1"]
 
 
 def test_old_outcomes_can_prove_new_findings_and_answer_new_questions(old, opened):

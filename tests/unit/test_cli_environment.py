@@ -28,6 +28,7 @@ id = "tiny"
 name = "test"
 run = "true"
 """
+GONE = CASE_FILE.replace("[[step]]", '[source]\nkind = "local"\npath = "nothing-here"\n[[step]]')
 TINY = Case(id="tiny", step=[Step(name="test", run="true")])
 
 
@@ -190,7 +191,8 @@ def test_an_environment_that_is_none_is_refused(buildvm):
 def test_what_is_chosen_gives_way_to_what_is_given_and_says_so(record, capsys):
     finding = record()
     given = {"date": parse_instant("2025-01-01"), "cpu": "Nehalem"}
-    taken = chosen_overrides(Session(), "auto", TINY, Path(), given)
+    taken, chosen_by = chosen_overrides(Session(), "auto", TINY, Path(), given)
+    assert chosen_by == (finding.id,)
     assert taken == {
         "date": given["date"],
         "cpu": "Nehalem",
@@ -213,6 +215,23 @@ def test_the_command_that_asks_again_names_what_was_chosen(words):
     assert _again(session, MachineOptions(), outcome) == (
         "buildvm build tiny.toml --date 2019-05-01T00:00:00Z --cpu Nehalem --kernel debian:bookworm"
     )
+
+
+def test_an_outcome_names_the_findings_that_chose_its_machine(buildvm, record, tmp_path):
+    (tmp_path / "gone.toml").write_text(GONE)
+    finding = record(load_case(tmp_path / "gone.toml"))
+    status, out, _ = buildvm("build", "gone.toml", "--environment", "auto", "--json")
+    outcome = json.loads(out)
+    assert (status, outcome["verdict"], outcome["chosen_by"]) == (4, "unavailable", [finding.id])
+    assert outcome["machine"]["date"] == "2019-05-01T00:00:00Z"
+
+    shown = buildvm("catalog", "show", outcome["id"])[1]
+    assert f"finding {finding.id}" in shown
+    rows = buildvm("catalog", "list", "--json")[1]
+    assert f'"chosen_by": "{finding.id}"' in rows
+    given = ("--date", "2019-06-01", "--cpu", "Haswell", "--kernel", "debian:bookworm")
+    words = ("build", "gone.toml", "--environment", "auto", *given, "--accelerator", "tcg")
+    assert json.loads(buildvm(*words, "--json")[1])["chosen_by"] == []
 
 
 def test_a_directory_of_that_name_is_the_package_and_no_case(buildvm, tmp_path):
