@@ -6,6 +6,7 @@ import typer
 
 from buildvm_nb.cli.batch import batch
 from buildvm_nb.cli.build import build
+from buildvm_nb.cli.caches import CACHE_COMMANDS
 from buildvm_nb.cli.cases import CASE_COMMANDS
 from buildvm_nb.cli.catalog_care import CARE_COMMANDS
 from buildvm_nb.cli.catalogs import CATALOG_COMMANDS
@@ -51,6 +52,7 @@ _PLAIN = (
 COMMANDS: dict[str, tuple[str, tuple[Command, ...]]] = {
     "": (_PURPOSE, _PLAIN),
     "image": ("Root file systems that machines boot from.", IMAGE_COMMANDS),
+    "cache": ("What was fetched and made, kept for the next time.", CACHE_COMMANDS),
     "case": ("Case files: what to build, and what a pass looks like.", CASE_COMMANDS),
     "machine": ("Named virtual build machines that stay.", MACHINE_COMMANDS),
     "guix": ("Guix's virtual build machines: their secrets and their values.", GUIX_COMMANDS),

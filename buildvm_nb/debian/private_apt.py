@@ -113,6 +113,7 @@ class PrivateApt:
             If there are no lists yet and they cannot be had.
         """
         with self._cache.lock(_KIND, self._key):
+            self._cache.hold(_KIND, self._key)
             age = self._age()
             if age is not None and (age < max_age or self._was_out_of_reach):
                 return

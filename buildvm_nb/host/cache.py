@@ -2,7 +2,8 @@
 
 An entry is a directory ``KIND/KEY`` that appears whole or not at all: it is made beside its place
 and renamed. Two processes that want the same entry wait for each other on a lock that the kernel
-frees when its holder dies, and what a killed builder left is cleared by the next one.
+frees when its holder dies, and what a killed builder left is cleared by the next one. An entry
+that a process got is marked as in use until that process ends (see `buildvm_nb.host.care`).
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.host.holding import hold, sole_hold
 from buildvm_nb.host.interruption import check_interruption
 from buildvm_nb.host.progress import SILENT, Progress
 
-__all__ = ["Cache", "cache_key", "file_digest", "free_bytes"]
+__all__ = ["PARTIAL", "Cache", "cache_key", "file_digest", "free_bytes"]
 
+PARTIAL = ".partial"
+"""How the name of a directory ends that is being made or removed; it begins with a dot."""
 _RECORD = "entry.json"
 _POLL_S = 0.5
 
@@ -164,12 +168,51 @@ class Cache:
         """
         key = cache_key(recipe)
         place = self.path(kind, key)
-        if self._is_whole(place):
+        if self.hold(kind, key):
             return place
         with self.lock(kind, key), progress.task(label or f"{kind} {key[:12]}"):
             if not self._is_whole(place):
                 self._make(place, recipe, make)
         return place
+
+    def hold(self, kind: str, key: str) -> bool:
+        """Mark an entry as in use until this process ends, and its use as the latest.
+
+        Parameters
+        ----------
+        kind, key : str
+            The entry; it need not be there yet.
+
+        Returns
+        -------
+        bool
+            Whether it is there, complete.
+        """
+        place = self.path(kind, key)
+        hold(self.root, f"{kind}/{key}")
+        record = place / _RECORD
+        with suppress(OSError):  # a cache that may not be written
+            os.utime(record if record.exists() else place)
+        return self._is_whole(place)
+
+    def used_at_s(self, place: Path) -> float:
+        """Return when an entry was used last.
+
+        Parameters
+        ----------
+        place : Path
+            Its directory.
+
+        Returns
+        -------
+        float
+            Seconds since 1970 by this host's clock; 0 when it is not there.
+        """
+        times = [0.0]
+        for path in (place, place / _RECORD):
+            with suppress(OSError):
+                times.append(path.stat().st_mtime)
+        return max(times)
 
     def record(self, place: Path) -> dict[str, Any]:
         """Return what was recorded about an entry: ``recipe``, ``facts`` and ``files``.
@@ -221,10 +264,47 @@ class Cache:
         with self.lock(kind, key):
             if not place.exists():
                 return False
-            doomed = self._beside(place)
-            place.rename(doomed)
-            shutil.rmtree(doomed)
+            _delete(self._put_away(place))
             return True
+
+    def remove_unused(
+        self, kind: str, key: str, *, partial: bool = False, dry_run: bool = False
+    ) -> bool:
+        """Remove an entry unless somebody makes or uses it now.
+
+        Parameters
+        ----------
+        kind, key : str
+            The entry.
+        partial : bool
+            Remove only what a killed process left of its making or removal.
+        dry_run : bool
+            Leave it, and only tell.
+
+        Returns
+        -------
+        bool
+            Whether nobody makes or uses it.
+
+        Raises
+        ------
+        HostError
+            If the cache cannot be written.
+        """
+        place = self.path(kind, key)
+        lock = FileLock(self._locks(kind) / f"{key}.lock", timeout=0)
+        try:
+            with lock:
+                with sole_hold(self.root, f"{kind}/{key}") as is_free:
+                    if dry_run or not is_free:
+                        return is_free
+                    doomed = self._beside(place) if partial else self._put_away(place)
+                _delete(doomed)
+        except Timeout:
+            return False
+        except OSError as error:
+            raise self._unwritable(error, place) from error
+        return True
 
     @contextmanager
     def lock(self, kind: str, key: str) -> Iterator[None]:
@@ -245,7 +325,7 @@ class Cache:
         HostError
             If the cache cannot be written.
         """
-        locks = self.root / kind / ".locks"
+        locks = self._locks(kind)
         lock = FileLock(locks / f"{key}.lock")
         try:
             locks.mkdir(parents=True, exist_ok=True)
@@ -263,10 +343,10 @@ class Cache:
         recipe: dict[str, Any],
         make: Callable[[Path], dict[str, Any] | None],
     ) -> None:
-        shutil.rmtree(place, ignore_errors=True)
         work = self._beside(place)
-        shutil.rmtree(work, ignore_errors=True)  # what a killed builder left: we hold its lock
         try:
+            _delete(place)
+            _delete(work)  # what a killed builder left: we hold its lock
             work.mkdir()
             facts = make(work) or {}
             files = {
@@ -280,7 +360,8 @@ class Cache:
         except OSError as error:
             raise self._unwritable(error, place) from error
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            with suppress(OSError):
+                _delete(work)
 
     def _unwritable(self, error: OSError, place: Path) -> HostError:
         return HostError(
@@ -289,8 +370,19 @@ class Cache:
             "`buildvm image rm` or choose another --cache",
         )
 
+    def _locks(self, kind: str) -> Path:
+        return self.root / kind / ".locks"
+
     def _beside(self, place: Path) -> Path:
-        return place.with_name(f".{place.name}.partial")
+        return place.with_name(f".{place.name}{PARTIAL}")
+
+    def _put_away(self, place: Path) -> Path:
+        """Rename an entry, which takes it away at once."""
+        doomed = self._beside(place)
+        _delete(doomed)
+        with suppress(FileNotFoundError):
+            place.rename(doomed)
+        return doomed
 
     def _is_whole(self, place: Path) -> bool:
         """Tell whether an entry is there with all its files at their sizes."""
@@ -299,6 +391,18 @@ class Cache:
             return all((place / name).stat().st_size == size for name, size in files.items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
+
+
+def _delete(tree: Path) -> None:
+    """Delete a directory that may be gone; a source's own may be closed to their owner."""
+    if not tree.exists():
+        return
+    tree.chmod(0o700)
+    for directory, names, _ in os.walk(tree):
+        for path in (Path(directory, name) for name in names):
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(tree)
 
 
 def _acquire(lock: FileLock) -> None:

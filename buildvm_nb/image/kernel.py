@@ -157,7 +157,8 @@ def fetch_kernel(
             hint="or give the path of a directory with vmlinuz and modules/",
         )
     check_suite(suite)
-    if not refresh and (known := _cached(suite, cache)):
+    known = None if refresh else _cached(suite, cache)
+    if known and cache.hold(_KIND, known.path.name):
         return known
     archive = PackageArchive(suite, cache=cache, progress=progress)
     with progress.task(f"look up kernel {name}"):

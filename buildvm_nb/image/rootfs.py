@@ -108,7 +108,7 @@ def build_image(spec: ImageSpec, cache: Cache, progress: Progress = SILENT) -> I
         check_suite(base)
     recipe = {"spec": spec.model_dump(mode="json"), "recipe": _RECIPE, "packed": COMPRESSION}
     key = cache_key(recipe)
-    if key not in dict(cache.entries(IMAGE_KIND)):
+    if not cache.hold(IMAGE_KIND, key):
         lock = cache.root / IMAGE_KIND / ".locks" / f"{key}.alive"
         with alive_lock(lock) as hold:
             request = _Request(spec=spec, base=base, hold=hold, cache=cache, progress=progress)
@@ -255,5 +255,5 @@ def check_space(work: Path, package_count: int) -> None:
         raise HostError(
             f"too little disk space to make an image: {free // 2**20} MiB free, "
             f"about {needed // 2**20} MiB needed: {work.parent}",
-            hint="make room with `buildvm image rm`, or choose another --cache",
+            hint="make room with `buildvm cache prune`, or choose another --cache",
         )

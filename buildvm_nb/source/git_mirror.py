@@ -180,6 +180,7 @@ def open_mirror(url: str, cache: Cache, progress: Progress) -> Iterator[Mirror]:
     key = hashlib.sha256(url.encode()).hexdigest()
     try:
         with cache.lock(_MIRRORS, key):
+            cache.hold(_MIRRORS, key)
             yield Mirror(cache.path(_MIRRORS, key), url, progress)
     except OSError as error:
         raise HostError(

@@ -4,6 +4,7 @@ What goes in becomes a squashfs that the guest mounts as its build directory, so
 there. What comes out is a tar archive on a sparse disk; it was written by an untrusted guest.
 """
 
+import errno
 import re
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ __all__ = ["pack_exports", "pack_inputs", "unpack_exports"]
 
 _BUILD_USER = 1000
 _PIPE = 1 << 20
+_NAMES_FAULT = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
+_LONGEST_NAME = 500
 _PACK = ("sqfstar", "-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX")
 """Not compressed: the guest would have to undo it under emulation."""
 
@@ -122,7 +125,7 @@ def unpack_exports(disk: Path, into: Path) -> tuple[Path, ...]:
     Raises
     ------
     MachineError
-        If the archive is damaged or holds a name that leads out of the target.
+        If the archive is damaged or holds names that no files inside the target can have.
     HostError
         If the disk of this host is full.
     """
@@ -133,9 +136,15 @@ def unpack_exports(disk: Path, into: Path) -> tuple[Path, ...]:
             tarfile.open(fileobj=stream, mode="r|", bufsize=_PIPE) as archive,
         ):
             return tuple(sorted(_unpack(archive, into, disk.stat().st_size)))
-    except tarfile.TarError as error:
+    except (
+        tarfile.TarError,
+        ValueError,
+    ) as error:  # tarfile lets some of a header's bad numbers by
         raise MachineError(f"the guest's artifacts cannot be unpacked: {error}") from error
     except OSError as error:
+        if error.errno in _NAMES_FAULT:
+            what = f"{error.filename}: {error.strerror}"[:_LONGEST_NAME]
+            raise MachineError(f"the guest's artifacts cannot be unpacked: {what}") from error
         raise HostError(f"cannot write artifacts: {error.filename}: {error.strerror}") from error
 
 

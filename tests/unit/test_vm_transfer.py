@@ -1,0 +1,241 @@
+"""Disks in and out of a guest: what goes in arrives as it is, what comes out is not trusted."""
+
+import io
+import os
+import subprocess
+import tarfile
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from buildvm_nb.errors import HostError, MachineError
+from buildvm_nb.vm.transfer import pack_exports, pack_inputs, unpack_exports
+
+NEWEST = datetime(2001, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Write an exports disk as a guest may leave it: members, then zeros to its end."""
+
+    def write(*members, size=1 << 20):
+        path = tmp_path / "disk"
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+            for name, content, fields in members:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                for field, value in fields.items():
+                    setattr(member, field, value)
+                archive.addfile(member, io.BytesIO(content))
+        os.truncate(path, max(size, path.stat().st_size))
+        return path
+
+    return write
+
+
+def file(name, content=b"", **fields):
+    return name, content, fields
+
+
+def listing(image):
+    """Return mode, owner and time of every file of a squashfs, by path."""
+    argv = ["unsquashfs", "-lln", image]
+    said = subprocess.run(
+        argv, capture_output=True, check=True, text=True, env={**os.environ, "TZ": "UTC"}
+    ).stdout
+    rows = [line.split(None, 5) for line in said.splitlines() if "squashfs-root" in line]
+    return {row[5].removeprefix("squashfs-root"): (row[0], row[1], row[3]) for row in rows}
+
+
+def test_regular_files_come_out_and_nothing_else(disk, tmp_path):
+    path = disk(
+        file("out", type=tarfile.DIRTYPE),
+        file("out/b.txt", b"two\n"),
+        file("out/deep/er/a.txt", b"one\n", mode=0o4755),
+        file("out/link", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        file("out/hard", type=tarfile.LNKTYPE, linkname="out/b.txt"),
+        file("device", type=tarfile.CHRTYPE),
+        file("pipe", type=tarfile.FIFOTYPE),
+    )
+    target = tmp_path / "new/target"
+    assert unpack_exports(path, target) == (Path("out/b.txt"), Path("out/deep/er/a.txt"))
+    assert (target / "out/deep/er/a.txt").read_text() == "one\n"
+    assert not (target / "out/deep/er/a.txt").stat().st_mode & 0o7111
+    assert {entry.name for entry in target.rglob("*")} == {*("out", "b.txt", "deep", "er", "a.txt")}
+
+
+def test_a_file_behind_a_link_stays_inside(disk, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    path = disk(
+        file("door", type=tarfile.SYMTYPE, linkname=str(outside)), file("door/in", b"gotcha")
+    )
+    unpack_exports(path, tmp_path / "target")
+    assert list(outside.iterdir()) == []
+    assert (tmp_path / "target/door/in").read_bytes() == b"gotcha"
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "/etc/out", "a/../../out", "a\0b", "x" * 300, "x/" * 3000 + "x"], ids=ascii
+)
+def test_a_name_that_no_file_inside_may_have_is_refused(disk, tmp_path, name):
+    target = tmp_path / "x" / "target"
+    path = disk(file("fine"), file("?", pax_headers={"path": name}))
+    with pytest.raises(MachineError, match="artifacts"):
+        unpack_exports(path, target)
+    assert not (tmp_path / "x" / "out").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        (file("a", b"x"), file("a/b", b"x")),
+        (file("a/b", b"x"), file("a", b"x")),
+        (file("a", b"x"), file("a", type=tarfile.DIRTYPE)),
+        (file(".", b"x"),),
+    ],
+    ids=["file-as-directory", "directory-as-file", "file-made-directory", "the-target-itself"],
+)
+def test_names_that_contradict_each_other_are_the_guests_fault(disk, tmp_path, members):
+    with pytest.raises(MachineError, match="artifacts cannot be unpacked"):
+        unpack_exports(disk(*members), tmp_path / "target")
+
+
+def test_a_name_that_comes_twice_has_what_came_last(disk, tmp_path):
+    assert set(unpack_exports(disk(file("a", b"one"), file("a", b"two")), tmp_path / "t")) == {
+        Path("a")
+    }
+    assert (tmp_path / "t/a").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"size": "1000000000000"},
+        {"size": "-1000000"},
+        {"GNU.sparse.map": "0,x", "GNU.sparse.size": "5"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "10"},
+        {"GNU.sparse.size": "nothing"},
+    ],
+    ids=str,
+)
+def test_an_archive_that_lies_about_sizes_is_refused(disk, tmp_path, headers):
+    path = disk(file("a", b"x" * 100, pax_headers=headers))
+    with pytest.raises(MachineError, match="artifacts"):
+        unpack_exports(path, tmp_path / "target")
+
+
+def test_an_archive_that_claims_more_than_its_disk_holds_is_refused(tmp_path):
+    member = tarfile.TarInfo("huge")
+    member.size = 10**12
+    (tmp_path / "disk").write_bytes(member.tobuf(tarfile.PAX_FORMAT) + bytes(10_000))
+    with pytest.raises(MachineError, match="not acceptable: 'huge'"):
+        unpack_exports(tmp_path / "disk", tmp_path / "target")
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no tar archive" * 1000, b"\xff" * 4096])
+def test_what_is_no_archive_is_an_error(tmp_path, content):
+    (tmp_path / "disk").write_bytes(content)
+    with pytest.raises(MachineError, match="artifacts"):
+        unpack_exports(tmp_path / "disk", tmp_path / "target")
+
+
+def test_an_archive_that_breaks_off_is_an_error(disk, tmp_path):
+    path = disk(file("big", os.urandom(100_000)), size=0)
+    os.truncate(path, 50_000)
+    with pytest.raises(MachineError, match="artifacts"):
+        unpack_exports(path, tmp_path / "target")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    damage=st.lists(
+        st.tuples(st.integers(0, 4095), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4
+    )
+)
+def test_no_damage_leads_out_of_the_target_or_to_an_error_that_is_not_ours(
+    disk, tmp_path_factory, damage
+):
+    path = disk(
+        file("a/b", b"x" * 600, pax_headers={"comment": "y" * 20, "path": "a/longer/b"}),
+        file("c", b"z"),
+        size=8192,
+    )
+    with path.open("r+b") as stream:
+        for place, data in damage:
+            stream.seek(place)
+            stream.write(data)
+    around = tmp_path_factory.mktemp("around")
+    with suppress(MachineError):
+        unpack_exports(path, around / "target")
+    assert [entry.name for entry in around.iterdir()] == ["target"]
+
+
+def test_artifacts_for_a_full_disk_are_the_hosts_trouble(disk, tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "full").symlink_to("/dev/full")
+    with pytest.raises(HostError, match=r"cannot write artifacts: .*No space left on device"):
+        unpack_exports(disk(file("full", b"x" * 100_000)), target)
+
+
+def test_inputs_arrive_where_they_belong_with_their_own_names_and_no_time_after_the_newest(
+    tmp_path,
+):
+    tree, more = tmp_path / "tree", tmp_path / "mo.re[1],&$"
+    (tree / "sub").mkdir(parents=True)
+    more.mkdir()
+    odd = "a b\\c,d&e\n"
+    for path, year in ((tree / "old", 1999), (tree / "sub" / odd, 2020), (more / "x", 1998)):
+        path.write_text("content")
+        at = datetime(year, 6, 1, tzinfo=UTC).timestamp()
+        os.utime(path, (at, at))
+    (tree / "link").symlink_to("/etc/passwd")
+    image = tmp_path / "inputs.squashfs"
+    pack_inputs({"": tree, "second,&": more}, image, newest=NEWEST)
+    files = listing(image)
+    assert files["/old"] == ("-rw-r--r--", "1000/1000", "1999-06-01")
+    assert files["/second,&/x"] == ("-rw-r--r--", "1000/1000", "1998-06-01")
+    assert files["/link -> /etc/passwd"][0] == "lrwxrwxrwx"
+    old = ("/old", "/second,&/x")
+    del files[""]  # the guest mounts its own directory over this one's time
+    assert {time for name, (_, _, time) in files.items() if name not in old} == {"2001-01-01"}
+    unpacked = tmp_path / "unpacked"
+    argv = ["unsquashfs", "-quiet", "-no-progress", "-dest", unpacked, image]
+    subprocess.run(argv, check=True, capture_output=True)
+    assert (unpacked / "sub" / odd).read_text() == "content"
+
+
+def test_an_input_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(HostError, match=r"cannot read an input: tar exited with 2: .*missing"):
+        pack_inputs({"": tmp_path / "missing"}, tmp_path / "image", newest=NEWEST)
+
+
+def test_inputs_that_cannot_be_written_are_told_with_the_packers_words(tmp_path):
+    (tmp_path / "tree").mkdir()
+    with pytest.raises(HostError, match=r"cannot pack the inputs: sqfstar exited with \d+: .*No "):
+        pack_inputs({"": tmp_path / "tree"}, tmp_path / "missing/image", newest=NEWEST)
+
+
+def test_exports_are_packed_without_being_unpacked_here(disk, tmp_path):
+    path = disk(
+        file("dir", type=tarfile.DIRTYPE, mode=0o755, uid=1000, gid=1000),
+        file("dir/file", b"x", mode=0o600, uid=1000, gid=1000, mtime=946684800),
+        file("dir/link", type=tarfile.SYMTYPE, linkname="/nowhere"),
+    )
+    pack_exports(path, tmp_path / "built.squashfs")
+    files = listing(tmp_path / "built.squashfs")
+    assert files["/dir/file"] == ("-rw-------", "1000/1000", "2000-01-01")
+    assert "/dir/link -> /nowhere" in files
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["built.squashfs", "disk"]
+
+
+def test_exports_that_are_no_archive_are_told(tmp_path):
+    (tmp_path / "disk").write_bytes(b"this is no tar archive" * 1000)
+    with pytest.raises(HostError, match="sqfstar"):
+        pack_exports(tmp_path / "disk", tmp_path / "built.squashfs")
