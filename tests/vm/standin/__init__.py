@@ -51,7 +51,9 @@ def assemble(work, files):
     run("mke2fs", "-q", "-t", "ext2", "-d", files, partition, f"{PARTITION_MIB}M")
     boot = bytearray((GRUB / "boot.img").read_bytes())
     sectors = PARTITION_MIB * 2**20 // SECTOR
-    boot[446:510] = struct.pack("<B3sB3sII", 0x80, b"", LINUX, b"", PARTITION, sectors).ljust(64, b"\0")
+    boot[446:510] = struct.pack("<B3sB3sII", 0x80, b"", LINUX, b"", PARTITION, sectors).ljust(
+        64, b"\0"
+    )
     core = (work / "core").read_bytes()
     assert len(core) < (PARTITION - 1) * SECTOR
     with raw.open("wb") as stream:
