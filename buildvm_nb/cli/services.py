@@ -370,7 +370,7 @@ def _warn_of_port(session: Session, machine: "MachineFile") -> None:
     if endpoint := secrets_endpoint(machine):
         session.warn(
             f"any local user can reach {endpoint} and give {machine.name} other secrets before we "
-            "do: it is ended then"
+            "do; it does not become ready then"
         )
 
 
