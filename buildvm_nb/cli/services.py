@@ -35,7 +35,14 @@ MachineName = Annotated[
 ]
 
 
-@command("new", examples=("buildvm machine new build-vm", "buildvm machine new old -o old.toml"))
+@command(
+    "new",
+    examples=(
+        "buildvm machine new build-vm",
+        "buildvm machine new old -o old.toml",
+        "buildvm machine new guix --disk ./guix-system.qcow2",
+    ),
+)
 def new(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and . _ -")],
@@ -43,14 +50,23 @@ def new(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write here instead."),
     ] = None,
+    disk: Annotated[
+        Path | None,
+        typer.Option(
+            "--disk", metavar="FILE", help="A disk image that boots by itself, such as Guix's."
+        ),
+    ] = None,
 ) -> None:
     """Write a commented machine file.
 
     Its values are the defaults of Guix's virtual build machines.
     """
-    from buildvm_nb.guix.machinefile import write_machine_file
+    from buildvm_nb.guix.machinefile import GUIX_FORWARDINGS, write_machine_file
 
-    text = write_machine_file({"name": name})
+    fields: dict[str, object] = {"name": name}
+    if disk:
+        fields |= {"disk": str(disk.absolute()), "port_forwardings": GUIX_FORWARDINGS}
+    text = write_machine_file(fields)
     path = output or _places().files / f"{name}.toml"
     if output is None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +107,7 @@ def start(
     places = _places()
     chosen = [_found(places, name)] if name else _automatic(places)
     for file, machine in chosen:
+        _warn_of_port(session, machine)
         with session.progress().task(f"start {machine.name}"):
             argv = _foreground(session, file)
             status = start_machine(machine.name, argv, places=places)
@@ -121,6 +138,7 @@ def restart(session: Session, name: MachineName) -> None:
 
     places = _places()
     file, machine = _found(places, name)
+    _warn_of_port(session, machine)
     with session.progress().task(f"restart {machine.name}"):
         status = restart_machine(machine.name, _foreground(session, file), places=places)
     _tell(session, status)
@@ -218,8 +236,8 @@ def ssh(
 
     Its host key was made on this host, so that any other is refused.
     """
-    from buildvm_nb.service import machine_status
-    from buildvm_nb.service.keys import ssh_argv
+    from buildvm_nb.service import machine_status, secrets_endpoint
+    from buildvm_nb.service.keys import USER, ssh_argv
 
     places = _places()
     chosen = _named(places, name)
@@ -233,7 +251,15 @@ def ssh(
             f"no port leads to the SSH server of {chosen}",
             hint="add {host = 11022, guest = 22} to port_forwardings in its file, and restart it",
         )
-    argv = ssh_argv(places.state(chosen), chosen, found.ssh_port)
+    machine = found.record.machine if found.record else None
+    if machine and machine.disk and not secrets_endpoint(machine):
+        raise StateError(
+            f"the machine {chosen} has its own SSH keys: none were given to it",
+            hint=f"ssh -p {found.ssh_port} {machine.ssh_user}@127.0.0.1, or forward a port to 1004 "
+            "if it has Guix's secret service",
+        )
+    user = machine.ssh_user if machine and machine.disk else USER
+    argv = ssh_argv(places.state(chosen), chosen, found.ssh_port, user)
     session.settle()
     os.execvp(argv[0], [*argv, *(words or [])])  # noqa: S606 - it takes our place
 
@@ -338,6 +364,26 @@ def _variables(session: Session, places: "Places") -> Mapping[str, str]:
     }
 
 
+def _warn_of_port(session: Session, machine: "MachineFile") -> None:
+    from buildvm_nb.service import secrets_endpoint
+
+    if endpoint := secrets_endpoint(machine):
+        session.warn(
+            f"any local user can reach {endpoint} and give {machine.name} other secrets before we "
+            "do; it does not become ready then"
+        )
+
+
+def _booted(machine: "MachineFile") -> list[tuple[str, str]]:
+    """Tell what a machine boots, and what that means for what else is told."""
+    if not machine.disk:
+        return [("image", str(machine.image)), ("kernel", machine.kernel)]
+    return [
+        ("disk", machine.disk),
+        ("proven", "nothing: date and CPU were set, but not read back in it"),
+    ]
+
+
 def _tell(session: Session, status: "Status") -> None:
     from buildvm_nb.model.instants import format_instant
 
@@ -356,8 +402,7 @@ def _tell(session: Session, status: "Status") -> None:
             ("CPU", f"{machine.cpu}, {machine.cpu_count} virtual"),
             ("memory", f"{machine.memory_mib} MiB"),
             ("initial date", format_instant(machine.date)),
-            ("image", str(machine.image)),
-            ("kernel", machine.kernel),
+            *_booted(machine),
             ("ports", ", ".join(ports)),
             ("file", record.file),
         ]

@@ -25,7 +25,7 @@ _LIST, _DOT = Symbol("list"), Symbol(".")
 _MAKE_DATE, _STRING_TO_DATE = Symbol("make-date"), Symbol("string->date")
 _FIELD = 2
 _NOT_TAKEN = {
-    "image": "ours is a Debian image; set `image`, or boot Guix's with its own service",
+    "image": "ours is a Debian image; set `image`, or `disk` to boot one of Guix System",
     "qemu": "ours is this host's; set `qemu`",
 }
 

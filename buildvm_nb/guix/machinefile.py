@@ -20,6 +20,7 @@ from buildvm_nb.model.machine import MachineSpec, PortForwarding
 from buildvm_nb.model.value import describe
 
 __all__ = [
+    "GUIX_FORWARDINGS",
     "SECRETS_PORT",
     "SSH_PORT",
     "MachineFile",
@@ -36,6 +37,8 @@ SECRETS_PORT = 1004
 
 _DATE = "2020-01-01"
 _FORWARDINGS = (PortForwarding(host=11022, guest=SSH_PORT),)
+GUIX_FORWARDINGS = (*_FORWARDINGS, PortForwarding(host=11004, guest=SECRETS_PORT))
+"""As the manual of Guix has them: for logging in, and for the secret service."""
 _LARGEST_FILE = 2**20
 _COMMENTS = {
     "name": "Of the machine, its units and its state.",
@@ -55,7 +58,13 @@ _COMMENTS = {
     "offload": "Whether this host's Guix builds in it; needs an image with Guix: debian:sid,guix.",
     "signing_key": "Public key of this host's Guix.",
     "secrets": "Directory of files that it gets below its root directory, such as keys.",
+    "disk": "Instead of image and kernel: a disk image that boots by itself; never written.",
+    "ssh_user": "Of a disk: whom `buildvm machine ssh` logs in as.",
 }
+_NOT_WITH_DISK = ("image", "kernel", "disk_mib", "offload", "signing_key")
+_ONLY_WITH_DISK = ("disk", "ssh_user")
+_PATHS = ("disk", "secrets")
+"""Relative to the file's own directory."""
 
 
 class MachineFile(MachineSpec):
@@ -79,6 +88,11 @@ class MachineFile(MachineSpec):
     secrets: str = ""
     """A directory whose files the machine gets below its root directory, before anybody can log
     in; relative to the file's. Empty: none."""
+    disk: str = ""
+    """A disk image that boots by its own boot loader, such as ``guix system image`` makes; relative
+    to the file's directory. Empty: the machine boots `image` with `kernel`."""
+    ssh_user: str = Field(default="offloading", pattern=r"^[a-z_][a-z0-9_-]*$")
+    """Of a disk: whom ssh(1) logs in as, and whom the secret service gives our key to."""
 
     @model_validator(mode="before")
     @classmethod
@@ -90,6 +104,16 @@ class MachineFile(MachineSpec):
         hosts = [forwarding.host for forwarding in self.port_forwardings]
         if twice := {port for port in hosts if hosts.count(port) > 1}:
             message = f"port_forwardings: host port {min(twice)} leads to two places"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _secrets_of_a_disk_have_a_port(self) -> "MachineFile":
+        if self.disk and self.secrets and self.host_port(SECRETS_PORT) is None:
+            message = (
+                "secrets: a disk gets them by Guix's secret service, to which no port leads; add "
+                f"{{host = 11004, guest = {SECRETS_PORT}}} to port_forwardings"
+            )
             raise ValueError(message)
         return self
 
@@ -156,10 +180,9 @@ def load_machine_file(path: Path) -> MachineFile:
     if len(content) > _LARGEST_FILE:
         raise UsageError(f"too large for a machine file: {path}; allowed: {_LARGEST_FILE} bytes")
     machine = parse_machine_file(text, str(path), name=path.stem)
-    if not machine.secrets:
-        return machine
-    secrets = path.absolute().parent / machine.secrets
-    return machine.model_copy(update={"secrets": str(secrets)})
+    place = path.absolute().parent
+    given = {key: value for key in _PATHS if (value := getattr(machine, key))}
+    return machine.model_copy(update={key: str(place / value) for key, value in given.items()})
 
 
 def parse_machine_file(text: str, file: str, *, name: str) -> MachineFile:
@@ -189,12 +212,28 @@ def parse_machine_file(text: str, file: str, *, name: str) -> MachineFile:
         lines = key_lines(text.replace("\r\n", "\n"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: not valid TOML: {error}") from error
+    if found := [_located(line, file, lines) for line in _out_of_place(data)]:
+        raise UsageError("\n".join(found), hint="`buildvm machine new NAME --disk FILE` writes one")
     try:
         return MachineFile.model_validate({"name": name} | data)
     except ValidationError as error:
         found = [_located(line, file, lines) for line in describe(error, "").splitlines()]
         keys = ", ".join(MachineFile.model_fields)
         raise UsageError("\n".join(found), hint=f"keys: {keys}") from error
+
+
+def _out_of_place(data: Mapping[str, Any]) -> list[str]:
+    """Complain of keys that say nothing for such a machine: whoever wrote them expects something.
+
+    This looks at what the file says, as a machine has all keys, most with their defaults.
+    """
+    if data.get("disk"):
+        return [
+            f".{key}: not with disk, which has its own system"
+            for key in _NOT_WITH_DISK
+            if key in data
+        ]
+    return [".ssh_user: only with disk; others have the user build"] if "ssh_user" in data else []
 
 
 def _located(complaint: str, file: str, lines: Mapping[KeyPath, int]) -> str:
@@ -215,7 +254,7 @@ def write_machine_file(fields: Mapping[str, Any]) -> str:
     ----------
     fields : mapping of str to object
         What is to stand in it; every other key stands there with its default, but for the CPU,
-        which follows from the date.
+        which follows from the date, and what says nothing for a machine with or without a disk.
 
     Returns
     -------
@@ -232,7 +271,10 @@ def write_machine_file(fields: Mapping[str, Any]) -> str:
     plain["image"] = str(machine.image)
     plain["date"] = machine.date
     document = tomlkit.document()
+    left_out = _NOT_WITH_DISK if machine.disk else _ONLY_WITH_DISK
     for key, comment in _COMMENTS.items():
+        if key in left_out:
+            continue
         document.add(tomlkit.comment(comment))
         if key == "cpu" and key not in fields:
             document.add(tomlkit.comment(f'cpu = "{machine.cpu}"'))

@@ -16,6 +16,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from buildvm_nb.guix.secretwords import (
     receive_greeting,
 )
 
-__all__ = ["ClientPatience", "ServerPatience", "receive_secrets", "send_secrets"]
+__all__ = ["ClientPatience", "ServerPatience", "receive_secrets", "send_files", "send_secrets"]
 
 _CONNECT_S = 10.0
 _FAREWELL_S = 10.0
@@ -100,8 +101,43 @@ def send_secrets(
         If whoever listens does not greet, speaks another protocol, or drops the connection.
     """
     files = gather(directory, limit=limit) if directory else []
+    return send_files(files, endpoint, patience)
+
+
+def send_files(
+    files: Sequence[tuple[SecretFile, bytes]],
+    endpoint: Endpoint,
+    patience: ClientPatience = ClientPatience(),
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> list[SecretFile]:
+    """Send files to a machine that waits for its secrets.
+
+    Parameters
+    ----------
+    files : sequence of (SecretFile, bytes)
+        What is announced, and the content.
+    endpoint : Endpoint
+        Where the machine waits.
+    patience : ClientPatience
+        Tries and time limits.
+    check : callable
+        Called before each further try; what it raises ends them.
+
+    Returns
+    -------
+    list of SecretFile
+        What was sent. Nobody says whether it has arrived.
+
+    Raises
+    ------
+    HostError
+        If nobody listens.
+    MachineError
+        If whoever listens does not greet, speaks another protocol, or drops the connection.
+    """
     message = announcement([file for file, _ in files]) + b"".join(data for _, data in files)
-    with closing(_greeted(endpoint, patience)) as connection:
+    with closing(_greeted(endpoint, patience, check)) as connection:
         deadline = time.monotonic() + patience.transfer_timeout_s
         connection.send(message, deadline, "the secrets")
         connection.finish(_FAREWELL_S)
@@ -153,13 +189,14 @@ def receive_secrets(
     return files
 
 
-def _greeted(endpoint: Endpoint, patience: ClientPatience) -> Connection:
+def _greeted(endpoint: Endpoint, patience: ClientPatience, check: Callable[[], None]) -> Connection:
     """Connect until somebody greets."""
     deadline: float | None = None
     failure = ""
     for attempt in range(patience.retries + 1):
         if attempt:
             threading.Event().wait(patience.pause_s)
+            check()
         try:
             descriptor = dial(endpoint, _CONNECT_S)
         except OSError as error:

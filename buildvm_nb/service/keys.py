@@ -1,18 +1,28 @@
 """The SSH keys of a machine that stays: made once, the same at every start and every date."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from buildvm_nb.errors import HostError
 from buildvm_nb.host.tools import find_tool
 from buildvm_nb.service.places import StatePlace
 from buildvm_nb.vm import ChannelKeys
 
-__all__ = ["host_key_line", "identity_file", "machine_keys", "ssh_argv"]
+__all__ = [
+    "host_key_line",
+    "identity_file",
+    "machine_keys",
+    "openssh_host_key",
+    "remember_host_keys",
+    "ssh_argv",
+]
 
-_USER = "build"
+USER = "build"
+"""Of our own machines."""
 
 
 def machine_keys(place: StatePlace, name: str) -> ChannelKeys:
@@ -42,7 +52,7 @@ def machine_keys(place: StatePlace, name: str) -> ChannelKeys:
         else:
             keys = ChannelKeys.generate()
             _write(path, keys.to_text().encode())
-        _write(identity_file(place), _private(keys))
+        _write(identity_file(place), _private(keys.client))
         _write(_known_hosts(place), f"{name} ".encode() + _public(keys))
     except OSError as error:
         raise HostError(f"cannot keep the machine's keys: {path}: {error.strerror}") from error
@@ -53,7 +63,7 @@ def machine_keys(place: StatePlace, name: str) -> ChannelKeys:
     return keys
 
 
-def ssh_argv(place: StatePlace, name: str, port: int) -> list[str]:
+def ssh_argv(place: StatePlace, name: str, port: int, user: str = USER) -> list[str]:
     """Write the command line that logs in to a machine.
 
     Parameters
@@ -64,6 +74,8 @@ def ssh_argv(place: StatePlace, name: str, port: int) -> list[str]:
         Its name.
     port : int
         Of the host's loopback interface, which leads to its SSH server.
+    user : str
+        Whom to log in as.
 
     Returns
     -------
@@ -86,7 +98,7 @@ def ssh_argv(place: StatePlace, name: str, port: int) -> list[str]:
     argv = [find_tool("ssh"), "-F", "none", "-p", str(port), "-i", str(identity_file(place))]
     for option, value in options.items():
         argv += ["-o", f"{option}={value}"]
-    return [*argv, f"{_USER}@127.0.0.1"]
+    return [*argv, f"{user}@127.0.0.1"]
 
 
 def identity_file(place: StatePlace) -> Path:
@@ -130,14 +142,54 @@ def host_key_line(place: StatePlace) -> str:
         raise HostError(f"cannot read {path}: {error.strerror}") from error
 
 
+def openssh_host_key(keys: ChannelKeys) -> tuple[bytes, bytes]:
+    """Return the key of a machine's SSH server as sshd(8) reads it.
+
+    Parameters
+    ----------
+    keys : ChannelKeys
+        The machine's.
+
+    Returns
+    -------
+    tuple of bytes and bytes
+        Contents of the private and of the public file.
+    """
+    return _private(keys.host), _public(keys)
+
+
+def remember_host_keys(place: StatePlace, name: str, public: Iterable[bytes]) -> None:
+    """Have ssh(1) take these host keys for a machine's, and no others.
+
+    Parameters
+    ----------
+    place : StatePlace
+        The machine's.
+    name : str
+        Its name.
+    public : iterable of bytes
+        Contents of public files: type, key and perhaps a comment.
+
+    Raises
+    ------
+    HostError
+        If they cannot be written.
+    """
+    path = _known_hosts(place)
+    try:
+        _write(path, b"".join(f"{name} ".encode() + line.strip() + b"\n" for line in public))
+    except OSError as error:
+        raise HostError(f"cannot keep the machine's keys: {path}: {error.strerror}") from error
+
+
 def _known_hosts(place: StatePlace) -> Path:
     return place.root / "known_hosts"
 
 
-def _private(keys: ChannelKeys) -> bytes:
+def _private(key: Ed25519PrivateKey) -> bytes:
     form = serialization.PrivateFormat.OpenSSH
     pem = serialization.Encoding.PEM
-    return keys.client.private_bytes(pem, form, serialization.NoEncryption())
+    return key.private_bytes(pem, form, serialization.NoEncryption())
 
 
 def _public(keys: ChannelKeys) -> bytes:

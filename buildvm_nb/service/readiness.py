@@ -4,6 +4,7 @@ import errno
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from buildvm_nb.errors import BootTimeout, HostError
 from buildvm_nb.guix.machinefile import MachineFile
@@ -46,7 +47,9 @@ def check_ports(machine: MachineFile) -> None:
                 ) from error
 
 
-def wait_for_banner(port: int, timeout_s: float) -> str:
+def wait_for_banner(
+    port: int, timeout_s: float, *, check: Callable[[], None] = lambda: None
+) -> str:
     """Wait until an SSH server answers behind a forwarded port.
 
     A connection succeeds as soon as QEMU listens, so only what the server says counts.
@@ -57,6 +60,8 @@ def wait_for_banner(port: int, timeout_s: float) -> str:
         Of the host's loopback interface.
     timeout_s : float
         Seconds of the host's monotonic clock.
+    check : callable
+        Called after each try that failed; what it raises ends them.
 
     Returns
     -------
@@ -81,6 +86,7 @@ def wait_for_banner(port: int, timeout_s: float) -> str:
             if line.startswith(_BANNER):
                 return line.decode(errors="replace").strip()
             seen = f"{line!r:.100}" if line else "the connection was closed"
+        check()
         threading.Event().wait(_PAUSE_S)
     raise BootTimeout(
         f"no SSH server answered at {_HOST}:{port} in {timeout_s:.0f} s: {seen}",

@@ -2,8 +2,10 @@
 
 import os
 import select
+from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 from buildvm_nb.errors import BuildVMError, GuestLost
 from buildvm_nb.guix.machinefile import SSH_PORT, MachineFile
@@ -11,6 +13,7 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.instants import now
 from buildvm_nb.service.daemon import OFFLOADING, GuixDaemon
+from buildvm_nb.service.diskrun import running_disk
 from buildvm_nb.service.installing import install_secrets
 from buildvm_nb.service.keys import machine_keys
 from buildvm_nb.service.notify import Notifier
@@ -19,7 +22,7 @@ from buildvm_nb.service.processes import birth
 from buildvm_nb.service.readiness import check_ports, wait_for_banner
 from buildvm_nb.service.record import Phase, Record, claimed, write_record
 from buildvm_nb.study import open_machine
-from buildvm_nb.vm import BuildMachine, Provision
+from buildvm_nb.vm import Provision
 
 __all__ = ["supervise"]
 
@@ -93,9 +96,14 @@ def _run(
     progress: Progress,
 ) -> None:
     check_ports(machine)
-    keys = machine_keys(place, machine.name)
     with suppress(FileNotFoundError):
         place.console.replace(place.console.with_suffix(".log.1"))
+    if machine.disk:
+        with running_disk(machine, place, cache=cache, progress=progress) as disk:
+            _tell_ready(place, record, notifier, {"qemu_pid": disk.pid})
+            _wait_for_end(disk.pid)
+        raise _ended(machine, disk.console_text)
+    keys = machine_keys(place, machine.name)
     provision = Provision(
         console_log=place.console, qemu=machine.qemu, scratch_mib=machine.disk_mib or None
     )
@@ -114,31 +122,40 @@ def _run(
             guest.serve_ssh(keys, others=dict([OFFLOADING]) if daemon else {})
             if port := machine.host_port(SSH_PORT):
                 wait_for_banner(port, _BANNER_TIMEOUT_S)
-        update = {
-            "phase": Phase.READY,
-            "since": now(),
+        proven = {
             "qemu_pid": guest.pid,
             "environment": guest.environment,
             "image_digest": guest.boot_files.image_digest,
             "kernel_digest": guest.boot_files.kernel_digest,
         }
-        write_record(place, record.model_copy(update=update))
-        notifier.tell(READY="1", STATUS=f"{machine.name} is up")
-        if _wait_for_end(guest, daemon) and daemon:
+        _tell_ready(place, record, notifier, proven)
+        if _wait_for_end(guest.pid, daemon) and daemon:
             raise daemon.lost()
-    raise GuestLost(
+    raise _ended(machine, guest.console_text)
+
+
+def _tell_ready(
+    place: StatePlace, record: Record, notifier: Notifier, known: Mapping[str, Any]
+) -> None:
+    ready = {"phase": Phase.READY, "since": now(), **known}
+    write_record(place, record.model_copy(update=ready))
+    notifier.tell(READY="1", STATUS=f"{record.machine.name} is up")
+
+
+def _ended(machine: MachineFile, said: str) -> GuestLost:
+    return GuestLost(
         f"the machine {machine.name} has ended by itself",
-        evidence=guest.console_text[-2000:],
+        evidence=said[-2000:],
         hint=f"buildvm machine console {machine.name}",
     )
 
 
-def _wait_for_end(guest: BuildMachine, daemon: GuixDaemon | None) -> bool:
+def _wait_for_end(qemu_pid: int, daemon: GuixDaemon | None = None) -> bool:
     """Wait for an end; a signal ends the wait by an exception, as everywhere.
 
     Returns whether it was the daemon's, with the guest still there.
     """
-    process = os.pidfd_open(guest.pid)
+    process = os.pidfd_open(qemu_pid)
     watched = [process, daemon.end] if daemon else [process]
     try:
         ended, _, _ = select.select(watched, [], [])

@@ -12,16 +12,19 @@ from buildvm_nb.vm import (
     QEMU,
     BootFiles,
     BuildMachine,
+    DiskMachine,
     MachineFiles,
     Provision,
     Sockets,
     check_cpu,
     find_emulator,
+    inspect_disk,
+    is_kvm_offered,
     prove_kvm,
     qemu_argv,
 )
 
-__all__ = ["choose_faithful", "dry_run", "kvm_status", "open_machine", "prepare"]
+__all__ = ["choose_faithful", "dry_run", "kvm_status", "open_disk", "open_machine", "prepare"]
 
 
 def prepare(
@@ -95,6 +98,49 @@ def open_machine(
     provision = provision or Provision(inputs=_shared(share))
     boot = prepare(spec, cache=cache, progress=progress, qemu=provision.qemu)
     return BuildMachine(spec, boot, cache=cache, provision=provision)
+
+
+def open_disk(
+    spec: MachineSpec,
+    disk: Path,
+    *,
+    cache: Cache,
+    progress: Progress = SILENT,
+    provision: Provision | None = None,
+) -> DiskMachine:
+    """Return a machine that boots a disk image by its own boot loader.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        What is asked for; image and kernel say nothing here.
+    disk : Path
+        A qcow2 image, or a raw one; it is never written.
+    cache : Cache
+        Keeps a kernel to prove KVM with, where KVM is offered.
+    progress : Progress
+        Shows what is being made.
+    provision : Provision, optional
+        Its QEMU and the log of its console count.
+
+    Returns
+    -------
+    DiskMachine
+        Not booted yet.
+
+    Raises
+    ------
+    UsageError
+        If it is no such image, refers to other files, or CPU or date cannot be had.
+    SourceError
+        If the kernel to prove KVM with cannot be had.
+    HostError
+        If this host lacks something.
+    """
+    image = inspect_disk(disk)
+    is_tried = spec.accelerator is not Accelerator.TCG and is_kvm_offered()
+    boot = _boot_files(spec.kernel, None, cache, progress) if is_tried else None
+    return DiskMachine(spec, image, cache=cache, provision=provision or Provision(), boot=boot)
 
 
 def dry_run(spec: MachineSpec, *, cache: Cache, share: Path | None = None) -> list[str]:

@@ -1,9 +1,12 @@
 """Virtual build machines: QEMU started, its guest proven, commands run in it."""
 
-from buildvm_nb.vm.accelerator import prove_kvm
+from buildvm_nb.vm.accelerator import is_kvm_offered, prove_kvm
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
+from buildvm_nb.vm.diskcommand import disk_argv
+from buildvm_nb.vm.diskimage import DiskImage, inspect_disk
+from buildvm_nb.vm.diskmachine import DiskMachine
 from buildvm_nb.vm.emulator import QEMU, Emulator, check_cpu, find_emulator
 from buildvm_nb.vm.features import emulated_features
 from buildvm_nb.vm.keys import ChannelKeys
@@ -20,13 +23,18 @@ __all__ = [
     "ChannelKeys",
     "Checkpoint",
     "CommandResult",
+    "DiskImage",
+    "DiskMachine",
     "Emulator",
     "MachineFiles",
     "Provision",
     "Sockets",
     "check_cpu",
+    "disk_argv",
     "emulated_features",
     "find_emulator",
+    "inspect_disk",
+    "is_kvm_offered",
     "linux_flag",
     "prove_kvm",
     "qemu_argv",

@@ -18,13 +18,24 @@ from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.command import KERNEL_PARAMETERS
 from buildvm_nb.vm.emulator import Emulator
 
-__all__ = ["choose_accelerator", "prove_kvm"]
+__all__ = ["choose_accelerator", "is_kvm_offered", "prove_kvm"]
 
 _DEVICE = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DEADLINE_S = 10.0
 _UP = b"buildvm: a guest without settings has come up"
 """What our init says when it is booted with the common initramfs alone."""
+
+
+def is_kvm_offered() -> bool:
+    """Tell whether KVM may be tried on this host.
+
+    Returns
+    -------
+    bool
+        Whether this user may open its device; that proves nothing yet.
+    """
+    return os.access(_DEVICE, os.R_OK | os.W_OK)
 
 
 def prove_kvm(
@@ -48,7 +59,7 @@ def prove_kvm(
     """
     if not _DEVICE.exists():
         return False, f"{_DEVICE} does not exist: the host's processor or kernel offers no KVM"
-    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+    if not is_kvm_offered():
         return False, f"{_DEVICE} is there, but this user may not open it (group kvm)"
     if boot is None:
         return False, f"{_DEVICE} is there; it will be tried when the first machine boots"
@@ -64,7 +75,7 @@ def prove_kvm(
 
 
 def choose_accelerator(
-    wanted: Accelerator, emulator: Emulator, boot: BootFiles, memo: Path | None = None
+    wanted: Accelerator, emulator: Emulator, boot: BootFiles | None, memo: Path | None = None
 ) -> Accelerator:
     """Decide what executes a guest's instructions.
 
@@ -74,8 +85,9 @@ def choose_accelerator(
         What was asked for.
     emulator : Emulator
         The QEMU that will run it.
-    boot : BootFiles
-        The kernel that will run.
+    boot : BootFiles or None
+        The kernel that will run; for a guest with a kernel of its own any; None where KVM is not
+        offered.
     memo : Path, optional
         As for `prove_kvm`.
 

@@ -6,19 +6,13 @@ QEMU, qemu-system-x86_64(1) 7.2 and 10.0; Linux, Documentation/admin-guide/kerne
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from buildvm_nb.model.machine import Accelerator, MachineSpec, Network
+from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.hardware import clock, entropy, lines, network, processor
 
-__all__ = ["RTC_RANGE", "MachineFiles", "Sockets", "qemu_argv"]
-
-RTC_RANGE = (datetime(1970, 1, 2, tzinfo=UTC), datetime(2070, 1, 1, tzinfo=UTC))
-"""What the emulated clock chip can hold: its year has two digits, and QEMU wraps others."""
-
-_MACHINE = "q35,sata=off,smbus=off,smm=off,vmport=off,hpet=off"
-"""The type ``pc`` has its interrupt table made by a loop of ACPI code: 0.1 s for every device."""
+__all__ = ["MachineFiles", "Sockets", "qemu_argv"]
 
 _WRITABLE = "cache=unsafe,discard=unmap"
 _COPIED = "snapshot=on"
@@ -95,19 +89,13 @@ def qemu_argv(
     list of str
         Program and arguments.
     """
-    kvm = spec.accelerator is Accelerator.KVM
-    argv = [qemu, "-name", spec.name, "-nodefaults", "-no-user-config", "-display", "none"]
-    argv += ["-no-reboot", "-machine", _MACHINE]
-    argv += ["-accel", "kvm" if kvm else "tcg,thread=multi"]
-    argv += ["-cpu", spec.cpu, "-smp", str(spec.cpu_count), "-m", f"{spec.memory_mib}M"]
+    argv = processor(qemu, spec, spec.cpu)
     argv += ["-kernel", str(boot.kernel), "-initrd", str(files.initramfs)]
     argv += ["-append", " ".join((*KERNEL_PARAMETERS, *boot.kernel_parameters))]
-    argv += ["-rtc", _rtc(spec.date)]
+    argv += clock(spec.date)
     if files.is_fork:
         argv += ["-incoming", "defer"]
-    argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
-    argv += ["-chardev", f"socket,id=monitor,fd={sockets.monitor}"]
-    argv += ["-mon", "chardev=monitor,mode=control"]
+    argv += lines(sockets.monitor)
     argv += _disk("root", boot.root)
     if files.inputs:
         argv += _disk("inputs", files.inputs)
@@ -118,33 +106,10 @@ def qemu_argv(
     for name, descriptor in (("channel", sockets.channel), ("events", sockets.events)):
         argv += ["-chardev", f"socket,id={name},fd={descriptor}"]
         argv += ["-device", f"virtserialport,chardev={name},name=buildvm.{name}"]
-    argv += ["-object", "rng-random,id=rng,filename=/dev/urandom"]
-    argv += ["-device", "virtio-rng-pci,rng=rng"]
-    return argv + _network(spec)
-
-
-def _rtc(date: datetime) -> str:
-    first, end = RTC_RANGE
-    held = date if first <= date < end else first
-    return f"base={held.astimezone(UTC):%Y-%m-%dT%H:%M:%S},clock=host"
+    return argv + entropy() + network(spec)
 
 
 def _disk(name: str, path: Path, mode: str = "readonly=on") -> list[str]:
     escaped = str(path).replace(",", ",,")
     drive = f"if=none,id={name},format=raw,file.locking=off,{mode},file.filename={escaped}"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}"]
-
-
-def _network(spec: MachineSpec) -> list[str]:
-    if spec.network is Network.OFF:
-        return ["-nic", "none"]
-    options = [
-        "user",
-        "id=net",
-        f"restrict={'on' if spec.network is Network.RESTRICTED else 'off'}",
-    ]
-    options += [
-        f"hostfwd=tcp:127.0.0.1:{forwarding.host}-:{forwarding.guest}"
-        for forwarding in spec.port_forwardings
-    ]
-    return ["-netdev", ",".join(options), "-device", "virtio-net-pci,netdev=net,romfile="]

@@ -13,8 +13,9 @@ from ulid import ULID
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.tools import find_tool, run_tool
 from buildvm_nb.model.cpu import OLDEST_QEMU, find_model
+from buildvm_nb.model.machine import MachineSpec
 
-__all__ = ["QEMU", "Emulator", "check_cpu", "find_emulator"]
+__all__ = ["QEMU", "Emulator", "check_cpu", "check_wishes", "find_emulator"]
 
 QEMU = "qemu-system-x86_64"
 """Its program."""
@@ -145,3 +146,29 @@ def check_cpu(text: str, emulator: Emulator) -> str:
             )
         changes.append(f"{sign}{feature}")
     return ",".join([model, *changes])
+
+
+def check_wishes(spec: MachineSpec, lacking: tuple[str, ...], emulator: Emulator) -> None:
+    """Make sure that a running machine's CPU has what was asked for by name.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        The machine.
+    lacking : tuple of str
+        Features that the accelerator cannot give, as `Monitor.cpu_features` told.
+    emulator : Emulator
+        The QEMU that runs it.
+
+    Raises
+    ------
+    HostError
+        If it lacks one.
+    """
+    wishes = {part[1:] for part in spec.cpu.split(",")[1:] if part[0] == "+"}
+    if missed := sorted(wishes & set(lacking)):
+        raise HostError(
+            f"the accelerator cannot give the CPU {', '.join(missed)}: "
+            f"{spec.accelerator} of QEMU {emulator.version}, asked for by {spec.cpu!r}",
+            hint="a newer QEMU may; AVX-512 is in none's emulation",
+        )

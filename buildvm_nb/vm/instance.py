@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING
 
 from buildvm_nb.errors import (
     BootTimeout,
-    BuildVMError,
     GuestLost,
     HostError,
-    LaunchError,
     StateError,
 )
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.interruption import interruptible
 from buildvm_nb.model.machine import Environment, MachineSpec
+from buildvm_nb.vm.account import DYING_S, account_for
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
-from buildvm_nb.vm.console import Console, Trouble
-from buildvm_nb.vm.emulator import Emulator
+from buildvm_nb.vm.console import Console
+from buildvm_nb.vm.emulator import Emulator, check_wishes
 from buildvm_nb.vm.events import Events, GuestFacts
 from buildvm_nb.vm.keys import ChannelKeys
 from buildvm_nb.vm.monitor import Monitor
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["Instance"]
 
 _BOOT_TIMEOUT_S = 180.0
-_DYING_S = 5.0
-"""How long QEMU may take to end after its guest has."""
 _STATE_TIMEOUT_S = 600.0
 """For writing or reading a guest's memory."""
 _QUIET_TIMEOUT_S = 30.0
@@ -116,7 +113,7 @@ class Instance:
             self.monitor = Monitor(monitor)
             self._stack.callback(self.monitor.close)
             features, lacking = self.monitor.cpu_features(self.spec.cpu, self.emulator.features)
-            self._check_wishes(lacking)
+            check_wishes(self.spec, lacking, self.emulator)
             from buildvm_nb.vm.channel import GuestChannel  # noqa: PLC0415 - while the guest boots
 
             facts = self._wait_ready()
@@ -266,7 +263,7 @@ class Instance:
             with interruptible(self.process.kill):
                 yield
         except GuestLost as error:
-            raise self._account_for(error) from error
+            raise account_for(error, self.process, self.console) from error
 
     def close(self) -> None:
         """End guest and QEMU; calling it twice does no harm."""
@@ -305,46 +302,13 @@ class Instance:
         self._stack.callback(self.events.close)
         return ours["channel"], ours["monitor"]
 
-    def _check_wishes(self, lacking: tuple[str, ...]) -> None:
-        wishes = {part[1:] for part in self.spec.cpu.split(",")[1:] if part[0] == "+"}
-        if missed := sorted(wishes & set(lacking)):
-            raise HostError(
-                f"the accelerator cannot give the CPU {', '.join(missed)}: "
-                f"{self.spec.accelerator} of QEMU {self.emulator.version}, asked for by "
-                f"{self.spec.cpu!r}",
-                hint="a newer QEMU may; AVX-512 is in none's emulation",
-            )
-
     def _wait_ready(self) -> GuestFacts:
         if facts := self.events.wait_ready(_BOOT_TIMEOUT_S):
             return facts
-        if self.process.wait(_DYING_S):
+        if self.process.wait(DYING_S):
             raise GuestLost("the guest ended while it booted")
         raise BootTimeout(
             f"the guest did not come up in {_BOOT_TIMEOUT_S:.0f} s",
             evidence=self.console.text[-4000:],
             hint="the host may be overloaded; try again, or with another --kernel",
         )
-
-    def _account_for(self, error: GuestLost) -> BuildVMError:
-        ended = self.process.wait(_DYING_S)
-        trouble = self.console.trouble()
-        if trouble:
-            kind, evidence = trouble
-            hint = {
-                Trouble.OUT_OF_MEMORY: "give the machine more memory with --memory",
-                Trouble.OOPS: "another --kernel, or a newer QEMU, may do",
-            }.get(kind, "")
-            return GuestLost(
-                f"the guest died: {kind}",
-                evidence=evidence,
-                is_oops=kind is Trouble.OOPS,
-                hint=hint,
-            )
-        if not ended:
-            said = self.console.text[-4000:]
-            return GuestLost(error.message, evidence=error.evidence or said, hint=error.hint)
-        how = self.process.describe_end()
-        if not self.console.text and "was killed" not in how:
-            return LaunchError(f"QEMU did not start: {how}", evidence=how)
-        return GuestLost(f"the guest is gone: {how}", evidence=self.console.text[-4000:])

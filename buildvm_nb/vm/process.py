@@ -39,6 +39,8 @@ class QemuProcess:
         File descriptors that it inherits.
     console : Console
         Gets what it writes to standard output: the guest's serial console.
+    temporary : Path, optional
+        Directory for its temporary files; None: the system's.
 
     Raises
     ------
@@ -46,7 +48,14 @@ class QemuProcess:
         If it cannot be started at all.
     """
 
-    def __init__(self, argv: list[str], *, inherit: Iterable[int], console: Console) -> None:
+    def __init__(
+        self,
+        argv: list[str],
+        *,
+        inherit: Iterable[int],
+        console: Console,
+        temporary: Path | None = None,
+    ) -> None:
         self._console = console
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         guarded = [find_tool("setpriv"), "--pdeathsig", "KILL", "--", *argv]
@@ -58,6 +67,7 @@ class QemuProcess:
             stderr=self._errors,
             pass_fds=tuple(inherit),
             cwd="/",
+            env={**os.environ, "TMPDIR": str(temporary)} if temporary else None,
             start_new_session=True,
         )
         try:

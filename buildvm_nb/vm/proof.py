@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from buildvm_nb.errors import ClockError, MachineError
 from buildvm_nb.model.instants import format_instant
-from buildvm_nb.vm.command import RTC_RANGE
 from buildvm_nb.vm.events import Awakening, GuestFacts
+from buildvm_nb.vm.hardware import RTC_RANGE
 
 __all__ = ["INSTRUCTION_SETS", "linux_flag", "prove", "prove_clock"]
 
