@@ -4,7 +4,9 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from filelock import FileLock
@@ -22,6 +24,7 @@ from buildvm_nb.catalog.engines import (
 from buildvm_nb.catalog.schema import SCHEMA_VERSION
 from buildvm_nb.catalog.upgrades import create_or_upgrade, stored_version
 from buildvm_nb.errors import CatalogError, CatalogUnreachable, UsageError
+from buildvm_nb.host.interruption import interruptible
 
 __all__ = ["Database", "default_place"]
 
@@ -91,11 +94,13 @@ class Database:
         ------
         CatalogError
             If the database fails.
+        Interrupted
+            If this thread's work is no longer wanted; a query that runs is ended.
         """
         isolation = {} if self.file else {"isolation_level": SERVER_READS}
         with self._translated(), self._open_engine().connect() as connection:
             marked = connection.execution_options(**isolation)
-            with marked.begin():
+            with interruptible(partial(_stop, marked)), marked.begin():
                 yield marked
 
     @contextmanager
@@ -199,6 +204,15 @@ class Database:
     def _is_gone(self, error: Exception) -> bool:
         """Tell whether a server did not do its part, as opposed to refusing what it was given."""
         return self.file is None and isinstance(error, OperationalError | InterfaceError)
+
+
+def _stop(connection: Connection) -> None:
+    """End the query that a connection runs, if it does; from any thread."""
+    driver: Any = connection.connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        driver.interrupt()
+    else:
+        driver.cancel()
 
 
 def _cannot_be_written(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Looking through a catalog in a notebook: filter, sort, drill down, export."""
 
-from base64 import b64encode
-from html import escape
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,31 +9,25 @@ import ipywidgets as widgets
 
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.catalog.browsing import Selection
-from buildvm_nb.catalog.shelves import (
-    CuratedShelf,
-    OwnShelf,
-    ReportedShelf,
-    Shelf,
-    Tier,
-    page_of_shelves,
-)
-from buildvm_nb.errors import BuildVMError, CatalogError, UsageError
+from buildvm_nb.catalog.shelves import Tier
+from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis, FindingKind
 from buildvm_nb.model.outcome import Verdict
 from buildvm_nb.nb.drilling import DetailPanel
+from buildvm_nb.nb.exporting import ExportPanel
 from buildvm_nb.nb.panel import Panel
+from buildvm_nb.nb.reading import FINDINGS, OUTCOMES, CatalogReader, PageRequest
 from buildvm_nb.nb.studying import read_date
 from buildvm_nb.nb.tables import cell_text, table_html
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog.frames import Frame
+    from buildvm_nb.nb.jobs import Job
 
 __all__ = ["CatalogBrowser"]
 
 _SIZE = 20
-_LINKED = 2 * 1024 * 1024
 _ALL = "all tiers"
-_FINDINGS, _OUTCOMES = "findings", "outcomes"
 _OF_FINDINGS = {
     "tier": "tier",
     "case_id": "case",
@@ -59,6 +53,7 @@ _OF_OUTCOMES = {
 class CatalogBrowser(Panel):
     """Shows findings and outcomes page by page; SQL filters and sorts, so that many are no matter.
 
+    Pages are read in the background: the kernel stays free, and a newer request ends an older one.
     No machine and no QEMU is needed. Findings of the user's own, of the curated catalog and
     reported ones are told apart by their tier, and an export has one tier.
 
@@ -79,19 +74,18 @@ class CatalogBrowser(Panel):
         curated: Path | None = None,
         name: str = "",
     ) -> None:
-        self._place = catalog
-        self._root = curated
-        self._is_ours = not isinstance(catalog, Catalog)
-        self.catalog: Catalog | None = catalog if isinstance(catalog, Catalog) else None
-        """What is looked through; None: it cannot be opened."""
-        self._shelves: dict[Tier, Shelf] = {}
+        self.reader = CatalogReader(catalog, curated)
+        """Reads pages, in whatever thread."""
         self.frame: Frame | None = None
-        """The page that is shown; None: nothing could be read."""
+        """The page that is shown; None: it is being read, or nothing could be."""
         self._offset = 0
         self._total = 0
         self._is_writing = False
         self.detail = DetailPanel(name)
         """What is behind the row that is opened."""
+        self.exporting = ExportPanel(self._writer, name)
+        """Writes what is selected."""
+        self.target = self.exporting.target
         self._make_fields()
         super().__init__(
             [
@@ -104,12 +98,17 @@ class CatalogBrowser(Panel):
                 self._page,
                 self.row,
                 self.detail,
-                widgets.HBox([self.target, self._export, self._exported]),
+                self.exporting,
             ],
             name=name,
         )
         self._connect()
         self.guarded(self._choose_table)()
+
+    @property
+    def catalog(self) -> Catalog | None:
+        """What is looked through; None: it cannot be opened, or was not asked for yet."""
+        return self.reader.catalog
 
     @property
     def html(self) -> str:
@@ -134,37 +133,31 @@ class CatalogBrowser(Panel):
             case=self.case.value.strip(),
             text=self.text.value.strip(),
             only=(self.only.value,) if self.only.value else (),
-            axis=(self.axis.value,) if self.axis.value and self.table.value == _FINDINGS else (),
+            axis=(self.axis.value,) if self.axis.value and self.table.value == FINDINGS else (),
             since=read_date(self.since.value, "Since"),
             until=read_date(self.until.value, "Until"),
         )
 
     def refresh(self) -> None:
-        """Read the page anew.
+        """Read the page anew, in the background; `wait` waits for it, and `error` tells trouble.
 
         Raises
         ------
         UsageError
             If a field is wrong.
-        CatalogError
-            If the catalog cannot be read, for example because it was deleted.
         """
         try:
-            self._total, self.frame, counted = self._read()
-        except BuildVMError:
-            self.frame, self._total = None, 0
-            self._page.value, self._status.value = "", "nothing can be shown"
-            self._list_rows()
+            request = self._request()
+        except UsageError:
+            self.cancel()
+            self.job, self.busy = None, False  # what it still reads is not to be shown
+            self._show_nothing("nothing can be shown")
             raise
-        shown = len(self.frame)
-        first = self._offset + 1 if shown else 0
-        self._status.value = f"{first} to {self._offset + shown} of {self._total}{counted}"
-        columns = _OF_FINDINGS if self.table.value == _FINDINGS else _OF_OUTCOMES
-        self._page.value = table_html(self.frame, columns, f"{self.table.value} of the catalog")
-        self._back.disabled = self._offset == 0
-        self._forward.disabled = self._offset + shown >= self._total
+        self.frame = None
         self._list_rows()
-        self.show_error(None)
+        self._back.disabled = self._forward.disabled = True
+        self._status.value = "loading …"
+        self.begin(lambda _job: self.reader.page(request), on_end=partial(self._show_page, request))
 
     def open_row(self, number: int) -> None:
         """Show what is behind a row.
@@ -185,10 +178,10 @@ class CatalogBrowser(Panel):
             raise UsageError(f"no such row: {number}")
         row = self.frame.iloc[number - 1]
         self.detail.clear()
-        if self.table.value == _OUTCOMES:
-            self.detail.show_outcome(self._own(), row["id"])
+        if self.table.value == OUTCOMES:
+            self.detail.show_outcome(self.reader.own(), row["id"])
             return
-        shelf = self._shelf(Tier(row["tier"]))
+        shelf = self.reader.shelf(Tier(row["tier"]))
         self.detail.show(self.catalog, *shelf.open(row["id"]))
 
     def export(self) -> list[Path]:
@@ -206,28 +199,17 @@ class CatalogBrowser(Panel):
         CatalogError
             If something cannot be read or written.
         """
-        target = Path(self.target.value.strip() or "failures.csv").expanduser().absolute()
-        wanted = self.selection
-        if self.table.value == _OUTCOMES:
-            self._own().export_selected(target, _OUTCOMES, wanted)
-            return [target]
-        made = []
-        for tier in self._tiers():
-            alone = self.tier.value != _ALL
-            path = target if alone else target.with_stem(f"{target.stem}-{tier.value}")
-            self._shelf(tier).export(wanted, path)
-            made.append(path)
-        return made
+        return self._writer()()
 
     def close(self) -> None:
         """End what is read, and close the catalog if it was opened here."""
         self.detail.close()
+        self.exporting.close()
         super().close()
-        if self._is_ours and self.catalog is not None:
-            self.catalog.close()
+        self.reader.close()
 
     def _make_fields(self) -> None:
-        self.table = widgets.ToggleButtons(options=[_FINDINGS, _OUTCOMES], tooltip="What to show")
+        self.table = widgets.ToggleButtons(options=[FINDINGS, OUTCOMES], tooltip="What to show")
         self.tier = _dropdown("Tier", [(one.value, one.value) for one in Tier] + [(_ALL, _ALL)])
         self.case = _text("Case", "part of its id")
         self.text = _text("Text", "part of package, summary, reason, …")
@@ -243,11 +225,6 @@ class CatalogBrowser(Panel):
         self._status = widgets.HTML()
         self._page = widgets.HTML()
         self.row = _dropdown("Open", [("none", 0)])
-        self.target = _text("File", "failures.csv")
-        self._export = widgets.Button(
-            description="Export CSV", tooltip="Write all rows that the fields ask for"
-        )
-        self._exported = widgets.HTML()
 
     def _connect(self) -> None:
         self.table.observe(self.guarded(self._choose_table), "value")
@@ -259,11 +236,10 @@ class CatalogBrowser(Panel):
         self._back.on_click(self.guarded(lambda _: self._turn(-_SIZE)))
         self._forward.on_click(self.guarded(lambda _: self._turn(_SIZE)))
         self._again.on_click(self.guarded(lambda _: self.refresh()))
-        self._export.on_click(self.guarded(lambda _: self._tell_export()))
         self.row.observe(self.guarded(self._opened), "value")
 
     def _choose_table(self, _change: object = None) -> None:
-        is_findings = self.table.value == _FINDINGS
+        is_findings = self.table.value == FINDINGS
         kinds: type[FindingKind | Verdict] = FindingKind if is_findings else Verdict
         columns = _OF_FINDINGS if is_findings else _OF_OUTCOMES
         self._is_writing = True
@@ -287,43 +263,41 @@ class CatalogBrowser(Panel):
         self._offset = max(0, self._offset + step)
         self.refresh()
 
-    def _own(self) -> Catalog:
-        """Return the catalog; one that could not be opened is tried again."""
-        if self.catalog is None:
-            self.catalog = Catalog(self._place if not isinstance(self._place, Catalog) else None)
-        try:
-            self.catalog.counts()
-        except CatalogError as error:
-            raise CatalogError(
-                f"{error.message}; it may have been deleted or moved",
-                hint="Refresh tries again; the other tiers are there all the same",
-            ) from error
-        return self.catalog
+    def _request(self) -> PageRequest:
+        is_all = self.tier.value == _ALL
+        return PageRequest(
+            table=self.table.value,
+            tiers=tuple(Tier) if is_all else (Tier(self.tier.value),),
+            wanted=self.selection,
+            sort=self.sort.value,
+            descending=self.descending.value,
+            offset=self._offset,
+            size=_SIZE,
+        )
 
-    def _shelf(self, tier: Tier) -> Shelf:
-        if tier is Tier.OWN:
-            return OwnShelf(self._own())
-        if tier not in self._shelves:
-            is_curated = tier is Tier.CURATED
-            self._shelves[tier] = (
-                CuratedShelf(self._root) if is_curated else ReportedShelf(self._root)
-            )
-        return self._shelves[tier]
+    def _show_page(self, asked: PageRequest, job: "Job[Any]") -> None:
+        if job.state != "done":
+            self._show_nothing("nothing can be shown" if job.error else "not read: cancelled")
+            return
+        self._total, self.frame, counted = job.result
+        shown = len(self.frame)
+        first = asked.offset + 1 if shown else 0
+        self._status.value = f"{first} to {asked.offset + shown} of {self._total}{counted}"
+        columns = _OF_FINDINGS if asked.table == FINDINGS else _OF_OUTCOMES
+        self._page.value = table_html(self.frame, columns, f"{asked.table} of the catalog")
+        self._back.disabled = asked.offset == 0
+        self._forward.disabled = asked.offset + shown >= self._total
+        self._list_rows()
 
-    def _tiers(self) -> list[Tier]:
-        return [*Tier] if self.tier.value == _ALL else [Tier(self.tier.value)]
+    def _show_nothing(self, status: str) -> None:
+        self.frame, self._total = None, 0
+        self._page.value, self._status.value = "", status
+        self._list_rows()
 
-    def _read(self) -> "tuple[int, Frame, str]":
-        wanted = self.selection
-        order: dict[str, Any] = {"sort": self.sort.value, "descending": self.descending.value}
-        if self.table.value == _OUTCOMES:
-            own = self._own()
-            page = own.page(_OUTCOMES, wanted, **order, offset=self._offset, size=_SIZE)
-            return own.count(_OUTCOMES, wanted), page, ""
-        shelves = [self._shelf(tier) for tier in self._tiers()]
-        counts, page = page_of_shelves(shelves, wanted, **order, offset=self._offset, size=_SIZE)
-        told = ", ".join(f"{count} {tier}" for tier, count in counts.items())
-        return sum(counts.values()), page, f": {told}"
+    def _writer(self) -> Callable[[], list[Path]]:
+        """Return what writes the rows that the fields ask for now."""
+        target = Path(self.target.value.strip() or "failures.csv").expanduser().absolute()
+        return partial(self.reader.write, self._request(), target)
 
     def _list_rows(self) -> None:
         rows = [] if self.frame is None else self.frame.to_dict("records")
@@ -345,21 +319,6 @@ class CatalogBrowser(Panel):
         if change["new"] and not self._is_writing:
             self.open_row(change["new"])
             self.show_error(None)
-
-    def _tell_export(self) -> None:
-        self._exported.value = ""
-        self._exported.value = "<br>".join(map(_link, self.export()))
-        self.show_error(None)
-
-
-def _link(path: Path) -> str:
-    """Name a file that was written, and hand out a small one, wherever the browser is."""
-    name = escape(str(path))
-    if path.stat().st_size > _LINKED:
-        return f"wrote {name}"
-    data = b64encode(path.read_bytes()).decode()
-    there = f'href="data:text/csv;base64,{data}" download="{escape(path.name)}"'
-    return f"wrote {name} (<a {there}>download</a>)"
 
 
 def _text(name: str, placeholder: str) -> widgets.Text:

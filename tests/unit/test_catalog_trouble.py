@@ -244,4 +244,4 @@ def test_a_read_only_catalog_can_be_read_and_says_why_not_written(tmp_path):
     assert f"the catalog is read-only: {tmp_path}/c.sqlite\nHint: name another" in told
     assert f"the catalog is read-only: {tmp_path}/c.sqlite\nHint: copy it to a place" in told
     assert "the catalog fails: " in told
-    assert "the catalog is read-only and not of schema version 2" in told
+    assert "the catalog is read-only and not of schema version 3" in told

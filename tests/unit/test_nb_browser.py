@@ -1,6 +1,7 @@
 """The browser of a catalog, driven without a browser window, machines or QEMU."""
 
 import sqlite3
+import threading
 from contextlib import closing
 from datetime import timedelta
 
@@ -18,6 +19,15 @@ from buildvm_nb.nb.browser import CatalogBrowser
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 START = parse_instant("2026-01-01")
 LONG_S = 60
+
+
+class PatientBrowser(CatalogBrowser):
+    """Waits for every page that it reads, as somebody who looks at it does."""
+
+    def begin(self, *given, **named):
+        job = super().begin(*given, **named)
+        assert job.wait(LONG_S)
+        return job
 
 
 def a_case(name):
@@ -73,7 +83,7 @@ def catalog(tmp_path, monkeypatch):
 
 @pytest.fixture
 def browser(catalog, tmp_path):
-    made = CatalogBrowser(catalog, name="test")
+    made = PatientBrowser(catalog, name="test")
     made.target.value = str(tmp_path / "failures.csv")
     yield made
     made.close()
@@ -85,6 +95,11 @@ def no_markup(html):
 
 def cases(browser):
     return list(browser.frame["case_id"])
+
+
+def export(browser):
+    browser.exporting._export.click()
+    assert browser.exporting.wait(LONG_S)
 
 
 def test_findings_are_shown_newest_first_and_all_text_is_escaped(browser):
@@ -172,22 +187,23 @@ def test_tiers_are_told_apart_and_follow_one_another(browser):
 
 def test_what_is_selected_is_exported_one_file_for_each_tier(browser, tmp_path):
     browser.only.value = "time-trap"
-    browser._export.click()
-    assert browser.error_html == ""
+    export(browser)
+    assert browser.exporting.error_html == ""
     assert list(read_failures(tmp_path / "failures.csv")["case_id"]) == ["alpha"]
-    assert 'download="failures.csv"' in browser._exported.value
+    assert 'download="failures.csv"' in browser.exporting.html
     browser.tier.value = "all tiers"
-    browser._export.click()
+    export(browser)
     made = sorted(path.name for path in tmp_path.glob("failures-*.csv"))
     assert made == ["failures-curated.csv", "failures-own.csv", "failures-reported.csv"]
     assert set(read_failures(tmp_path / "failures-curated.csv")["kind"]) <= {"time-trap"}
     browser.table.value = "outcomes"
     browser.target.value = str(tmp_path / "outcomes.csv")
-    browser._export.click()
+    export(browser)
     assert (tmp_path / "outcomes.csv").read_bytes().startswith(b"id,recorded_at")
     browser.target.value = str(tmp_path / "none" / "<b>.csv")
-    browser._export.click()
-    assert "&lt;b&gt;.csv" in browser.error_html
+    export(browser)
+    assert "&lt;b&gt;.csv" in browser.exporting.error_html
+    assert browser.exporting.html == "not written: failed"
 
 
 def test_a_catalog_that_is_deleted_is_told_and_the_other_tiers_stay(browser, catalog, tmp_path):
@@ -217,7 +233,7 @@ def test_a_row_of_a_catalog_that_was_deleted_meanwhile_cannot_be_opened(browser,
 
 def test_a_catalog_that_cannot_be_opened_leaves_the_other_tiers(tmp_path):
     (tmp_path / "catalog.sqlite").write_text("no database" * 100)
-    browser = CatalogBrowser(tmp_path / "catalog.sqlite", name="broken")
+    browser = PatientBrowser(tmp_path / "catalog.sqlite", name="broken")
     assert "not a database" in browser.error_html
     browser.tier.value = "reported"
     assert browser.error_html == ""
@@ -225,7 +241,7 @@ def test_a_catalog_that_cannot_be_opened_leaves_the_other_tiers(tmp_path):
 
 
 def test_a_path_is_opened_and_closed_by_the_browser(tmp_path):
-    browser = CatalogBrowser(str(tmp_path / "catalog.sqlite"), name="path")
+    browser = PatientBrowser(str(tmp_path / "catalog.sqlite"), name="path")
     assert browser.status == "0 to 0 of 0: 0 own"
     browser.close()
     browser._again.click()
@@ -271,7 +287,7 @@ def test_fifty_thousand_outcomes_are_looked_through_page_by_page(catalog, tmp_pa
             f"INSERT INTO outcomes ({', '.join(columns)}) SELECT {chosen} FROM n, "
             "(SELECT * FROM outcomes ORDER BY id LIMIT 1)"
         )
-    browser = CatalogBrowser(catalog, name="many")
+    browser = PatientBrowser(catalog, name="many")
     browser.table.value = "outcomes"
     assert browser.status == "1 to 20 of 50025"
     assert len(browser.frame) == 20
@@ -281,3 +297,61 @@ def test_fifty_thousand_outcomes_are_looked_through_page_by_page(catalog, tmp_pa
     assert len(browser.frame) == 20
     assert len(browser.html) < 20_000
     browser.close()
+
+
+class SlowCatalog(Catalog):
+    """Makes SQLite compute for hours when a page of outcomes with a text is asked for."""
+
+    def page(self, table, wanted, **more):
+        if wanted.text.startswith("slow"):
+            self.has_begun.set()
+            endless = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) "
+            with self._database.reading() as connection:
+                connection.exec_driver_sql(f"{endless} SELECT max(i) FROM n")
+        return super().page(table, wanted, **more)
+
+
+@pytest.fixture
+def slow(catalog, tmp_path):
+    with SlowCatalog(tmp_path / "catalog.sqlite") as opened:
+        opened.has_begun = threading.Event()
+        browser = CatalogBrowser(opened, name="slow")
+        browser.table.value = "outcomes"
+        assert browser.wait(LONG_S)
+        yield browser
+        browser.close()
+
+
+def test_a_slow_query_leaves_the_kernel_free_and_a_newer_one_ends_it(slow):
+    slow.text.value = "slow"
+    older = slow.job
+    assert slow.catalog.has_begun.wait(LONG_S)
+    assert (slow.status, slow.busy, slow.frame) == ("loading …", True, None)
+    assert not slow.job.state.is_over
+
+    slow.text.value = "24 <"
+    assert slow.job is not older
+    assert older.wait(LONG_S)  # its query would take hours
+    assert older.state == "cancelled"
+    assert slow.wait(LONG_S)
+    assert (slow.status, slow.busy, slow.error_html) == ("1 to 1 of 1", False, "")
+
+
+def test_a_wrong_field_ends_a_slow_query_which_then_shows_nothing(slow):
+    slow.text.value = "slow"
+    older = slow.job
+    slow.since.value = "never"
+    assert older.wait(LONG_S)
+    assert (slow.status, slow.busy, slow.frame) == ("nothing can be shown", False, None)
+    assert "Since: not" in slow.error_html
+
+
+def test_a_query_that_is_cancelled_says_so_and_closing_ends_it(slow):
+    slow.text.value = "slow"
+    slow.cancel()
+    assert slow.wait(LONG_S)
+    assert (slow.status, slow.busy) == ("not read: cancelled", False)
+    slow._again.click()
+    last = slow.job
+    slow.close()
+    assert last.state.is_over

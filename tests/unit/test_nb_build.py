@@ -246,6 +246,7 @@ def test_a_tab_that_cannot_be_made_says_so_in_its_place(cache, closing, tmp_path
     lab = Lab(case=CASE, cache=cache, catalog=tmp_path / "c.sqlite")
     closing(lab)
     shown = lab.show_tab("Catalog")
+    assert not isinstance(shown, Panel) or shown.wait(60)
     assert "Error:" in (shown.error_html if isinstance(shown, Panel) else shown.value)
     assert lab.show_tab("Build") is lab.build
 
