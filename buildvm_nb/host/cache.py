@@ -303,7 +303,7 @@ class Cache:
         except Timeout:
             return False
         except OSError as error:
-            raise self._unwritable(error, place) from error
+            raise self.unwritable(error.strerror or str(error), place) from error
         return True
 
     @contextmanager
@@ -331,7 +331,7 @@ class Cache:
             locks.mkdir(parents=True, exist_ok=True)
             _acquire(lock)
         except OSError as error:
-            raise self._unwritable(error, locks) from error
+            raise self.unwritable(error.strerror or str(error), locks) from error
         try:
             yield
         finally:
@@ -358,16 +358,30 @@ class Cache:
             (work / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
             work.rename(place)
         except OSError as error:
-            raise self._unwritable(error, place) from error
+            raise self.unwritable(error.strerror or str(error), place) from error
         finally:
             with suppress(OSError):
                 _delete(work)
 
-    def _unwritable(self, error: OSError, place: Path) -> HostError:
+    def unwritable(self, reason: str, place: Path) -> HostError:
+        """Word the error for a cache that cannot be written.
+
+        Parameters
+        ----------
+        reason : str
+            What the system says.
+        place : Path
+            Where.
+
+        Returns
+        -------
+        HostError
+            To be raised; it tells how much room there is, and how to make some.
+        """
         return HostError(
-            f"cannot write to the cache: {error.strerror}: {place}",
+            f"cannot write to the cache: {reason}: {place}",
             hint=f"{free_bytes(self.root) // 2**20} MiB are free there; make room with "
-            "`buildvm image rm` or choose another --cache",
+            "`buildvm cache prune` or choose another --cache",
         )
 
     def _locks(self, kind: str) -> Path:
