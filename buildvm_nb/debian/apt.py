@@ -265,6 +265,8 @@ class PackageArchive:
             try:
                 return apt.run("apt-get", "-q", *options, *command, cwd=cwd)
             except HostError as error:
+                if error.hint:  # it is this host's own: no program, no room
+                    raise
                 raise SourceError(
                     f"Debian package {wanted} of {self.suite} cannot be fetched: "
                     f"{complaints(error.message)}",

@@ -29,6 +29,7 @@ _KIND = "apt"
 _C_LOCALE = {"LC_ALL": "C", "LANGUAGE": "C"}
 _HOOKS = ("Update::Pre-Invoke", "Update::Post-Invoke", "Update::Post-Invoke-Success")
 _REFUSED = re.compile(r"The repository '\S+ (\S+) Release' (?:does not have|no longer has)")
+_FULL = "No space left on device"
 _DATED = """\
 Acquire::Check-Valid-Until "false";
 Acquire::Check-Date "false";
@@ -166,7 +167,12 @@ class PrivateApt:
     def _run(self, *argv: str, cwd: Path | None = None) -> str:
         tool, *arguments = argv
         command = [tool, f"--config-file={self._root / 'apt.conf'}", *arguments]
-        return run_tool(command, env=_C_LOCALE, cwd=cwd).decode(errors="replace")
+        try:
+            return run_tool(command, env=_C_LOCALE, cwd=cwd).decode(errors="replace")
+        except HostError as error:
+            if _FULL in error.message:
+                raise self._cache.unwritable(_FULL, self._root) from error
+            raise
 
     def _age(self) -> timedelta | None:
         """Return how old the lists are, and take up what the mirror served then."""
@@ -196,6 +202,8 @@ class PrivateApt:
         try:
             self._run("apt-get", "update", "-q")
         except HostError as error:
+            if error.hint:  # it is this host's own: no program, no room
+                raise
             refused = set(_REFUSED.findall(error.message)) & {s.suite for s in self.sources}
             if main.suite in refused:
                 raise unknown_suite(main.suite, where=main.uri) from error

@@ -9,7 +9,6 @@ that a process got is marked as in use until that process ends (see `buildvm_nb.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,12 +21,14 @@ from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.holding import hold, sole_hold
 from buildvm_nb.host.interruption import check_interruption
 from buildvm_nb.host.progress import SILENT, Progress
+from buildvm_nb.host.trees import delete_tree
 
-__all__ = ["PARTIAL", "Cache", "cache_key", "file_digest", "free_bytes"]
+__all__ = ["PARTIAL", "RECORD", "Cache", "cache_key", "file_digest", "free_bytes"]
 
 PARTIAL = ".partial"
 """How the name of a directory ends that is being made or removed; it begins with a dot."""
-_RECORD = "entry.json"
+RECORD = "entry.json"
+"""The file that makes a directory a whole entry."""
 _POLL_S = 0.5
 
 
@@ -190,29 +191,10 @@ class Cache:
         """
         place = self.path(kind, key)
         hold(self.root, f"{kind}/{key}")
-        record = place / _RECORD
+        record = place / RECORD
         with suppress(OSError):  # a cache that may not be written
             os.utime(record if record.exists() else place)
         return self._is_whole(place)
-
-    def used_at_s(self, place: Path) -> float:
-        """Return when an entry was used last.
-
-        Parameters
-        ----------
-        place : Path
-            Its directory.
-
-        Returns
-        -------
-        float
-            Seconds since 1970 by this host's clock; 0 when it is not there.
-        """
-        times = [0.0]
-        for path in (place, place / _RECORD):
-            with suppress(OSError):
-                times.append(path.stat().st_mtime)
-        return max(times)
 
     def record(self, place: Path) -> dict[str, Any]:
         """Return what was recorded about an entry: ``recipe``, ``facts`` and ``files``.
@@ -227,7 +209,7 @@ class Cache:
         dict
             Plain JSON.
         """
-        record: dict[str, Any] = json.loads((place / _RECORD).read_bytes())
+        record: dict[str, Any] = json.loads((place / RECORD).read_bytes())
         return record
 
     def entries(self, kind: str) -> Iterator[tuple[str, Path]]:
@@ -264,7 +246,7 @@ class Cache:
         with self.lock(kind, key):
             if not place.exists():
                 return False
-            _delete(self._put_away(place))
+            delete_tree(self._put_away(place))
             return True
 
     def remove_unused(
@@ -299,11 +281,11 @@ class Cache:
                     if dry_run or not is_free:
                         return is_free
                     doomed = self._beside(place) if partial else self._put_away(place)
-                _delete(doomed)
+                delete_tree(doomed)
         except Timeout:
             return False
         except OSError as error:
-            raise self._unwritable(error, place) from error
+            raise self.unwritable(error.strerror or str(error), place) from error
         return True
 
     @contextmanager
@@ -331,7 +313,7 @@ class Cache:
             locks.mkdir(parents=True, exist_ok=True)
             _acquire(lock)
         except OSError as error:
-            raise self._unwritable(error, locks) from error
+            raise self.unwritable(error.strerror or str(error), locks) from error
         try:
             yield
         finally:
@@ -345,8 +327,8 @@ class Cache:
     ) -> None:
         work = self._beside(place)
         try:
-            _delete(place)
-            _delete(work)  # what a killed builder left: we hold its lock
+            delete_tree(place)
+            delete_tree(work)  # what a killed builder left: we hold its lock
             work.mkdir()
             facts = make(work) or {}
             files = {
@@ -355,19 +337,33 @@ class Cache:
                 if path.is_file()
             }
             record = {"recipe": recipe, "facts": facts, "files": files}
-            (work / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
+            (work / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
             work.rename(place)
         except OSError as error:
-            raise self._unwritable(error, place) from error
+            raise self.unwritable(error.strerror or str(error), place) from error
         finally:
             with suppress(OSError):
-                _delete(work)
+                delete_tree(work)
 
-    def _unwritable(self, error: OSError, place: Path) -> HostError:
+    def unwritable(self, reason: str, place: Path) -> HostError:
+        """Word the error for a cache that cannot be written.
+
+        Parameters
+        ----------
+        reason : str
+            What the system says.
+        place : Path
+            Where.
+
+        Returns
+        -------
+        HostError
+            To be raised; it tells how much room there is, and how to make some.
+        """
         return HostError(
-            f"cannot write to the cache: {error.strerror}: {place}",
+            f"cannot write to the cache: {reason}: {place}",
             hint=f"{free_bytes(self.root) // 2**20} MiB are free there; make room with "
-            "`buildvm image rm` or choose another --cache",
+            "`buildvm cache prune` or choose another --cache",
         )
 
     def _locks(self, kind: str) -> Path:
@@ -379,7 +375,7 @@ class Cache:
     def _put_away(self, place: Path) -> Path:
         """Rename an entry, which takes it away at once."""
         doomed = self._beside(place)
-        _delete(doomed)
+        delete_tree(doomed)
         with suppress(FileNotFoundError):
             place.rename(doomed)
         return doomed
@@ -391,18 +387,6 @@ class Cache:
             return all((place / name).stat().st_size == size for name, size in files.items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
-
-
-def _delete(tree: Path) -> None:
-    """Delete a directory that may be gone; a source's own may be closed to their owner."""
-    if not tree.exists():
-        return
-    tree.chmod(0o700)
-    for directory, names, _ in os.walk(tree):
-        for path in (Path(directory, name) for name in names):
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(tree)
 
 
 def _acquire(lock: FileLock) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from buildvm_nb.errors import UsageError
-from buildvm_nb.host.cache import PARTIAL, Cache
+from buildvm_nb.host.cache import PARTIAL, RECORD, Cache
 from buildvm_nb.model.instants import now
 
 __all__ = ["Kept", "Pruned", "prune", "survey"]
@@ -138,9 +138,18 @@ def _kept(cache: Cache, kind: str) -> Iterator[Kept]:
             kind=kind,
             key=place.name[1 : -len(PARTIAL)] if is_partial else place.name,
             size_bytes=_occupied(place),
-            used_at=datetime.fromtimestamp(cache.used_at_s(place), UTC),
+            used_at=_used_at(place),
             is_partial=is_partial,
         )
+
+
+def _used_at(place: Path) -> datetime:
+    """Return when an entry was used last: its directory or its record is touched then."""
+    times = [0.0]
+    for path in (place, place / RECORD):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return datetime.fromtimestamp(max(times), UTC)
 
 
 def _occupied(place: Path) -> int:

@@ -136,10 +136,7 @@ def unpack_exports(disk: Path, into: Path) -> tuple[Path, ...]:
             tarfile.open(fileobj=stream, mode="r|", bufsize=_PIPE) as archive,
         ):
             return tuple(sorted(_unpack(archive, into, disk.stat().st_size)))
-    except (
-        tarfile.TarError,
-        ValueError,
-    ) as error:  # tarfile lets some of a header's bad numbers by
+    except (tarfile.TarError, ValueError) as error:  # tarfile lets bad numbers in a header by
         raise MachineError(f"the guest's artifacts cannot be unpacked: {error}") from error
     except OSError as error:
         if error.errno in _NAMES_FAULT:

@@ -158,7 +158,8 @@ def test_closing_ends_what_does_not_listen(start, monkeypatch):
 
 def test_its_memory_is_told_while_it_runs(start):
     console = Console()
-    process = start("x = bytearray(40_000_000)\n" + STUBBORN, console=console)
+    script = "import signal\nx = bytearray(40_000_000)\nprint('ready', flush=True)\nsignal.pause()"
+    process = start(script, console=console)
     wait_for(lambda: "ready\n" in console.text)
     assert process.resident_bytes() > 40_000_000
     process.close()
