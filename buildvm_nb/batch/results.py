@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildvm_nb.batch.plan import PlanRow
-from buildvm_nb.catalog.schema import Column, Kind, TableSchema
+from buildvm_nb.catalog.columns import Column, Kind, TableSchema
 from buildvm_nb.model.outcome import Outcome, Verdict
 
 if TYPE_CHECKING:

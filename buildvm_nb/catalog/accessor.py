@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from buildvm_nb.catalog.columns import Kind
 from buildvm_nb.catalog.frames import make_array
-from buildvm_nb.catalog.schema import Kind
 from buildvm_nb.catalog.springs import Spring, springs
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.instants import now, parse_instant

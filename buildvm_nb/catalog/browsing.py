@@ -10,6 +10,7 @@ import pandas as pd
 from sqlalchemy import Select, Table, func, or_, select
 
 from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.columns import TableSchema
 from buildvm_nb.catalog.exchange import write_table
 from buildvm_nb.catalog.exports import Exports
 from buildvm_nb.catalog.failurerows import FAILURE_KINDS, failures_query
@@ -17,7 +18,7 @@ from buildvm_nb.catalog.findings import is_current
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.catalog.queries import filtered, names_of, oldest_first
 from buildvm_nb.catalog.rows import storable
-from buildvm_nb.catalog.schema import FAILURES, FINDINGS, OUTCOMES, TableSchema
+from buildvm_nb.catalog.schema import FAILURES, FINDINGS, OUTCOMES
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis, FindingKind
 from buildvm_nb.model.outcome import Verdict

@@ -30,9 +30,10 @@ from typing import IO, Any
 
 import pandas as pd
 
+from buildvm_nb.catalog.columns import Column, Kind, TableSchema
 from buildvm_nb.catalog.frames import check_frame, make_array
 from buildvm_nb.catalog.replacing import replacing
-from buildvm_nb.catalog.schema import OUTCOMES, Column, Kind, TableSchema
+from buildvm_nb.catalog.schema import OUTCOMES
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.instants import format_instant
 

@@ -6,6 +6,7 @@ from typing import IO
 
 import pandas as pd
 
+from buildvm_nb.catalog.columns import TableSchema
 from buildvm_nb.catalog.csvfile import read_csv, write_csv
 from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.catalog.frames import make_frame
@@ -13,7 +14,7 @@ from buildvm_nb.catalog.jsonlines import read_jsonl
 from buildvm_nb.catalog.parquetfile import read_parquet, write_parquet
 from buildvm_nb.catalog.rowlines import read_rows, write_rows
 from buildvm_nb.catalog.rows import outcome_row
-from buildvm_nb.catalog.schema import FAILURES, FINDINGS, OUTCOMES, TableSchema
+from buildvm_nb.catalog.schema import FAILURES, FINDINGS, OUTCOMES
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome

@@ -10,13 +10,14 @@ import pandas as pd
 from sqlalchemy import Select, Table, select
 
 from buildvm_nb.catalog import tables
+from buildvm_nb.catalog.columns import TableSchema
 from buildvm_nb.catalog.exchange import form_of, write_table
 from buildvm_nb.catalog.failurerows import failures_frame
 from buildvm_nb.catalog.failures import FailureRecords, chosen_failures
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.catalog.jsonlines import write_jsonl
 from buildvm_nb.catalog.queries import filtered, names_of, oldest_first, pages, stream
-from buildvm_nb.catalog.schema import FAILURES, FINDINGS, OUTCOMES, TableSchema
+from buildvm_nb.catalog.schema import FAILURES, FINDINGS, OUTCOMES
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Finding, FindingKind
 from buildvm_nb.model.outcome import Outcome, Verdict

@@ -12,8 +12,9 @@ from typing import Any, cast
 import pandas as pd
 import pyarrow as pa
 
+from buildvm_nb.catalog.columns import Kind, TableSchema
 from buildvm_nb.catalog.rows import outcome_row
-from buildvm_nb.catalog.schema import OUTCOMES, Kind, TableSchema
+from buildvm_nb.catalog.schema import OUTCOMES
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.outcome import Outcome
 

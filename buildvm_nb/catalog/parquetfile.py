@@ -11,9 +11,10 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import dataset, parquet
 
+from buildvm_nb.catalog.columns import Kind, TableSchema
 from buildvm_nb.catalog.frames import check_frame, empty_frame
 from buildvm_nb.catalog.replacing import replacing_path
-from buildvm_nb.catalog.schema import SCHEMA_VERSION, Kind, TableSchema
+from buildvm_nb.catalog.schema import SCHEMA_VERSION
 from buildvm_nb.errors import CatalogError, UsageError
 
 __all__ = ["partitions", "read_parquet", "write_parquet"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from buildvm_nb.catalog.columns import Column, Kind, TableSchema
 from buildvm_nb.catalog.csvfile import read_csv
 from buildvm_nb.catalog.curated import curated_root
 from buildvm_nb.catalog.frames import empty_frame
-from buildvm_nb.catalog.schema import Column, Kind, TableSchema
 from buildvm_nb.errors import CatalogError
 
 __all__ = ["CHECKED", "REPORTED", "REPORTED_FILE", "reported_entries"]

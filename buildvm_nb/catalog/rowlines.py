@@ -12,10 +12,10 @@ from typing import IO, Any
 
 import pandas as pd
 
+from buildvm_nb.catalog.columns import Kind, TableSchema
 from buildvm_nb.catalog.frames import check_frame, make_frame
 from buildvm_nb.catalog.replacing import replacing
 from buildvm_nb.catalog.rows import canonical_json
-from buildvm_nb.catalog.schema import Kind, TableSchema
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.instants import format_instant
 

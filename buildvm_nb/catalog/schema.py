@@ -5,8 +5,9 @@ missing, `Column.default`; raise `SCHEMA_VERSION` by one, and add the step that 
 database there to `buildvm_nb.catalog.upgrades.UPGRADES`.
 """
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
+
+from buildvm_nb.catalog.columns import Column, Kind, TableSchema
 
 __all__ = [
     "FAILURES",
@@ -15,105 +16,10 @@ __all__ = [
     "OUTCOMES",
     "SCHEMA_VERSION",
     "TABLES",
-    "Column",
-    "Kind",
-    "TableSchema",
 ]
 
 SCHEMA_VERSION = 3
 """Version of everything below; a database carries the one that it was written with."""
-
-
-class Kind(StrEnum):
-    """What a column holds."""
-
-    TEXT = "text"
-    JSON = "json"
-    """JSON in canonical form, kept as text."""
-    INTEGER = "integer"
-    REAL = "real"
-    BOOLEAN = "boolean"
-    INSTANT = "instant"
-    """Aware UTC instant, to the microsecond, from year 1 to 9999."""
-
-    @property
-    def dtype(self) -> str:
-        """The pandas dtype, by name; every one of them has a missing value."""
-        return _DTYPES[self]
-
-
-_DTYPES = {
-    Kind.TEXT: "string[pyarrow]",
-    Kind.JSON: "string[pyarrow]",
-    Kind.INTEGER: "Int64",
-    Kind.REAL: "Float64",
-    Kind.BOOLEAN: "boolean",
-    Kind.INSTANT: "datetime64[us, UTC]",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column: of a SQL table, a frame and a CSV file alike."""
-
-    name: str
-    kind: Kind
-    meaning: str
-    unit: str = ""
-    optional: bool = True
-    """Whether a value may be missing."""
-    indexed: bool = False
-    since: int = 1
-    """The schema version that brought it."""
-    default: bool | int | None = None
-    """What rows have that are older than the column."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableSchema:
-    """A table: its columns in their stable order. The first one of a SQL table is the key."""
-
-    name: str
-    columns: tuple[Column, ...]
-    meaning: str = ""
-    """What a row is, in sentences."""
-
-    @property
-    def dtypes(self) -> dict[str, str]:
-        """The pandas dtype of each column, in order."""
-        return {column.name: column.kind.dtype for column in self.columns}
-
-    @property
-    def later(self) -> dict[str, bool | int | None]:
-        """What rows have in each column that files of an older version may lack."""
-        return {
-            column.name: column.default
-            for column in self.columns
-            if column.since > self.columns[0].since
-        }
-
-    def __getitem__(self, name: str) -> Column:
-        return next(column for column in self.columns if column.name == name)
-
-    def data_dictionary(self) -> str:
-        """Describe the columns for people.
-
-        Returns
-        -------
-        str
-            A Markdown table with name, dtype, unit, whether it may be missing, meaning and the
-            schema version that brought it.
-        """
-        lines = [
-            "| column | dtype | unit | missing | meaning | since |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| `{column.name}` | `{column.kind.dtype}` | {column.unit} | "
-            f"{'may be' if column.optional else 'never'} | {column.meaning} | {column.since} |"
-            for column in self.columns
-        ]
-        return "\n".join(lines) + "\n"
 
 
 def _column(name: str, kind: Kind, meaning: str, unit: str = "", *, index: bool = False) -> Column:

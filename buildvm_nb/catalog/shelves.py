@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from buildvm_nb.catalog.browsing import Selection
+from buildvm_nb.catalog.columns import Column, Kind, TableSchema
 from buildvm_nb.catalog.csvfile import write_csv
 from buildvm_nb.catalog.failurerows import failures_of
 from buildvm_nb.catalog.findingrows import finding_row
@@ -19,7 +20,7 @@ from buildvm_nb.catalog.frames import empty_frame, make_frame
 from buildvm_nb.catalog.proofs import curated_findings
 from buildvm_nb.catalog.replacing import replacing
 from buildvm_nb.catalog.reported import REPORTED, reported_entries
-from buildvm_nb.catalog.schema import FAILURES, FINDINGS, Column, Kind, TableSchema
+from buildvm_nb.catalog.schema import FAILURES, FINDINGS
 from buildvm_nb.catalog.store import Catalog
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.display import card

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from buildvm_nb.catalog import schema
-from buildvm_nb.catalog.schema import Kind
+from buildvm_nb.catalog.columns import Kind, TableSchema
 
 __all__ = ["METADATA", "cases", "finding_evidence", "findings", "logs", "meta", "outcomes"]
 
@@ -111,7 +111,7 @@ _SQL_TYPES: dict[Kind, TypeEngine[Any]] = {
 }
 
 
-def _columns(table: schema.TableSchema) -> list[Column[Any]]:
+def _columns(table: TableSchema) -> list[Column[Any]]:
     return [
         Column(
             column.name,
@@ -125,7 +125,7 @@ def _columns(table: schema.TableSchema) -> list[Column[Any]]:
     ]
 
 
-def _indexes(table: schema.TableSchema) -> list[Index]:
+def _indexes(table: TableSchema) -> list[Index]:
     return [
         Index(f"ix_{table.name}_{column.name}", column.name)
         for column in table.columns

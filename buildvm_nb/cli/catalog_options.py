@@ -8,7 +8,7 @@ import typer
 from buildvm_nb.cli.completion import complete_case
 
 if TYPE_CHECKING:
-    from buildvm_nb.catalog.schema import TableSchema
+    from buildvm_nb.catalog.columns import TableSchema
 
 __all__ = ["CaseFilter", "SinceFilter", "instant", "minute", "records"]
 

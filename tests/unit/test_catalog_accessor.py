@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from buildvm_nb.catalog import FAILURES, OUTCOMES, Catalog, empty_frame
+from buildvm_nb.catalog.columns import Kind
 from buildvm_nb.catalog.frames import make_frame
-from buildvm_nb.catalog.schema import Kind
 from buildvm_nb.errors import CatalogError, UsageError
 
 assert Catalog  # importing it gives frames their .traps

@@ -19,9 +19,10 @@ from buildvm_nb.catalog import (
     read_table,
     write_table,
 )
+from buildvm_nb.catalog.columns import Kind
 from buildvm_nb.catalog.frames import empty_frame, make_frame
 from buildvm_nb.catalog.parquetfile import partitions, write_parquet
-from buildvm_nb.catalog.schema import TABLES, Kind
+from buildvm_nb.catalog.schema import TABLES
 from buildvm_nb.errors import CatalogError, UsageError
 
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)

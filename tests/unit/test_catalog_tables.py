@@ -10,17 +10,12 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
+from buildvm_nb.catalog.columns import Column, Kind, TableSchema
 from buildvm_nb.catalog.csvfile import read_csv, write_csv
 from buildvm_nb.catalog.dictionary import data_dictionary
 from buildvm_nb.catalog.frames import check_frame, empty_frame, make_array, make_frame
 from buildvm_nb.catalog.rows import outcome_row
-from buildvm_nb.catalog.schema import (
-    FINDINGS,
-    OUTCOMES,
-    Column,
-    Kind,
-    TableSchema,
-)
+from buildvm_nb.catalog.schema import FINDINGS, OUTCOMES
 from buildvm_nb.catalog.tables import findings as sql_findings
 from buildvm_nb.catalog.tables import outcomes as sql_outcomes
 from buildvm_nb.errors import CatalogError, UsageError

@@ -8,8 +8,8 @@ import pytest
 
 from buildvm_nb import plots
 from buildvm_nb.catalog import FAILURES, OUTCOMES, Catalog, empty_frame
+from buildvm_nb.catalog.columns import Kind
 from buildvm_nb.catalog.frames import make_frame
-from buildvm_nb.catalog.schema import Kind
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.outcome import Verdict
