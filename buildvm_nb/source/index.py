@@ -4,6 +4,7 @@ import logging
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import httpx2
@@ -13,6 +14,7 @@ from unearth.auth import MultiDomainBasicAuth
 from unearth.fetchers import PyPIClient
 
 from buildvm_nb.errors import HostError
+from buildvm_nb.model.instants import format_instant
 from buildvm_nb.source.download import network_error, redacted
 from buildvm_nb.source.pip_settings import IndexSettings, Place, manylinux_platforms
 
@@ -139,7 +141,14 @@ def _refuse_trouble(answers: list[httpx2.Response], place: Place) -> None:
             )
 
 
-def what_there_is(client: PyPIClient, settings: IndexSettings, name: str, python: str) -> str:
+def what_there_is(
+    client: PyPIClient,
+    settings: IndexSettings,
+    name: str,
+    python: str,
+    *,
+    as_of: datetime | None = None,
+) -> str:
     """Return in words which versions of a project there are.
 
     Parameters
@@ -152,6 +161,9 @@ def what_there_is(client: PyPIClient, settings: IndexSettings, name: str, python
         The project.
     python : str
         The guest's Python, for wheels.
+    as_of : datetime, optional
+        Aware. Files uploaded then or later do not count; of a form that has no others, the first
+        upload is told.
 
     Returns
     -------
@@ -165,11 +177,24 @@ def what_there_is(client: PyPIClient, settings: IndexSettings, name: str, python
     """
     lines = []
     for form, fitting in {"sdist": None, "wheel": python}.items():
-        versions: set[str] = set()
-        for place in settings.places:
-            found = search(client, place, name, python=fitting)
-            versions |= {package.version for package in found if package.version}
+        found = [
+            package
+            for place in settings.places
+            for package in search(client, place, name, python=fitting)
+            if package.version
+        ]
+        uploads = [at for package in found if (at := package.link.upload_time)]
+        if as_of:
+            found = [package for package in found if _is_older(package, as_of)]
+        versions = {package.version for package in found if package.version}
         newest = sorted(versions, key=Version, reverse=True)[:_SHOWN_VERSIONS]
         if newest:
             lines.append(f"there is as {form}: {', '.join(newest)}")
+        elif uploads:
+            lines.append(f"the first {form} was uploaded only at {format_instant(min(uploads))}")
     return "; ".join(lines) or f"no index knows {name}; check the name"
+
+
+def _is_older(package: Package, as_of: datetime) -> bool:
+    uploaded_at = package.link.upload_time
+    return uploaded_at is not None and uploaded_at < as_of

@@ -20,6 +20,7 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import Progress
 from buildvm_nb.host.tools import run_process
 from buildvm_nb.model.case import WheelsSource
+from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.outcome import SourceRecord
 from buildvm_nb.source.download import redacted
 from buildvm_nb.source.index import open_client, what_there_is
@@ -77,7 +78,7 @@ def fetch_wheels(source: WheelsSource, cache: Cache, *, progress: Progress) -> F
             _require_dated(places, settings.places, as_of)
         wanted = _options(source, as_of, scratch / "wheels")
         settings = IndexSettings(places=places, transport=settings.transport)
-        _run_pip(source.python, [*wanted, "--", *requirements], settings)
+        _run_pip(source, [*wanted, "--", *requirements], settings)
         wheels = sorted((scratch / "wheels").glob("*.whl"))
         lay_out(wheels, tree)
         named = (parse_wheel_filename(wheel.name)[:2] for wheel in wheels)
@@ -162,10 +163,10 @@ def _environment(settings: IndexSettings) -> dict[str, str]:
     return kept | {name: text for name, text in told.items() if text} | own
 
 
-def _run_pip(python: str, arguments: list[str], settings: IndexSettings) -> None:
+def _run_pip(source: WheelsSource, arguments: list[str], settings: IndexSettings) -> None:
     script = Path(__file__).with_name("guest_pip.py")
     result = run_process(
-        [sys.executable, "-P", str(script), python, *arguments], env=_environment(settings)
+        [sys.executable, "-P", str(script), source.python, *arguments], env=_environment(settings)
     )
     said = (result.stdout + result.stderr).decode(errors="replace")
     if silent := _SKIPPED.search(said):
@@ -174,10 +175,10 @@ def _run_pip(python: str, arguments: list[str], settings: IndexSettings) -> None
             hint="check this host's network and `pip config list`",
         )
     if result.returncode != 0:
-        _raise(said, " ".join(arguments[arguments.index("--") + 1 :]), python, settings)
+        _raise(said, " ".join(arguments[arguments.index("--") + 1 :]), source, settings)
 
 
-def _raise(said: str, wanted: str, python: str, settings: IndexSettings) -> NoReturn:
+def _raise(said: str, wanted: str, source: WheelsSource, settings: IndexSettings) -> NoReturn:
     complaint = "\n".join(dict.fromkeys(_COMPLAINT.findall(said)))[-_TAIL:] or said[-_TAIL:]
     sought = tuple(redacted(place.url) for place in settings.places)
     if _NO_TIMES in said:
@@ -189,7 +190,7 @@ def _raise(said: str, wanted: str, python: str, settings: IndexSettings) -> NoRe
         )
     if missing := _MISSING.search(said):
         with open_client(settings) as client:
-            hint = what_there_is(client, settings, missing[1], python)
+            hint = what_there_is(client, settings, missing[1], source.python, as_of=source.as_of)
         if "there is as sdist" in hint:
             hint += (
                 "; only wheels can be unpacked without running their code on this host, an sdist "
@@ -199,4 +200,9 @@ def _raise(said: str, wanted: str, python: str, settings: IndexSettings) -> NoRe
         hint = "the requirements contradict each other; loosen one"
     else:
         raise HostError(f"pip failed; it said at last:\n{said.strip()[-_TAIL:]}")
-    raise SourceError(f"no wheels for {wanted}: {complaint}", sought=sought, hint=hint)
+    uploaded = f" uploaded before {format_instant(source.as_of)}" if source.as_of else ""
+    raise SourceError(
+        f"no wheels for {wanted} that fit Python {source.python}{uploaded}: {complaint}",
+        sought=sought,
+        hint=hint,
+    )

@@ -73,7 +73,8 @@ def unavailable(case: Case, spec: MachineSpec, error: SourceError) -> Outcome:
         Not finished yet.
     """
     sought = f" (sought in {', '.join(error.sought)})" if error.sought else ""
-    reason = f"{error.message}{sought}"
+    hint = f"\nHint: {error.hint}" if error.hint else ""
+    reason = f"{error.message}{sought}{hint}"
     return Outcome(case=case, machine=spec, verdict=Verdict.UNAVAILABLE, reason=reason)
 
 

@@ -308,6 +308,17 @@ def test_wheels_as_of_a_date_are_strictly_older(cache, index):
         version("2019-02-01")
 
 
+def test_what_came_too_late_for_a_date_is_told_with_the_day_that_it_came(cache, index):
+    index.add(sdist("lib", "1.0"), "2020-05-01T00:00:00Z")
+    index.add(wheel("lib", "1.0", tag="cp310-cp310-manylinux_2_17_x86_64"), "2020-05-02T00:00:00Z")
+    index.add(wheel("lib", "1.0", tag="cp311-cp311-manylinux_2_17_x86_64"), "2022-06-30T10:00:00Z")
+    missing = r"no wheels for lib that fit Python 3\.11 uploaded before 2022-06-15T00:00:00Z: "
+    with pytest.raises(SourceError, match=missing) as caught:
+        fetch(WheelsSource(requirements=("lib",), as_of="2022-06-15"), cache)
+    assert "there is as sdist: 1.0; " in caught.value.hint
+    assert "the first wheel was uploaded only at 2022-06-30T10:00:00Z" in caught.value.hint
+
+
 def test_a_local_file_never_passes_for_an_old_one(cache, index, monkeypatch, tmp_path):
     index.add(wheel("lib", "1.0"), "2019-05-01T00:00:00Z")
     name, content = wheel("lib", "9.0")
