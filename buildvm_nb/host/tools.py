@@ -97,6 +97,7 @@ def run_process(
     Interrupted
         If this thread's work is no longer wanted.
     """
+    is_group = is_covered()  # else Ctrl-C of the terminal ends it
     with subprocess.Popen(
         argv,
         env=env,
@@ -104,20 +105,23 @@ def run_process(
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
-        process_group=0 if is_covered() else None,  # else Ctrl-C of the terminal ends it
+        process_group=0 if is_group else None,
     ) as process:
         try:
             with interruptible(lambda: _end_group(process)):
                 said, complained = process.communicate()
         except BaseException:
-            process.kill()
+            if is_group:  # interrupted before anybody could end it, perhaps
+                _end_group(process, signal.SIGKILL)
+            else:
+                process.kill()
             raise
         return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _end_group(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, number)
 
 
 def run_tool(

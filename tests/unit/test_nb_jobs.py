@@ -11,7 +11,7 @@ import pytest
 
 from buildvm_nb.errors import HostError, StateError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.interruption import Interrupted
+from buildvm_nb.host.interruption import Interrupted, Interruption
 from buildvm_nb.host.tools import run_process, run_tool
 from buildvm_nb.image.process import alive_lock, owned_group
 from buildvm_nb.nb import ownership
@@ -107,6 +107,24 @@ def test_cancel_ends_a_program_and_what_it_started(tmp_path):
         assert select.select([descriptor], [], [], LONG_S)[0]  # readable: it has ended
     finally:
         os.close(descriptor)
+
+
+def test_a_program_is_ended_whole_that_was_cancelled_while_it_started(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pid")
+    interruption, descriptors = Interruption(), []
+
+    class Started(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            descriptors.append(os.pidfd_open(int((tmp_path / "pid").read_text())))
+            interruption.request()
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    script = f"sleep 1000 & echo $! >{tmp_path}/pid; wait"
+    with interruption.covering(), pytest.raises(Interrupted):
+        run_process(["/bin/sh", "-c", script])
+    assert select.select(descriptors, [], [], LONG_S)[0]  # readable: it has ended
+    os.close(descriptors[0])
 
 
 def test_cancel_ends_the_making_of_an_image(tmp_path):

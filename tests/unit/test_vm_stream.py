@@ -23,6 +23,9 @@ from buildvm_nb.vm.session import GuestCommand, stream
 SOON_S = 20.0
 STEP = 'step() { while [ "$1" != -- ]; do shift; done; shift; exec "$@"; }\n'
 
+GONE = (EOFError, OSError, paramiko.SSHException)
+"""What a server meets whose client has gone."""
+
 
 class Guest(paramiko.ServerInterface):
     """Runs what it is told in shells of this host; ``stop`` signals a step as the guest's does."""
@@ -57,9 +60,10 @@ class Guest(paramiko.ServerInterface):
         _, step, name = shlex.split(line)
         if self.obeys:
             os.killpg(self.steps[step].pid, getattr(signal, f"SIG{name}"))
-        channel.send_exit_status(0)
-        channel.recv(1)  # to its end: what is closed before it was granted is refused
-        channel.close()
+        with suppress(*GONE):
+            channel.send_exit_status(0)
+            channel.recv(1)  # to its end: what is closed before it was granted is refused
+            channel.close()
 
     def _step(self, channel, line):
         argv = ["sh", "-c", STEP + line.replace("/run/", f"{self.run}/")]
@@ -75,7 +79,7 @@ class Guest(paramiko.ServerInterface):
             pump(process.stdout, channel.sendall)
             errors.join()
             feeder.join()
-        with suppress(OSError, paramiko.SSHException):
+        with suppress(*GONE):
             channel.send_exit_status(process.returncode % 256)
             channel.close()
 
