@@ -2,7 +2,8 @@
 
 Debian's installer runs dozens of programs below each other. All of them are put into one process
 group, and a shell in that group waits on a pipe whose other end this process holds. When this
-process closes it, or dies of SIGKILL and the kernel closes it, the whole group is ended. Until the
+process closes it, or dies of SIGKILL and the kernel closes it, the whole group is ended, and so is
+what left the group, as fakeroot's daemon does: it still has the group's own ``TMPDIR``. Until the
 last of them is gone they hold a lock, so that the next builder does not start in their rubble.
 """
 
@@ -28,6 +29,10 @@ exec 3<&0 </dev/null
   trap '' TERM
   kill -TERM -$$
   sleep 2
+  for left in $(grep -lszxF "TMPDIR=$TMPDIR" /proc/[0-9]*/environ); do
+    left=${left#/proc/}
+    kill -TERM "${left%/environ}"
+  done
   kill -KILL -$$
 ) >/dev/null 2>&1 &
 keeper=$!
@@ -89,7 +94,7 @@ def owned_group(
     *,
     hold: int,
     listen: Callable[[IO[bytes]], None],
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str],
     stdout: int = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a host program with all that it starts; leaving the context ends what still runs.
@@ -102,8 +107,8 @@ def owned_group(
         Descriptor of a lock that all of them keep open.
     listen : callable
         Called in a thread of its own with what the program says on standard error.
-    env : mapping, optional
-        All variables it has; None: the process's own.
+    env : mapping
+        All variables it has; ``TMPDIR`` is a directory that nothing else uses.
     stdout : int
         As for `subprocess.Popen`.
 

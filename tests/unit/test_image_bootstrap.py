@@ -139,11 +139,13 @@ def test_a_full_disk_is_the_hosts_trouble():
 
 @contextmanager
 def group(script, lock, **options):
+    def listen(stream):
+        stream.read()
+
+    env = {**os.environ, "TMPDIR": str(lock.parent)}
     with (
         alive_lock(lock) as hold,
-        owned_group(
-            ["sh", "-c", script], hold=hold, listen=lambda stream: stream.read(), **options
-        ) as process,
+        owned_group(["sh", "-c", script], hold=hold, listen=listen, env=env, **options) as process,
     ):
         yield process
 
@@ -161,14 +163,24 @@ def test_leaving_early_ends_all_that_was_started(tmp_path):
     wait_for(lambda: running(marker) == 0)
 
 
+def test_a_daemon_that_has_left_the_group_is_ended_too(tmp_path):
+    marker = f"{93000 + os.getpid()}.5"
+    script = f"setsid sleep {marker} </dev/null >/dev/null 2>&1 & sleep {marker}"
+    with group(script, tmp_path / "l"):
+        wait_for(lambda: running(marker) == 2)
+    wait_for(lambda: running(marker) == 0)
+
+
 BUILDER = """
-import sys
+import os, sys
 from pathlib import Path
 from buildvm_nb.image.process import alive_lock, owned_group
+lock = Path(sys.argv[1])
+env = {**os.environ, "TMPDIR": str(lock.parent)}
 script = "trap : TERM; sleep {0} & sleep {0}; sleep {0}".format(sys.argv[2])
 with (
-    alive_lock(Path(sys.argv[1])) as hold,
-    owned_group(["sh", "-c", script], hold=hold, listen=lambda said: said.read()) as process,
+    alive_lock(lock) as hold,
+    owned_group(["sh", "-c", script], hold=hold, listen=lambda s: s.read(), env=env) as process,
 ):
     process.wait()
 """

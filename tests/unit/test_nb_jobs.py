@@ -139,7 +139,8 @@ def test_cancel_ends_the_making_of_an_image(tmp_path):
                 began.set()
                 stream.read()
 
-            with owned_group(argv, hold=hold, listen=listen) as process:
+            env = {**os.environ, "TMPDIR": str(tmp_path)}
+            with owned_group(argv, hold=hold, listen=listen, env=env) as process:
                 process.wait()
 
     job = Job(target).start()

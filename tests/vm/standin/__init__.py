@@ -2,12 +2,12 @@
 
 import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from buildvm_nb.host.cpio import CpioWriter
+from buildvm_nb.host.tools import run_tool
 from buildvm_nb.image import fetch_kernel
 from buildvm_nb.image.initramfs import build_initramfs
 
@@ -42,13 +42,14 @@ def make_disk(work, cache):
         archive.directory("etc/dropbear")
         archive.close()
     (work / "grub.cfg").write_text(GRUB_SCRIPT)
-    run("grub-mkimage", "-O", "i386-pc", "-p", "/", "-c", work / "grub.cfg", "-o", work / "core")
+    make = ["grub-mkimage", "-O", "i386-pc", "-p", "/", "-c", work / "grub.cfg", "-o"]
+    run_tool([*make, work / "core", *GRUB_MODULES])
     return assemble(work, files)
 
 
 def assemble(work, files):
     raw, partition = work / "disk.raw", work / "partition"
-    run("mke2fs", "-q", "-t", "ext2", "-d", files, partition, f"{PARTITION_MIB}M")
+    run_tool(["mke2fs", "-q", "-t", "ext2", "-d", files, partition, f"{PARTITION_MIB}M"])
     boot = bytearray((GRUB / "boot.img").read_bytes())
     sectors = PARTITION_MIB * 2**20 // SECTOR
     boot[446:510] = struct.pack("<B3sB3sII", 0x80, b"", LINUX, b"", PARTITION, sectors).ljust(
@@ -60,11 +61,5 @@ def assemble(work, files):
         stream.write(boot + core)
         stream.seek(PARTITION * SECTOR)
         stream.write(partition.read_bytes())
-    run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, work / "disk.qcow2")
+    run_tool(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, work / "disk.qcow2"])
     return work / "disk.qcow2"
-
-
-def run(*argv):
-    modules = GRUB_MODULES if argv[0] == "grub-mkimage" else ()
-    result = subprocess.run([*argv, *modules], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
