@@ -121,6 +121,8 @@ def _squash(source: "subprocess.Popen[bytes]", target: Path) -> FinishedRoot:
             source.stdout.close()
             with suppress(OSError):
                 packer.stdin.close()
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None  # left then, tarfile writes what it still has
             said = packer.stderr.read().decode(errors="replace").strip()
             raise HostError(f"the image's stream broke off: {error}; {said[-500:]}") from error
         said = packer.stderr.read().decode(errors="replace").strip()

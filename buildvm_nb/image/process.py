@@ -25,6 +25,7 @@ __all__ = ["alive_lock", "owned_group"]
 _KEEPER = """\
 exec 3<&0 </dev/null
 (
+  trap '' HUP # mmdebstrap sends it to its group when it fails
   read -r _ <&3
   trap '' TERM
   kill -TERM -$$
