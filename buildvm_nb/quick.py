@@ -18,10 +18,10 @@ from buildvm_nb.model.instants import format_instant, now, parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.study import choose_faithful, open_machine, run_case
-from buildvm_nb.study.diagnose import DEFAULT_AXES, Questions
 from buildvm_nb.study.findings import diagnose_case
 from buildvm_nb.study.forecast import forecast as run_forecast
 from buildvm_nb.study.gridtext import read_grid
+from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 from buildvm_nb.study.schedule import parse_distance
 from buildvm_nb.study.sweep import SweepResult
 from buildvm_nb.study.sweep import sweep as run_sweep

@@ -76,7 +76,7 @@ def batch(
     """
     from buildvm_nb.batch import run_batch
 
-    try:
+    with session.resumable("rows that have ended are kept", scheduler=scheduler):
         result = run_batch(
             plan,
             out=out,
@@ -89,9 +89,6 @@ def batch(
             progress=session.progress(),
             on_row=lambda row: _tell(session, row),
         )
-    except KeyboardInterrupt:
-        session.note("rows that have ended are kept; the same command goes on from there")
-        raise
     _show(session, result)
 
 

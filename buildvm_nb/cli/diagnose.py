@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.finding import Finding
     from buildvm_nb.model.outcome import Outcome
-    from buildvm_nb.study.diagnose import Questions
+    from buildvm_nb.study.questions import Questions
 
 __all__ = ["diagnose", "judged_status"]
 
@@ -149,24 +149,18 @@ class _Study:
             self.verdicts.add(outcome.verdict.value)
             session.note(narrator.describe(outcome, is_known=is_known))
 
-        with session.catalog() as catalog:
-            try:
-                return diagnose_case(
-                    *self._what,
-                    cache=session.cache(),
-                    catalog=catalog,
-                    jobs=work.jobs,
-                    scheduler=work.scheduler,
-                    base=self._base,
-                    progress=session.progress(),
-                    on_outcome=tell,
-                    fresh=work.fresh,
-                )
-            except KeyboardInterrupt:
-                session.note("what has ended is recorded; the same command goes on from there")
-                if work.scheduler is not None:
-                    session.note("workers finish the runs that they are at")
-                raise
+        with session.catalog() as catalog, session.resumable(scheduler=work.scheduler):
+            return diagnose_case(
+                *self._what,
+                cache=session.cache(),
+                catalog=catalog,
+                jobs=work.jobs,
+                scheduler=work.scheduler,
+                base=self._base,
+                progress=session.progress(),
+                on_outcome=tell,
+                fresh=work.fresh,
+            )
 
     def look_ahead(self, session: Session) -> "Outlook":
         """Work out what it would ask first."""

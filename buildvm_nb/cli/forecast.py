@@ -113,7 +113,7 @@ def forecast(
     if limit > until:
         raise UsageError(f"--fail-within {how.fail_within} is later than --until {how.until}")
     case, base = _choose(words or ["."], fixed)
-    with session.catalog() as catalog:
+    with session.catalog() as catalog, session.resumable(scheduler=how.scheduler):
         try:
             told = run_forecast(
                 case,
@@ -131,9 +131,6 @@ def forecast(
             )
         except SourceError:
             session.trouble = ExitStatus.UNAVAILABLE
-            raise
-        except KeyboardInterrupt:
-            session.note("what has ended is recorded; the same command goes on from there")
             raise
     _show(session, told, present, as_markdown=how.markdown)
     raise typer.Exit(_status(session, told, limit))

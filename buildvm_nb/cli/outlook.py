@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Never
 from buildvm_nb.errors import SearchError
 from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.hint import HintKind
-from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, format_instant
-from buildvm_nb.study.diagnose import Questions, diagnose
+from buildvm_nb.model.instants import format_instant
+from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.hinting import collect_hints
 from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.questions import Questions
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from buildvm_nb.study.probe import Order
 
 __all__ = ["Outlook", "look_ahead"]
-
-_YEARS_BEFORE = 10
-_YEARS_AFTER = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +102,7 @@ def look_ahead(
     if Axis.DATE not in questions.axes:
         return Outlook(axes=questions.axes, orders=orders, dates=None, hints=None)
     own, today = orders[0].machine, orders[-1].machine
-    first = questions.first or max(EARLIEST, _shifted(own.date, -_YEARS_BEFORE))
-    last = questions.last or min(LATEST_CLOCK, _shifted(today.date, _YEARS_AFTER))
+    first, last = questions.dates(own.date, today.date)
     hints = None
     if questions.use_hints:
         found = collect_hints(lab, own.image, first, last)
@@ -137,8 +134,3 @@ def _first_orders(
     except _Asked as asked:
         return asked.orders
     raise SearchError("the diagnosis ended without a question")
-
-
-def _shifted(instant: datetime, years: int) -> datetime:
-    day = 28 if (instant.month, instant.day) == (2, 29) else instant.day
-    return instant.replace(year=instant.year + years, day=day)

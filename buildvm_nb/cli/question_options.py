@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from buildvm_nb.host.cache import Cache
     from buildvm_nb.model.finding import Axis
     from buildvm_nb.model.machine import ImageSpec
-    from buildvm_nb.study.diagnose import Questions
+    from buildvm_nb.study.questions import Questions
 
 __all__ = ["DiagnosedMachineOptions", "QuestionOptions"]
 
@@ -61,7 +61,7 @@ class QuestionOptions:
     last: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="DATE", help="Where they end. Left out: fifteen years from today."
+            "--to", metavar="DATE", help="Where they end. Left out: July in fifteen years."
         ),
     ] = None
     resolution: Annotated[
@@ -138,7 +138,7 @@ class QuestionOptions:
         HostError
             If QEMU is missing, where its models are asked for.
         """
-        from buildvm_nb.study.diagnose import DEFAULT_AXES, Questions
+        from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 
         axes = self._axes() or DEFAULT_AXES
         self._refuse_without_axis({axis.value for axis in axes})

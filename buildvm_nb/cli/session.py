@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +89,32 @@ class Session:
 
         on_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         return TerminalProgress() if on_terminal else LineProgress()
+
+    @contextmanager
+    def resumable(
+        self, kept: str = "what has ended is recorded", *, scheduler: str | None = None
+    ) -> Iterator[None]:
+        """Tell who stops long work, by Ctrl-C or SIGTERM, how to go on with it.
+
+        Parameters
+        ----------
+        kept : str
+            What is not lost.
+        scheduler : str, optional
+            Address of the Dask scheduler whose workers do the work.
+
+        Yields
+        ------
+        None
+            While it is done.
+        """
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self.note(f"{kept}; the same command goes on from there")
+            if scheduler is not None:
+                self.note("workers finish the runs that they are at")
+            raise
 
     def warn(self, text: str) -> None:
         """Tell what nobody should miss in one line on standard error, also with ``--quiet``.

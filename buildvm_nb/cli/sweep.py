@@ -76,26 +76,20 @@ def sweep(
         else:
             write_table(*cell_table(cells))
         return
-    with session.catalog() as catalog:
-        try:
-            result = run_sweep(
-                case,
-                grid,
-                overrides,
-                cache=cache,
-                catalog=catalog,
-                jobs=how.jobs,
-                scheduler=how.scheduler,
-                base=base,
-                progress=progress,
-                on_outcome=lambda each, far: _tell(session, each, far, grid),
-                fresh=how.fresh,
-            )
-        except KeyboardInterrupt:
-            session.note("what has ended is recorded; the same command goes on from there")
-            if how.scheduler is not None:
-                session.note("workers finish the runs that they are at")
-            raise
+    with session.catalog() as catalog, session.resumable(scheduler=how.scheduler):
+        result = run_sweep(
+            case,
+            grid,
+            overrides,
+            cache=cache,
+            catalog=catalog,
+            jobs=how.jobs,
+            scheduler=how.scheduler,
+            base=base,
+            progress=progress,
+            on_outcome=lambda each, far: _tell(session, each, far, grid),
+            fresh=how.fresh,
+        )
     _show(session, result, grid, how.csv)
 
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from buildvm_nb.model.instants import Instant
 from buildvm_nb.model.value import Value
 
-__all__ = ["Hint", "HintKind"]
+__all__ = ["VALIDITIES", "VALIDITY_BEGINS", "VALIDITY_ENDS", "Hint", "HintKind"]
 
 
 class HintKind(StrEnum):
@@ -39,6 +39,13 @@ class HintKind(StrEnum):
     """Code that asks the CPU what it can."""
     KERNEL_VERSION = "kernel-version"
     """Code that reads the kernel's release."""
+
+
+VALIDITY_BEGINS = frozenset(kind for kind in HintKind if kind.endswith("-begins"))
+"""Kinds of hints on the first second at which something is valid."""
+VALIDITY_ENDS = frozenset(kind for kind in HintKind if kind.endswith("-ends"))
+"""Kinds of hints on the end of a validity: its last second, or the first one after it."""
+VALIDITIES = VALIDITY_BEGINS | VALIDITY_ENDS
 
 
 class Hint(Value):

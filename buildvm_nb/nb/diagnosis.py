@@ -13,8 +13,8 @@ from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.nb.pictures import picture_html
 from buildvm_nb.nb.studying import StudyPanel, Tools, read_count, read_date
 from buildvm_nb.nb.subject import Subject
-from buildvm_nb.study.diagnose import DEFAULT_AXES, Questions
 from buildvm_nb.study.findings import diagnose_case
+from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 
 __all__ = ["DiagnosisPanel"]
 
@@ -76,7 +76,7 @@ class DiagnosisPanel(StudyPanel):
         }
         """What is varied, by axis."""
         self.first = _field("From", "ten years before its own date")
-        self.last = _field("To", "fifteen years from today")
+        self.last = _field("To", "July in fifteen years")
         self.repeats = _field("Repeats", f"{_REPEATS} confirming runs on each side")
         self.budget = _field("Budget", "guest runs at most; no limit")
         return [

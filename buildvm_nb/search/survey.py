@@ -52,6 +52,8 @@ class AssumptionKind(StrEnum):
     """Only one change between both sides of a transition that is not exact."""
     HELD_CONTRADICTED = "held-contradicted"
     """The software answers otherwise under a held clock; answers of that kind were left out."""
+    HELD_DISAGREED = "held-disagreed"
+    """The same question under a held clock was answered in two ways; those were left out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from buildvm_nb.model.forecast import Change, ChangeKind
-from buildvm_nb.model.hint import Hint, HintKind
+from buildvm_nb.model.hint import VALIDITY_ENDS, Hint, HintKind
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.search import AssumptionKind, State, Survey, Transition
 from buildvm_nb.study.dates import position, state_of, when
 from buildvm_nb.study.evidence import failing_lines
-from buildvm_nb.study.hinting import explain_boundary
-from buildvm_nb.study.schedule import ENDS, Schedule
+from buildvm_nb.study.explaining import explain_boundary
+from buildvm_nb.study.schedule import Schedule
 from buildvm_nb.study.testnames import section_of
 from buildvm_nb.study.timeline import Judge, Timeline
 
@@ -218,7 +218,7 @@ def _suspects(
         for hint in hints
         if hint.instant
         and hint != known
-        and (hint.kind in ENDS or hint.kind is HintKind.ROLLOVER)
+        and (hint.kind in VALIDITY_ENDS or hint.kind is HintKind.ROLLOVER)
         and last_before <= position(hint.instant) <= first_after
     ]
     return tuple(dict.fromkeys(inside))[:_MOST_SUSPECTS]

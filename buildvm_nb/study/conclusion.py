@@ -20,7 +20,7 @@ from buildvm_nb.search import (
 )
 from buildvm_nb.study.cpus import CpuStudy
 from buildvm_nb.study.dates import DateStudy, state_of, when
-from buildvm_nb.study.hinting import explain_boundary
+from buildvm_nb.study.explaining import explain_boundary, hint_within
 from buildvm_nb.study.kernels import OrderedStudy
 
 if TYPE_CHECKING:
@@ -70,8 +70,11 @@ def date_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Find
         "confidence": coin_confidence(min(change.confirmed for change in transitions)),
         "assumptions": tuple(map(_in_words, study.survey.assumptions)),
     }
-    finding = base.model_copy(update=changes)
-    return finding.model_copy(update={"summary": _tell_dates(finding)})
+    told = [
+        _tell_change(boundary, _candidate(change, hints))
+        for boundary, change in zip(boundaries, transitions, strict=True)
+    ]
+    return base.model_copy(update=changes | {"summary": "; ".join(told)})
 
 
 def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
@@ -360,25 +363,27 @@ def _kernels(study: OrderedStudy, state: State) -> tuple[str, ...]:
     )
 
 
-def _tell_dates(finding: Finding) -> str:
-    parts = []
-    for boundary in finding.boundaries:
-        verb = "passes" if boundary.after is Verdict.PASSED else _verdict_words(boundary.after)
-        moment = (
-            f"from {boundary.first_after} on"
-            if boundary.is_exact
-            else f"from a moment between {boundary.last_before} and {boundary.first_after} on"
-        )
-        parts.append(f"{verb} {moment}{_tell_cause(boundary.cause)}")
-    return "; ".join(parts)
+def _candidate(change: Transition, hints: Sequence[Hint]) -> Hint | None:
+    """Return what would explain a change that is not exact."""
+    if _is_exact(change):
+        return None
+    becomes_good = change.after is State.GOOD
+    return hint_within(hints, change.last_before, change.first_after, becomes_good=becomes_good)
 
 
-def _tell_cause(cause: Hint | None) -> str:
-    if cause is None:
-        return ""
-    line = "" if cause.line is None else f":{cause.line}"
-    place = f"{cause.path}{line}: " if cause.path else ""
-    return f" ({place}{cause.why})"
+def _tell_change(boundary: Boundary, candidate: Hint | None) -> str:
+    verb = "passes" if boundary.after is Verdict.PASSED else _verdict_words(boundary.after)
+    if boundary.is_exact:
+        why = f" ({_tell_hint(boundary.cause)})" if boundary.cause else ""
+        return f"{verb} from {boundary.first_after} on{why}"
+    why = f" (in between, but not proven to be why: {_tell_hint(candidate)})" if candidate else ""
+    return f"{verb} from a moment between {boundary.last_before} and {boundary.first_after} on{why}"
+
+
+def _tell_hint(hint: Hint) -> str:
+    line = "" if hint.line is None else f":{hint.line}"
+    place = f"{hint.path}{line}: " if hint.path else ""
+    return f"{place}{hint.why}"
 
 
 def _verdict_words(verdict: Verdict) -> str:
@@ -397,6 +402,12 @@ def _in_words(assumption: Assumption) -> str:
         return f"between {first} and {last} no further change that is undone within {step}"
     if assumption.kind is AssumptionKind.ONE_CHANGE:
         return f"only one change between {first} and {last}"
+    if assumption.kind is AssumptionKind.HELD_DISAGREED:
+        return (
+            f"between {first} and {last} runs with a held clock do not end alike; they were left "
+            "out, and a running clock locates a change no closer than the run is long: a case "
+            "with the failing test alone may tell more"
+        )
     return (
         f"between {first} and {last} runs with a held clock contradict runs whose clock goes on; "
         "they were left out"

@@ -9,7 +9,18 @@ from math import ceil
 from buildvm_nb.hints import midnights, year_turns
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing, Verdict
-from buildvm_nb.search import Answer, Plan, Probe, Rhythm, State, Survey, find_transitions
+from buildvm_nb.search import (
+    Answer,
+    Assumption,
+    AssumptionKind,
+    Disagreement,
+    Plan,
+    Probe,
+    Rhythm,
+    State,
+    Survey,
+    find_transitions,
+)
 from buildvm_nb.study.keeping import split_steps
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.probe import Order
@@ -270,8 +281,16 @@ def _search(
     if survey.is_flaky and all(one.held for one in survey.disagreements):
         # not the software: it dislikes a clock that stands still, so do without
         running = {probe: answer for probe, answer in survey.answers.items() if not probe.held}
-        survey = find_transitions(ask, replace(plan, can_hold=False), running)
+        without = find_transitions(ask, replace(plan, can_hold=False), running)
+        left_out = _left_out(survey.disagreements)
+        survey = replace(without, assumptions=(*without.assumptions, left_out))
     return DateStudy(survey=survey, outcomes=outcomes, is_forked=is_forked)
+
+
+def _left_out(disagreements: Sequence[Disagreement]) -> Assumption:
+    split = [one.at for one in disagreements]
+    kind = AssumptionKind.HELD_DISAGREED
+    return Assumption(kind=kind, first=min(split), last=max(split), step=0)
 
 
 def _cannot_prepare(prober: Prober, at: int) -> bool:

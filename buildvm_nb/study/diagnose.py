@@ -1,15 +1,13 @@
 """Diagnosis: from one case to one finding, with as few guest runs as possible."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.hint import Hint, HintKind
-from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, now
+from buildvm_nb.model.instants import now
 from buildvm_nb.model.machine import Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, new_id
 from buildvm_nb.search import State
@@ -34,42 +32,14 @@ from buildvm_nb.study.kernels import OrderedStudy, study_cores, study_kernels
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.outputs import study_outputs
 from buildvm_nb.study.probe import Order
+from buildvm_nb.study.questions import Questions
+from buildvm_nb.study.quoting import claimed_line
 from buildvm_nb.study.trial import machine_for
 
-__all__ = ["DEFAULT_AXES", "Questions", "diagnose", "machines_of"]
+__all__ = ["diagnose", "machines_of"]
 
-DEFAULT_AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL)
 _CONSTANTS = frozenset({HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT})
 _WEAK = _CONSTANTS | {HintKind.CALENDAR}
-_YEARS_BEFORE = 10
-_YEARS_AFTER = 15
-
-
-@dataclass(frozen=True, kw_only=True)
-class Questions:
-    """What a diagnosis is to find out, and how hard it may try."""
-
-    axes: tuple[Axis, ...] = DEFAULT_AXES
-    """In this order; the first one that explains the case ends the diagnosis."""
-    first: datetime | None = None
-    """Beginning of the dates; None: ten years before the case's own date."""
-    last: datetime | None = None
-    """End of the dates; None: fifteen years from now."""
-    around: tuple[datetime, ...] = ()
-    """Where changes are expected: looked at first, and a range that is left open reaches a year
-    beyond them."""
-    resolution_s: int = 1
-    repeats: int = 2
-    budget: int | None = None
-    """Guest runs at most."""
-    use_hints: bool = True
-    """Look for dates in sources, packages and failing logs."""
-    cpus: tuple[str, ...] = ()
-    kernels: tuple[str, ...] = ()
-    cores: tuple[int, ...] = (1, 2, 4)
-    good: str = ""
-    bad: str = ""
-    """Ends of the commit axis, where that is asked for: commits, tags or branches."""
 
 
 def diagnose(
@@ -101,7 +71,13 @@ def diagnose(
         If an outcome cannot be recorded.
     """
     finding = _Diagnosis(lab, questions, dict(overrides or {})).run()
-    known = {"evidence": tuple(lab.evidence), "runs": lab.runs}
+    failed = [outcome for outcome in lab.evidence.values() if state_of(outcome) is State.BAD]
+    claimed = lab.case.claim.evidence if lab.case.claim else ""
+    known = {
+        "evidence": tuple(lab.evidence),
+        "runs": lab.runs,
+        "failing_line": claimed_line(lab, claimed, finding.failing_line, failed),
+    }
     return finding.model_copy(update=known | {"id": new_id(), "recorded_at": now()})
 
 
@@ -222,7 +198,7 @@ class _Diagnosis:
         plain = [outcome for outcome in self.plain if outcome.machine.cpu == spec.cpu]
         crossed = self._crossed() if spec is self.own else None
         plain += [crossed] if crossed else []
-        first, last = self._range()
+        first, last = self.questions.dates(self.own.date, self.today.date)
         plain = [outcome for outcome in plain if first <= outcome.machine.date <= last]
         hints: list[Hint] = []
         named: list[Hint] = []
@@ -349,7 +325,7 @@ class _Diagnosis:
 
     def _base(self, **fields: Any) -> Finding:  # noqa: ANN401 - fields of Finding
         """Return what is the same whatever is found."""
-        first, last = self._range()
+        first, last = self.questions.dates(self.own.date, self.today.date)
         passed = [one for one in self.plain if state_of(one) is State.GOOD] or [
             one for one in self.lab.evidence.values() if state_of(one) is State.GOOD
         ]
@@ -366,20 +342,6 @@ class _Diagnosis:
         }
         return Finding.model_validate(known | fields)
 
-    def _range(self) -> tuple[datetime, datetime]:
-        expected = [min(at, LATEST_CLOCK) for at in self.questions.around]
-        earliest = min(
-            [_shifted(self.own.date, -_YEARS_BEFORE), *(_shifted(at, -1) for at in expected)]
-        )
-        latest = max(
-            [_shifted(self.today.date, _YEARS_AFTER), *(_shifted(at, 1) for at in expected)]
-        )
-        first = self.questions.first or max(EARLIEST, earliest)
-        last = self.questions.last or min(LATEST_CLOCK, latest)
-        if first >= last:
-            raise UsageError(f"the range ends before it begins: from {first} to {last}")
-        return first, last
-
     def _is_spent(self) -> bool:
         budget = self.questions.budget
         return budget is not None and self.lab.runs >= budget
@@ -391,8 +353,3 @@ def _accelerator(lab: Laboratory, axes: Sequence[Axis]) -> Accelerator:
         return Accelerator.TCG
     works, _ = kvm_status(lab.cache)
     return Accelerator.KVM if works else Accelerator.TCG
-
-
-def _shifted(instant: datetime, years: int) -> datetime:
-    day = 28 if (instant.month, instant.day) == (2, 29) else instant.day
-    return instant.replace(year=instant.year + years, day=day)

@@ -10,11 +10,12 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Finding
-from buildvm_nb.study.diagnose import Questions, diagnose
+from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.environment import prepare
 from buildvm_nb.study.executors import is_local, open_executor
 from buildvm_nb.study.jobs import default_jobs, fit_jobs
 from buildvm_nb.study.laboratory import Laboratory, OnOutcome
+from buildvm_nb.study.questions import Questions
 from buildvm_nb.study.trial import machine_for
 
 if TYPE_CHECKING:

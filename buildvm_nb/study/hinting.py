@@ -13,7 +13,7 @@ from buildvm_nb.hints import calendar_hints, scan_tree, text_hints
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.tools import find_tool, run_tool
 from buildvm_nb.image import build_image
-from buildvm_nb.model.hint import Hint, HintKind
+from buildvm_nb.model.hint import VALIDITIES, Hint
 from buildvm_nb.model.machine import ImageSpec
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.steps import STEP_MARK
@@ -21,41 +21,12 @@ from buildvm_nb.study.steps import STEP_MARK
 __all__ = [
     "collect_hints",
     "dates_in_logs",
-    "explain_boundary",
     "validities_among",
     "worth_revealing",
 ]
 
 _KIND = "package-hints"
 _RECIPE = 1
-
-_BEGINNINGS = frozenset(
-    {
-        HintKind.CERTIFICATE_BEGINS,
-        HintKind.CRL_BEGINS,
-        HintKind.OPENPGP_KEY_BEGINS,
-        HintKind.OPENPGP_SIGNATURE_BEGINS,
-        HintKind.TOKEN_BEGINS,
-        HintKind.SSH_CERTIFICATE_BEGINS,
-    }
-)
-_ENDS = frozenset(
-    {
-        HintKind.CERTIFICATE_ENDS,
-        HintKind.CRL_ENDS,
-        HintKind.OPENPGP_KEY_ENDS,
-        HintKind.OPENPGP_SIGNATURE_ENDS,
-        HintKind.TOKEN_ENDS,
-        HintKind.SSH_CERTIFICATE_ENDS,
-    }
-)
-_RANKS = (
-    _BEGINNINGS | _ENDS,
-    {HintKind.ROLLOVER},
-    {HintKind.OUTPUT_DATE},
-    {HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT},
-    {HintKind.CALENDAR},
-)
 
 
 def collect_hints(lab: Laboratory, image: ImageSpec, first: datetime, last: datetime) -> list[Hint]:
@@ -113,42 +84,6 @@ def dates_in_logs(texts: Iterable[str]) -> list[Hint]:
     return [hint for text in printed for hint in text_hints(text)]
 
 
-def explain_boundary(hints: Iterable[Hint], first_after: int, *, becomes_good: bool) -> Hint | None:
-    """Find what says that something changes at just this second.
-
-    Parameters
-    ----------
-    hints : iterable of Hint
-        Known ones.
-    first_after : int
-        First second of the new state, since 1970.
-    becomes_good : bool
-        Whether the case passes from then on.
-
-    Returns
-    -------
-    Hint or None
-        The most telling one: a validity that begins where the case begins to pass or ends where
-        it begins to fail, before overflows, dates in logs and in sources, and the calendar. None
-        where nothing says so.
-    """
-    fitting = _BEGINNINGS if becomes_good else _ENDS
-    matching = []
-    for hint in hints:
-        if hint.instant is None or hint.kind in (_BEGINNINGS | _ENDS) - fitting:
-            continue
-        second = int(hint.instant.timestamp())
-        # the end of a validity may be its last good second or the first bad one
-        if second == first_after or (hint.kind in _ENDS and second == first_after - 1):
-            matching.append(hint)
-    return min(matching, key=_telling, default=None)
-
-
-def _telling(hint: Hint) -> tuple[int, bool, int, str]:
-    rank = next((number for number, kinds in enumerate(_RANKS) if hint.kind in kinds), len(_RANKS))
-    return rank, "test" not in hint.path, len(hint.path), hint.path
-
-
 def validities_among(hints: Iterable[Hint], named: Iterable[Hint]) -> list[datetime]:
     """Choose the hints that a failing run named itself.
 
@@ -165,7 +100,7 @@ def validities_among(hints: Iterable[Hint], named: Iterable[Hint]) -> list[datet
         Ends and beginnings of validities that are among the instants named, in order.
     """
     said = {hint.instant for hint in named}
-    found = {h.instant for h in hints if h.kind in _BEGINNINGS | _ENDS and h.instant in said}
+    found = {h.instant for h in hints if h.kind in VALIDITIES and h.instant in said}
     return sorted(instant for instant in found if instant)
 
 
@@ -193,7 +128,7 @@ def worth_revealing(
     instants = {
         hint.instant
         for hint in hints
-        if hint.instant and hint.kind in _BEGINNINGS | _ENDS and not hint.path.startswith(others)
+        if hint.instant and hint.kind in VALIDITIES and not hint.path.startswith(others)
     }
     return sorted(instants, key=lambda instant: abs(instant - around))
 

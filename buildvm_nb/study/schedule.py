@@ -7,22 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from buildvm_nb.errors import UsageError
-from buildvm_nb.model.hint import Hint, HintKind
+from buildvm_nb.model.hint import VALIDITY_ENDS, Hint, HintKind
 from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, parse_instant
 
-__all__ = ["ENDS", "Schedule", "Stop", "make_schedule", "months_after", "parse_distance"]
-
-ENDS = frozenset(
-    {
-        HintKind.CERTIFICATE_ENDS,
-        HintKind.CRL_ENDS,
-        HintKind.OPENPGP_KEY_ENDS,
-        HintKind.OPENPGP_SIGNATURE_ENDS,
-        HintKind.TOKEN_ENDS,
-        HintKind.SSH_CERTIFICATE_ENDS,
-    }
-)
-"""Kinds of hints after which something is no longer valid."""
+__all__ = ["Schedule", "Stop", "make_schedule", "months_after", "parse_distance"]
 
 _HORIZONS = (6, 12, 24, 36, 60, 120, 180, 240, 360, 480, 600, 840, 1080, 1440, 1800, 2160)
 """Months."""
@@ -93,7 +81,7 @@ def make_schedule(start: datetime, until: datetime, hints: Iterable[Hint]) -> Sc
     known = sorted(
         (hint for hint in hints if hint.instant and start < hint.instant < until), key=_instant
     )
-    clusters = list(_together([hint for hint in known if hint.kind in ENDS]))
+    clusters = list(_together([hint for hint in known if hint.kind in VALIDITY_ENDS]))
     stops = [_after_all(cluster, until) for cluster in clusters[:_MOST_ENDS]]
     for hint in known:
         if hint.kind is HintKind.ROLLOVER and _instant(hint) not in {stop.at for stop in stops}:

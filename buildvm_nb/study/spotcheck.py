@@ -18,6 +18,7 @@ from buildvm_nb.study.keeping import home_of, split_steps
 from buildvm_nb.study.kernels import KERNELS
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.probe import Order
+from buildvm_nb.study.quoting import claimed_line, quote_line
 
 __all__ = ["Point", "points_of", "spot_check"]
 
@@ -120,10 +121,10 @@ def spot_check(
     """
     check = _Check(lab, claim, overrides or {})
     tally = check.run()
-    lines = [" ".join(outcome.evidence.split()) for outcome in tally.bad]
-    evidence = " ".join(claim.evidence.split())
-    if evidence and lines and not any(evidence in line for line in lines):
-        tally.silent.append(f"the log is claimed to say {claim.evidence!r}, but says {lines[-1]!r}")
+    if claim.evidence and tally.bad:
+        said = claimed_line(lab, claim.evidence, tally.bad[-1].evidence, tally.bad)
+        if not quote_line(claim.evidence, [said]):
+            tally.silent.append(f"the log is claimed to say {claim.evidence!r}, but says {said!r}")
     shown = "; ".join(tally.told) or "nothing was shown"
     return weigh(claim, shown, tally.wrong, tally.silent)
 

@@ -217,7 +217,8 @@ def _judge_output(step: Step, text: str) -> tuple[Verdict, str]:
         count = count_tests(text)
         if count is None or count < step.min_tests:
             ran = "an unknown number of" if count is None else str(count)
-            reason = f"exited with 0, but ran {ran} tests; at least {step.min_tests} must run"
+            tests = "test" if count == 1 else "tests"
+            reason = f"exited with 0, but ran {ran} {tests}; at least {step.min_tests} must run"
             return Verdict.FAILED, reason
     return Verdict.PASSED, ""
 

@@ -13,10 +13,10 @@ from buildvm_nb.model.entry import Claim
 from buildvm_nb.model.finding import Axis, Finding
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import Value
-from buildvm_nb.study.diagnose import DEFAULT_AXES, Questions
 from buildvm_nb.study.findings import diagnose_case, open_laboratory
 from buildvm_nb.study.kernels import KERNELS
 from buildvm_nb.study.laboratory import OnOutcome
+from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 from buildvm_nb.study.spotcheck import spot_check
 
 if TYPE_CHECKING:

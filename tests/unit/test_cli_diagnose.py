@@ -16,8 +16,9 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing
-from buildvm_nb.study.diagnose import DEFAULT_AXES, Questions, _Diagnosis
+from buildvm_nb.study.diagnose import _Diagnosis
 from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 
 CASE = 'schema = 1\nid = "demo"\n[[step]]\nname = "test"\nrun = "true"\n'
 # with a scheduler, this host's accelerators are not asked
@@ -190,7 +191,7 @@ def test_an_outlook_has_the_dates_of_the_diagnosis_itself(cache, tmp_path):
             progress=lab.progress,
             is_remote=True,
         )
-    assert seen.dates == own._range()
+    assert seen.dates == questions.dates(own.own.date, own.today.date)
     assert seen.orders[-1].machine == own.today
 
 

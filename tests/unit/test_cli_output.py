@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from buildvm_nb.cli.output import printable, printable_lines, write_fields, write_json, write_table
 from buildvm_nb.cli.progress import LineProgress
+from buildvm_nb.cli.session import Session
 
 ROOT = Path(__file__).parents[2]
 NASTY = "[red]no markup[/red] \x1b[2J\x07 \u202e \udcff"
@@ -131,3 +132,13 @@ def test_a_table_on_a_terminal_shows_control_characters_and_markup_as_text():
     )
     assert "[red]x[/red] :smile: \\x1b[2J" in shown
     assert "\x1b[2J" not in shown
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+def test_who_stops_long_work_is_told_how_to_go_on(ending, capsys):
+    with pytest.raises(ending), Session().resumable(scheduler="tcp://127.0.0.1:8786"):
+        raise ending
+    assert capsys.readouterr().err == (
+        "buildvm: what has ended is recorded; the same command goes on from there\n"
+        "buildvm: workers finish the runs that they are at\n"
+    )

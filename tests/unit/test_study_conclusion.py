@@ -69,6 +69,7 @@ def test_a_bracket_wider_than_a_second_is_never_called_exact_nor_explained():
     assert not boundary.is_exact
     assert boundary.cause is None
     assert f"between {boundary.last_before} and {boundary.first_after}" in finding.summary
+    assert finding.summary.endswith("(in between, but not proven to be why: a.pem: it ends)")
     assert boundary.last_before < "2021-11-27T15:28:58Z" <= boundary.first_after
 
 

@@ -1,12 +1,8 @@
 from datetime import UTC, datetime, timedelta
 
 from buildvm_nb.model.hint import Hint, HintKind
-from buildvm_nb.study.hinting import (
-    dates_in_logs,
-    explain_boundary,
-    validities_among,
-    worth_revealing,
-)
+from buildvm_nb.study.explaining import explain_boundary, hint_within
+from buildvm_nb.study.hinting import dates_in_logs, validities_among, worth_revealing
 
 ENDS = datetime(2021, 11, 27, 15, 28, 58, tzinfo=UTC)
 SECOND = int(ENDS.timestamp())
@@ -42,6 +38,16 @@ def test_the_most_telling_hint_is_the_cause():
         found = explain_boundary(told, SECOND, becomes_good=False)
         assert found == expected
         told.remove(expected)
+
+
+def test_what_lies_within_a_wide_change_is_told_where_it_is_one_instant():
+    wide = (SECOND - 3600, SECOND + 3600)
+    known = [hint(), hint(path="b.pem"), hint(HintKind.DATE_CONSTANT, at=ENDS + timedelta(1 / 48))]
+    assert hint_within(known, *wide, becomes_good=False) == hint(path="tests/a.pem")
+    assert hint_within(known, *wide, becomes_good=True) is None
+    assert hint_within(known, SECOND + 1, SECOND + 9, becomes_good=False) is None
+    known.append(hint(at=ENDS + timedelta(seconds=9)))
+    assert hint_within(known, *wide, becomes_good=False) is None
 
 
 def test_the_command_itself_is_no_hint():

@@ -17,8 +17,9 @@ from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.outcome import Artifact, Outcome, StepRecord
 from buildvm_nb.search import State
 from buildvm_nb.study.dates import position
-from buildvm_nb.study.diagnose import DEFAULT_AXES, diagnose
+from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.questions import DEFAULT_AXES
 from buildvm_nb.study.spotcheck import points_of, spot_check
 from buildvm_nb.study.trial import Trial
 from buildvm_nb.study.verify import Verification, questions_of, verify_case
@@ -59,7 +60,8 @@ class World(Executor):
             artifacts=getattr(self.law, "artifacts", lambda _order: ())(order),
             **fields,
         )
-        future.set_result(Trial(outcome=outcome, log=b""))
+        log = b"" if fields["verdict"] == "passed" else b"E  signed in 2018\nE  it has expired\n"
+        future.set_result(Trial(outcome=outcome, log=log))
         return future
 
 
@@ -158,7 +160,17 @@ def test_a_failure_for_another_reason_does_not_bear_out_the_claim(laboratory):
     lab, _ = laboratory(month)
     agreement, why = told(spot_check(lab, trap(evidence="ImportError")))
     assert agreement == "cannot tell"
-    assert "'ImportError', but says 'E it has expired'" in why[0]
+    assert "'ImportError', but says 'E  it has expired'" in why[0]
+
+
+def test_any_line_of_the_log_may_bear_out_the_claim(laboratory):
+    claim = trap(evidence="E signed in")
+    lab, _ = laboratory(month)
+    assert told(spot_check(lab, claim)) == ("agrees", ())
+    lab, _ = laboratory(month, claim=claim.model_dump(exclude_defaults=True))
+    finding = diagnose(lab, questions_of(claim))
+    assert finding.failing_line == "E  signed in 2018"
+    assert told(claim_agrees(claim, finding)) == ("agrees", ())
 
 
 @pytest.mark.parametrize(
@@ -298,3 +310,16 @@ def test_a_result_is_told_in_a_line_with_what_was_claimed_and_shown():
         "a: disagrees (claimed sound, shown fails on max): it fails on max",
         "a: cannot tell (it fails on max)",
     ]
+
+
+def test_a_test_that_dislikes_a_held_clock_is_located_without_one_and_that_is_told(laboratory):
+    def law(one):
+        if one.probing.held:
+            return "passed" if one.probing.attempt % 2 else "failed"
+        return "passed" if one.machine.date <= LAST - 2 * SECOND else "failed"
+
+    lab, _ = laboratory(law)
+    finding = diagnose(lab, questions_of(trap(first=None)))
+    [boundary] = finding.boundaries
+    assert not boundary.is_exact
+    assert any("with a held clock do not end alike" in text for text in finding.assumptions)
