@@ -9,7 +9,6 @@ busy host would hide.
 
 import argparse
 import itertools
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -34,6 +33,15 @@ from buildvm_nb.model.outcome import Outcome, SourceRecord, StepRecord, Verdict
 _BATCH = 5000
 _FRAME_ROWS = 10_000
 _START = datetime(2026, 1, 1, tzinfo=UTC)
+_EXPORTER = """
+import re, sys
+from pathlib import Path
+from buildvm_nb.cli import main
+status = main()
+# ru_maxrss would be no less than what the parent had when it started this process
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+sys.exit(status)
+"""
 _WRITER = """
 import sys
 from pathlib import Path
@@ -195,16 +203,12 @@ def read(place: Path, case: Case, runs: int) -> list[Row]:
 
 def export(place: Path) -> list[Row]:
     """Export all outcomes to CSV by the command; return the time and its memory."""
-    program = [
-        sys.executable,
-        "-c",
-        "import sys; from buildvm_nb.cli import main; sys.exit(main())",
-    ]
-    argv = [*program, "catalog", "export", "-", "--format", "csv", "--catalog", str(place)]
+    words = ["catalog", "export", "-", "--format", "csv", "--catalog", str(place)]
+    argv = [sys.executable, "-c", _EXPORTER, *words]
     began = time.perf_counter()
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    peak = int(done.stderr.split()[-1]) / 1024
     return [
         Row(name="CSV of all outcomes", unit="s", values=[seconds]),
         Row(name="  peak memory", unit="MiB", values=[peak], aim="< 300"),

@@ -6,7 +6,7 @@ The command line has the same studies with more to choose; `buildvm_nb.study` ha
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from buildvm_nb.catalog import Catalog, find_case_file, load_case
 from buildvm_nb.errors import CommandFailed, UsageError
@@ -18,6 +18,8 @@ from buildvm_nb.model.instants import format_instant, now, parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.study import choose_faithful, open_machine, run_case
+from buildvm_nb.study.advice import environment as advise
+from buildvm_nb.study.choice import Choice
 from buildvm_nb.study.findings import diagnose_case
 from buildvm_nb.study.forecast import forecast as run_forecast
 from buildvm_nb.study.gridtext import read_grid
@@ -95,6 +97,7 @@ def run(
 def build(
     subject: Subject,
     *,
+    environment: Choice | Literal["auto"] | None = None,
     catalog: Catalog | None = None,
     **machine: Any,  # noqa: ANN401 - fields of MachineSpec
 ) -> Outcome:
@@ -104,11 +107,14 @@ def build(
     ----------
     subject : Case, Path or str
         What to build.
+    environment : Choice or ``"auto"``, optional
+        Where findings show that it builds, as `buildvm_nb.environment` tells; ``"auto"`` asks that.
+        The outcome names these findings.
     catalog : Catalog, optional
-        Gets the outcome; by default the user's.
+        Gets the outcome, and is asked for findings; by default the user's.
     **machine
-        Fields of `MachineSpec`: ``date="2019-05-01"``, ``cpu="Westmere"``, ``kernel=…``. What is
-        left out follows from the case.
+        Fields of `MachineSpec`: ``date="2019-05-01"``, ``cpu="Westmere"``, ``kernel=…``. They take
+        precedence over `environment`; what is left out follows from the case.
 
     Returns
     -------
@@ -120,12 +126,21 @@ def build(
     UsageError
         If the request is wrong.
     CatalogError
-        If the outcome cannot be recorded.
+        If a catalog cannot be read, or the outcome cannot be recorded.
     """
     case, base = _read(subject)
-    with _opened(catalog) as chosen:
-        trial = run_case(case, machine, cache=Cache(), base=base)
-        return chosen.record(trial.outcome, trial.log)
+    with _opened(catalog) as opened:
+        if (
+            environment is not None
+            and environment != "auto"
+            and not isinstance(environment, Choice)
+        ):
+            raise UsageError(f"environment: unknown: {environment!r}; allowed: 'auto', a Choice")
+        choice = advise(case, catalog=opened, base=base) if environment == "auto" else environment
+        fields, chosen_by = choice.beside(machine) if choice else (machine, ())
+        trial = run_case(case, fields, cache=Cache(), base=base)
+        outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
+        return opened.record(outcome, trial.log)
 
 
 def sweep(  # noqa: PLR0913 - all but the subject have defaults

@@ -121,7 +121,7 @@ def chosen_overrides(
             session.note(
                 f"{option} {_plain(given[field])} takes precedence over {_plain(chosen[field])}"
             )
-    return chosen | given, choice.chosen_by if set(chosen) - set(given) else ()
+    return choice.beside(given)
 
 
 def _ask(

@@ -1,6 +1,6 @@
 """A chosen environment: where something builds, which finding says so, and all that in words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Self
 
@@ -161,6 +161,24 @@ class Choice(Value):
             "accelerator": machine.accelerator,
         }
         return fields | ({"cpu_count": machine.cpu_count} if Axis.CORES in self.axes else {})
+
+    def beside(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Put the choice beside what a user gave, which takes precedence.
+
+        Parameters
+        ----------
+        given : mapping
+            Fields of `MachineSpec`.
+
+        Returns
+        -------
+        dict
+            All fields of `MachineSpec` that are not to follow from the case.
+        tuple of str
+            Ids of the findings that chose one of these, to be recorded with the outcome.
+        """
+        chosen = self.overrides()
+        return chosen | dict(given), self.chosen_by if set(chosen) - set(given) else ()
 
     def document(self) -> dict[str, Any]:
         """Return the choice as plain JSON, with what follows from it.

@@ -67,3 +67,11 @@ def test_a_directory_without_a_case_file_says_what_is_missing(nowhere):
 def test_a_field_that_no_machine_has_is_refused(nowhere):
     with pytest.raises(UsageError, match="colour"):
         buildvm_nb.run("true", colour="blue")
+
+
+def test_an_environment_is_a_choice_or_auto(nowhere):
+    with pytest.raises(UsageError, match="unknown: 'past'; allowed: 'auto', a Choice"):
+        buildvm_nb.build(CASE, environment="past")
+    case = CASE.model_copy(update={"source": LocalSource(path=str(nowhere / "gone"))})
+    outcome = buildvm_nb.build(case, environment="auto")
+    assert (outcome.verdict, outcome.chosen_by) == ("unavailable", ())

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import buildvm_nb
 from buildvm_nb.cli import main
 from buildvm_nb.model.instants import parse_instant
 
@@ -56,6 +57,10 @@ def test_a_case_is_built_where_its_diagnosis_saw_it_pass(buildvm):
     built, window = outcome["machine"], finding["windows"][0]
     assert parse_instant(built["date"]) < parse_instant(window["passes_until"])
     assert built["cpu"] == finding["environment"]["cpu"]
+
+    again = buildvm_nb.build("expired.toml", environment="auto", cpu="Haswell")
+    assert (again.verdict, again.chosen_by) == ("passed", (finding["id"],))
+    assert (again.machine.cpu, again.machine.date) == ("Haswell", parse_instant(built["date"]))
 
     status, outcome, err = buildvm(*build, "--date", "2025-01-01", "--kernel", built["kernel"])
     assert (status, outcome["verdict"]) == (3, "failed")
