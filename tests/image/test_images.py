@@ -123,6 +123,7 @@ def builder(root):
     return subprocess.Popen([sys.executable, "-c", BUILDER, root], stdout=subprocess.PIPE)
 
 
+@pytest.mark.long
 def test_a_killed_builder_is_cleared_away_and_two_others_make_one_image(tmp_path, image):
     victim = builder(tmp_path)
     deadline = time.monotonic() + 60

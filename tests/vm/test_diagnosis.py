@@ -45,6 +45,7 @@ def test_a_trap_is_located_to_the_second_and_asking_again_costs_no_run(find_out)
     assert (again.boundaries, again.supersedes) == (finding.boundaries, finding.id)
 
 
+@pytest.mark.long
 def test_a_step_that_looks_late_at_the_clock_does_not_move_the_boundary(find_out):
     finding = find_out(
         f"sleep 2\n{NOW}test $now -lt {TRAP.timestamp():.0f}",
@@ -123,6 +124,7 @@ def test_a_coin_toss_is_flaky_and_never_a_boundary(find_out):
     assert not any(one.is_exact for one in finding.boundaries)
 
 
+@pytest.mark.long
 def test_a_test_that_hangs_from_a_date_on_is_a_trap_that_hangs(find_out):
     finding = find_out(
         [{"name": "test", "run": f"{NOW}test $now -lt 1609459200 || sleep 1000", "timeout_s": 2}],
@@ -151,6 +153,7 @@ def test_what_fails_or_passes_everywhere_is_told_so(find_out):
     assert find_out("false", **span).kind is FindingKind.ALWAYS_FAILING
 
 
+@pytest.mark.long
 def test_a_guest_that_is_killed_in_mid_search_moves_no_boundary(find_out):
     killed, over = [], threading.Event()
 
@@ -193,6 +196,7 @@ def _is_ours(process):
     return False
 
 
+@pytest.mark.long
 def test_two_diagnoses_of_one_case_at_once_agree(find_out):
     trap = f"{NOW}test $now -lt {TRAP.timestamp():.0f}"
     span = {"first": "2021-11-27T15:28:00Z", "last": "2021-11-27T15:30:00Z"}

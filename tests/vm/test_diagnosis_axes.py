@@ -32,6 +32,7 @@ def test_the_pair_of_kernels_is_found(find_out):
     assert finding.failing_kernels == ("debian:bullseye",)
 
 
+@pytest.mark.long
 def test_an_output_that_differs_between_cpus_varies_along_them(find_out):
     finding = find_out(
         [{"name": "build", "run": "grep -c sse4_2 /proc/cpuinfo >cpu || true; echo same >other"}],
@@ -56,6 +57,7 @@ def git_in(place, date=NOWADAYS):
     return git
 
 
+@pytest.mark.long
 def test_a_date_and_a_cpu_that_break_it_only_together_are_found(find_out, tmp_path):
     place = tmp_path / "repository"
     git = git_in(place, "2014-06-01T12:00:00Z")  # Haswell's time: it has no clflushopt
