@@ -1,9 +1,10 @@
 """The database below a catalog: where it is, how it is opened, and its errors in our words."""
 
 import os
+import socket
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ from buildvm_nb.catalog.engines import (
 from buildvm_nb.catalog.schema import SCHEMA_VERSION
 from buildvm_nb.catalog.upgrades import create_or_upgrade, stored_version
 from buildvm_nb.errors import CatalogError, CatalogUnreachable, UsageError
-from buildvm_nb.host.interruption import interruptible
+from buildvm_nb.host.interruption import interruptible, is_interrupted
 
 __all__ = ["Database", "default_place"]
+
+_STEPS_PER_LOOK = 1_000_000
+"""Of SQLite's machine, some 20 ms: each look has to wait for Python's lock."""
 
 
 def default_place() -> str:
@@ -100,7 +104,7 @@ class Database:
         isolation = {} if self.file else {"isolation_level": SERVER_READS}
         with self._translated(), self._open_engine().connect() as connection:
             marked = connection.execution_options(**isolation)
-            with interruptible(partial(_stop, marked)), marked.begin():
+            with interruptible(_stopper(marked)), marked.begin():
                 yield marked
 
     @contextmanager
@@ -206,13 +210,28 @@ class Database:
         return self.file is None and isinstance(error, OperationalError | InterfaceError)
 
 
-def _stop(connection: Connection) -> None:
-    """End the query that a connection runs, if it does; from any thread."""
+def _stopper(connection: Connection) -> Callable[[], None]:
+    """Return what ends the query that a connection runs, or else its next one; for any thread.
+
+    SQLite's own ``interrupt`` and PostgreSQL's cancel request do nothing between two queries.
+    """
     driver: Any = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):
-        driver.interrupt()
-    else:
-        driver.cancel()
+        driver.set_progress_handler(is_interrupted, _STEPS_PER_LOOK)
+        return _nothing
+    return partial(_cut_off, driver)
+
+
+def _cut_off(driver: Any) -> None:  # noqa: ANN401 - psycopg need not be installed
+    """End the query that a server runs, and have none begin after it."""
+    with suppress(driver.Error, ValueError):  # it is closed
+        driver.cancel_safe()
+        with socket.socket(fileno=os.dup(driver.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+
+def _nothing() -> None:
+    """End nothing: who is to end looks itself."""
 
 
 def _cannot_be_written(path: Path) -> bool:

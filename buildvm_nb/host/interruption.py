@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
-__all__ = ["Interrupted", "Interruption", "check_interruption", "interruptible", "is_covered"]
+__all__ = [
+    "Interrupted",
+    "Interruption",
+    "check_interruption",
+    "interruptible",
+    "is_covered",
+    "is_interrupted",
+]
 
 
 class Interrupted(BaseException):
@@ -114,6 +121,18 @@ def is_covered() -> bool:
         False outside of `Interruption.covering`.
     """
     return _current.get() is not None
+
+
+def is_interrupted() -> bool:
+    """Tell whether this thread's work is no longer wanted.
+
+    Returns
+    -------
+    bool
+        False outside of `Interruption.covering`.
+    """
+    interruption = _current.get()
+    return interruption is not None and interruption.is_set
 
 
 def check_interruption() -> None:

@@ -1,7 +1,8 @@
 """QEMU's process: started so that it cannot outlive us, watched until it ends.
 
 The kernel kills it when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG), so it is
-started from a thread that lives as long as this process does.
+started from a thread that lives as long as this process does. Who died before the kernel was asked
+is no longer its parent, which it checks before it becomes QEMU.
 """
 
 import os
@@ -21,6 +22,7 @@ from buildvm_nb.vm.console import Console
 __all__ = ["QemuProcess"]
 
 _KILL_AFTER_S = 5.0
+_IF_WE_LIVE = 'test "$PPID" = "$0" && exec "$@"'
 
 
 @lru_cache
@@ -58,7 +60,8 @@ class QemuProcess:
     ) -> None:
         self._console = console
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        guarded = [find_tool("setpriv"), "--pdeathsig", "KILL", "--", *argv]
+        checked = ["/bin/sh", "-c", _IF_WE_LIVE, str(os.getpid()), *argv]
+        guarded = [find_tool("setpriv"), "--pdeathsig", "KILL", "--", *checked]
         start = _starter(os.getpid()).submit(
             subprocess.Popen,
             guarded,

@@ -131,12 +131,11 @@ def test_closing_asks_first_and_may_be_repeated(start):
     console = Console()
     script = """
 import signal, sys
-def bye(*_):
-    print("bye", flush=True)
-    sys.exit(7)
-signal.signal(signal.SIGTERM, bye)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 print("ready", flush=True)
-signal.pause()
+signal.sigwait({signal.SIGTERM})
+print("bye", flush=True)
+sys.exit(7)
 """
     process = start(script, console=console)
     wait_for(lambda: "ready\n" in console.text)
@@ -170,7 +169,7 @@ def test_a_program_that_is_not_there_ends_at_once_with_its_name():
     process = QemuProcess(["/no/such/qemu"], inherit=(), console=Console())
     try:
         assert process.wait(SOON_S)
-        assert "/no/such/qemu: No such file or directory" in process.describe_end()
+        assert "/no/such/qemu: not found" in process.describe_end()
     finally:
         process.close()
 
@@ -178,6 +177,18 @@ def test_a_program_that_is_not_there_ends_at_once_with_its_name():
 def test_what_cannot_be_started_at_all_is_a_launch_error():
     with pytest.raises(LaunchError, match="QEMU cannot be started: qemu: Argument list too long"):
         QemuProcess(["qemu", "x" * 10_000_000], inherit=(), console=Console())
+
+
+def test_an_owner_that_died_before_it_was_guarded_has_none(monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # so that its parent seems to be another one
+    console = Console()
+    process = QemuProcess(["echo", "started"], inherit=(), console=console)
+    try:
+        assert process.wait(SOON_S)
+        assert console.text == ""
+        assert process.describe_end() == "QEMU exited with 1"
+    finally:
+        process.close()
 
 
 def test_it_does_not_outlive_an_owner_that_is_killed():
