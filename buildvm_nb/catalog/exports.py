@@ -166,7 +166,7 @@ class _Wanted:
     def rows(self, query: Select[Any], source: Table) -> Select[Any]:
         wanted: dict[str, str | tuple[str, ...] | None] = {
             "case_id": self.case,
-            "source_name": self.package,
+            "package": self.package,
         }
         if source is tables.outcomes:
             wanted["verdict"] = names_of(self.only, Verdict, "verdict")

@@ -7,6 +7,7 @@ What was copied before a failure is whole and stays; merging again copies the re
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Table, func, select
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Table, func, select
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database
 from buildvm_nb.catalog.inserting import (
+    insert_cases,
     insert_finding,
     insert_new,
     insert_outcomes,
@@ -33,6 +35,7 @@ _BATCH = 1000
 _SHOWN = 5
 _FINDINGS_SINCE = 2
 """Schema version that brought findings."""
+_RETRACTIONS_SINCE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class Merged:
 
     outcomes: int
     findings: int
+    retractions: int
     known: int
     """Outcomes and findings that were here already."""
     missing_logs: int
@@ -152,9 +156,11 @@ class _Copy:
                 done += len(page)
                 task.update(done, total)
             findings = self._copy_all_findings(task, done, total)
+        retractions = self._copy_retractions()
         return Merged(
             outcomes=outcomes,
             findings=findings,
+            retractions=retractions,
             known=total - outcomes - findings,
             missing_logs=self._missing_logs,
         )
@@ -203,6 +209,18 @@ class _Copy:
             task.update(done, total)
         return copied
 
+    def _copy_retractions(self) -> int:
+        """Copy why findings are no longer believed; of one that is retracted here, too, nothing."""
+        if (self._other.database.version or 0) < _RETRACTIONS_SINCE:
+            return 0
+        table = tables.retractions
+        rows = [row._asdict() for row in self._source.execute(select(table))]
+        with self._ours.database.writing() as connection:
+            known = set(connection.execute(select(table.c.finding_id)).scalars())
+            new = [row for row in rows if row["finding_id"] not in known]
+            insert_new(connection, table, sorted(new, key=itemgetter("finding_id")))
+        return len(new)
+
     def _copy_findings(self, waiting: list[Finding]) -> list[Finding]:
         """Copy those whose predecessors are there; return the others."""
         table = tables.findings
@@ -212,9 +230,7 @@ class _Copy:
             waiting = [one for one in waiting if one.id not in known]
             while ready := [one for one in waiting if (one.supersedes or "") in {"", *known}]:
                 for one in ready:
-                    case = {"id": one.case.id, "digest": one.case.build_digest()}
-                    document = one.case.model_dump_json(by_alias=True)
-                    insert_new(connection, tables.cases, [{**case, "document": document}])
+                    insert_cases(connection, [one.case])
                     insert_finding(connection, one)
                 known |= {one.id for one in ready}
                 waiting = [one for one in waiting if one.id not in known]

@@ -49,7 +49,8 @@ def curated_findings(root: Path | None = None) -> tuple[Finding, ...]:
                     f"{finding.case.build_digest()}; the case's is {digest}",
                     hint=_REMEDY.format(name),
                 )
-        found += proof
+        # what the case tells, and no build depends on, may be newer than its proof
+        found += [finding.model_copy(update={"case": case}) for finding in proof]
     return tuple(found)
 
 

@@ -7,17 +7,27 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, false, or_, select, tuple_
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database
 from buildvm_nb.catalog.rows import storable
 from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.entry import plain_name
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value
 
-__all__ = ["filtered", "find", "names_of", "newest_rows", "oldest_first", "pages", "stream"]
+__all__ = [
+    "filtered",
+    "find",
+    "names_of",
+    "newest_rows",
+    "of_package",
+    "oldest_first",
+    "pages",
+    "stream",
+]
 
 V = TypeVar("V", bound=Value)
 
@@ -187,6 +197,29 @@ def oldest_first(query: Select[Any], table: Table) -> Select[Any]:
     return query.order_by(table.c.recorded_at, table.c.id)
 
 
+def of_package(table: Table, name: str) -> ColumnElement[bool]:
+    """Return the condition that a row is on a package.
+
+    Parameters
+    ----------
+    table : Table
+        Of outcomes or findings.
+    name : str
+        Of the package, in any spelling; or exactly the name of the source, such as a URL.
+
+    Returns
+    -------
+    ColumnElement
+        For a query of that table.
+    """
+    case, row = tables.cases.c, table.c
+    known = storable(name)
+    on_it = select(case.id, case.digest).where(
+        case.package == known if "/" in name else case.package_key == plain_name(known)
+    )
+    return or_(row.source_name == known, tuple_(row.case_id, row.case_digest).in_(on_it))
+
+
 def filtered(
     query: Select[Any],
     table: Table,
@@ -202,7 +235,8 @@ def filtered(
     table : Table
         Which table it is.
     wanted : mapping
-        What a column must hold, one of several values where it is a tuple; None: anything.
+        What a column must hold, one of several values where it is a tuple; None: anything. The
+        column ``package`` is that of the case: see `of_package`.
     since : datetime, optional
         Aware; only what was recorded at this instant or later.
 
@@ -217,8 +251,11 @@ def filtered(
         If the instant is naive.
     """
     for name, value in wanted.items():
-        if isinstance(value, tuple):
-            query = query.where(table.c[name].in_(value))
+        if name == "package" and value is not None:
+            names = value if isinstance(value, tuple) else (value,)
+            query = query.where(or_(false(), *(of_package(table, one) for one in names)))
+        elif isinstance(value, tuple):
+            query = query.where(table.c[name].in_(tuple(map(storable, value))))
         elif value is not None:
             query = query.where(table.c[name] == storable(value))
     if since is None:

@@ -87,6 +87,8 @@ class Finding(Value):
     """In the order of their axis."""
     windows: tuple[Window, ...] = ()
     """On the date axis: when it passes, within the range that was studied."""
+    recurs: str = ""
+    """Recurring rule (RFC 5545) of the dates at which it fails, where one was seen."""
     studied_from: Instant | None = None
     studied_until: Instant | None = None
     """The range of the date axis that was studied."""
