@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +13,9 @@ from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.catalog.rows import case_row, outcome_row
 from buildvm_nb.catalog.schema import SUBJECT
+from buildvm_nb.errors import SchemaVersionError
 from buildvm_nb.model.case import Case
+from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 
@@ -137,8 +140,8 @@ def is_same(entry: Outcome | Finding, document: str) -> bool:
         it supersedes.
     """
     try:
-        other = type(entry).model_validate_json(document)
-    except ValidationError:
+        other = read_document(type(entry), document)
+    except (ValidationError, SchemaVersionError):
         return False
     if isinstance(entry, Finding) and isinstance(other, Finding) and entry.supersedes is None:
         return entry == other.model_copy(update={"supersedes": None})
@@ -146,7 +149,10 @@ def is_same(entry: Outcome | Finding, document: str) -> bool:
 
 
 def insert_outcomes(
-    connection: Connection, outcomes: Iterable[Outcome], log_sizes: Mapping[str, int]
+    connection: Connection,
+    outcomes: Iterable[Outcome],
+    log_sizes: Mapping[str, int],
+    documents: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Insert outcomes with their cases and logs.
 
@@ -158,6 +164,8 @@ def insert_outcomes(
         None of them is there.
     log_sizes : mapping
         Bytes of each log that they name, by digest.
+    documents : mapping
+        The documents, by id, of those that were read from one: a newer version may tell more there.
     """
     rows = []
     cases: dict[tuple[str, str], Case] = {}
@@ -165,7 +173,8 @@ def insert_outcomes(
         row = outcome_row(outcome)
         key = row["case_id"], row["case_digest"]
         cases.setdefault(key, outcome.case)
-        rows.append({**row, "document": outcome.model_dump_json()})
+        document = documents.get(outcome.id) or outcome.model_dump_json()
+        rows.append({**row, "document": document})
     insert_new(
         connection,
         tables.logs,
@@ -176,7 +185,7 @@ def insert_outcomes(
         connection.execute(insert(tables.outcomes), rows)
 
 
-def insert_finding(connection: Connection, finding: Finding) -> None:
+def insert_finding(connection: Connection, finding: Finding, document: str = "") -> None:
     """Insert a finding and tie it to its evidence.
 
     Parameters
@@ -185,8 +194,10 @@ def insert_finding(connection: Connection, finding: Finding) -> None:
         In a transaction that writes.
     finding : Finding
         Not there yet; its case, its evidence and what it supersedes are.
+    document : str
+        The one that it was read from: a newer version may tell more there.
     """
-    row = {**finding_row(finding), "document": finding.model_dump_json()}
+    row = {**finding_row(finding), "document": document or finding.model_dump_json()}
     connection.execute(insert(tables.findings), [row])
     links = [
         {"finding_id": finding.id, "outcome_id": key} for key in dict.fromkeys(finding.evidence)

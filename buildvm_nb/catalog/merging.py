@@ -24,8 +24,9 @@ from buildvm_nb.catalog.inserting import (
     stored_documents,
 )
 from buildvm_nb.catalog.logs import LogStore
-from buildvm_nb.errors import CatalogError
+from buildvm_nb.errors import CatalogError, SchemaVersionError
 from buildvm_nb.host.progress import Progress, Task
+from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 
@@ -124,7 +125,10 @@ class _Comparison:
             if here == document:
                 continue
             try:
-                entry = kind.model_validate_json(document)
+                entry = read_document(kind, document)
+            except SchemaVersionError as error:
+                self._object(error.message)
+                continue
             except ValidationError as error:
                 self._object(
                     f"{_noun(kind)} {key} there cannot be read: {error.error_count()} "
@@ -168,7 +172,7 @@ class _Copy:
     def _copy_outcomes(self, page: dict[str, str]) -> int:
         with self._ours.database.reading() as connection:
             known = known_ids(connection, tables.outcomes, list(page))
-        new = [Outcome.model_validate_json(text) for key, text in page.items() if key not in known]
+        new = [read_document(Outcome, text) for key, text in page.items() if key not in known]
         sizes = self._log_sizes({one.log_digest for one in new if one.log_digest})
         with self._ours.logs.held():
             for digest in sizes:
@@ -177,7 +181,7 @@ class _Copy:
                 # a merge of the same at the same time may have been faster
                 known = known_ids(connection, tables.outcomes, [one.id for one in new])
                 new = [one for one in new if one.id not in known]
-                insert_outcomes(connection, new, sizes)
+                insert_outcomes(connection, new, sizes, page)
         return len(new)
 
     def _log_sizes(self, digests: set[str]) -> dict[str, int]:
@@ -194,16 +198,18 @@ class _Copy:
 
     def _copy_all_findings(self, task: Task, done: int, total: int) -> int:
         copied, waiting = 0, list[Finding]()
+        documents: dict[str, str] = {}
         if not _has_findings(self._other.database):
             return 0
         for page in _pages(self._source, tables.findings):
             with self._ours.database.reading() as connection:
                 known = known_ids(connection, tables.findings, list(page))
-            waiting += [
-                Finding.model_validate_json(text) for key, text in page.items() if key not in known
-            ]
+            new = {key: text for key, text in page.items() if key not in known}
+            documents |= new
+            waiting += [read_document(Finding, text) for text in new.values()]
             before = len(waiting)
-            waiting = self._copy_findings(waiting)
+            waiting = self._copy_findings(waiting, documents)
+            documents = {one.id: documents[one.id] for one in waiting}
             copied += before - len(waiting)
             done += len(page)
             task.update(done, total)
@@ -221,7 +227,7 @@ class _Copy:
             insert_new(connection, table, sorted(new, key=itemgetter("finding_id")))
         return len(new)
 
-    def _copy_findings(self, waiting: list[Finding]) -> list[Finding]:
+    def _copy_findings(self, waiting: list[Finding], documents: dict[str, str]) -> list[Finding]:
         """Copy those whose predecessors are there; return the others."""
         table = tables.findings
         with self._ours.database.writing() as connection:
@@ -231,7 +237,7 @@ class _Copy:
             while ready := [one for one in waiting if (one.supersedes or "") in {"", *known}]:
                 for one in ready:
                     insert_cases(connection, [one.case])
-                    insert_finding(connection, one)
+                    insert_finding(connection, one, documents[one.id])
                 known |= {one.id for one in ready}
                 waiting = [one for one in waiting if one.id not in known]
         return waiting

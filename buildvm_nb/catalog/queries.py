@@ -13,12 +13,14 @@ from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database
 from buildvm_nb.catalog.rows import storable
 from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.entry import plain_name
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value
 
 __all__ = [
+    "documents",
     "filtered",
     "find",
     "names_of",
@@ -105,6 +107,34 @@ def stream(database: Database, kind: type[V], query: Select[Any]) -> Iterator[V]
     with database.reading() as connection:
         for row in connection.execute(query.execution_options(yield_per=_PAGE)):
             yield _read(database, kind, row)
+
+
+def documents(database: Database, kind: type[Value], query: Select[Any]) -> Iterator[str]:
+    """Iterate over whole entries as they were recorded, after looking whether they can be read.
+
+    Parameters
+    ----------
+    database : Database
+        Where they are.
+    kind : type
+        What they are: `Outcome` or `Finding`.
+    query : Select
+        Of ``id`` and ``document``.
+
+    Yields
+    ------
+    str
+        JSON on one line.
+
+    Raises
+    ------
+    CatalogError
+        If one cannot be read.
+    """
+    with database.reading() as connection:
+        for row in connection.execute(query.execution_options(yield_per=_PAGE)):
+            _read(database, kind, row)
+            yield row.document.replace("\n", " ")
 
 
 def newest_rows(
@@ -314,7 +344,7 @@ def _matches(
 
 def _read(database: Database, kind: type[V], row: Any) -> V:  # noqa: ANN401 - an id and a document
     try:
-        return kind.model_validate_json(row.document)
+        return read_document(kind, row.document)
     except ValidationError as error:
         raise CatalogError(
             f"{_noun(kind)} {row.id} in {database.name} cannot be read: {error.error_count()} "

@@ -1,6 +1,7 @@
 """The schema in a database: made when there is none, checked, brought up to date step by step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -31,6 +32,7 @@ from buildvm_nb.catalog.tables import (
 )
 from buildvm_nb.errors import CatalogError, SchemaVersionError
 from buildvm_nb.model.case import Case
+from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Probing
 from buildvm_nb.model.value import Value
@@ -150,11 +152,13 @@ def _add_subjects(connection: Connection) -> None:
     _add_columns(connection, findings, {c.name for c in FINDINGS.columns if c.since == 4})  # noqa: PLR2004
     for index in (*cases.indexes, *findings.indexes):
         index.create(connection, checkfirst=True)
-    told = list(_described(connection, cases, (cases.c.id, cases.c.digest), Case, case_row))
+    keys: Sequence[ColumnElement[str]] = (cases.c.id, cases.c.digest)
+    told = list(_described(connection, cases, keys, Case.model_validate_json, case_row))
     if told:
-        keys = (cases.c.id == bindparam("key_id"), cases.c.digest == bindparam("key_digest"))
-        connection.execute(update(cases).where(*keys), told)
-    told = list(_described(connection, findings, (findings.c.id,), Finding, finding_row))
+        this = (cases.c.id == bindparam("key_id"), cases.c.digest == bindparam("key_digest"))
+        connection.execute(update(cases).where(*this), told)
+    read = partial(read_document, Finding)
+    told = list(_described(connection, findings, (findings.c.id,), read, finding_row))
     if told:
         connection.execute(update(findings).where(findings.c.id == bindparam("key_id")), told)
 
@@ -163,7 +167,7 @@ def _described(
     connection: Connection,
     table: Table,
     keys: Sequence[ColumnElement[str]],
-    kind: type[V],
+    read: Callable[[str], V],
     flatten: Callable[[V], dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """Work rows out anew from their documents."""
@@ -171,8 +175,8 @@ def _described(
     for row in connection.execute(query.execution_options(yield_per=1000)):
         *key, document = row
         try:
-            told = flatten(kind.model_validate_json(document))
-        except ValidationError:
+            told = flatten(read(document))
+        except (ValidationError, SchemaVersionError):
             continue  # reading that entry says what is wrong with it
         names = (f"key_{column.key}" for column in keys)
         del told["id"]
