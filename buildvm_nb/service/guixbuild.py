@@ -148,7 +148,7 @@ def build_with_guix(
     else:
         _send_files(case, base, login)
     began = time.monotonic()
-    log = Log(limit=case.limits.log_mib * 2**20, output=output)
+    log = Log(case.limits.log_mib * 2**20, output)
     outcome = Outcome(
         case=case,
         machine=record.machine.spec(),
@@ -161,7 +161,7 @@ def build_with_guix(
         outcome = _after(outcome, one, where, log)
         if outcome.verdict is not Verdict.PASSED:
             break
-    return Trial(outcome=finish(outcome, (), began), log=bytes(log.data))
+    return Trial(outcome=finish(outcome, (), began), log=log.data)
 
 
 def _usable(status: Status, where: Where) -> Record:
@@ -208,7 +208,8 @@ def _after(outcome: Outcome, command: _Command, where: Where, log: Log) -> Outco
     log.begin(step)
     began = time.monotonic()
     status = _run(command, step.timeout_s or outcome.case.limits.step_timeout_s, log)
-    said = log.end()
+    printed = log.end()
+    said = printed.kept
     verdict, reason = _judge(step, status, said, where)
     record = StepRecord(
         name=step.name,
@@ -216,7 +217,7 @@ def _after(outcome: Outcome, command: _Command, where: Where, log: Log) -> Outco
         reason=reason,
         exit_status=status,
         duration_s=round(time.monotonic() - began, 3),
-        output_bytes=log.seen,
+        output_bytes=printed.size_bytes,
     )
     passed = verdict is Verdict.PASSED
     return outcome.model_copy(

@@ -25,7 +25,7 @@ _ALGORITHMS = {
     "key_types": ("ssh-ed25519",),
 }
 _WINDOW = 1 << 24
-_OPEN_TIMEOUT_S = 30.0
+_OPEN_TIMEOUT_S = 100.0
 _OPEN_ATTEMPTS = 3
 
 
@@ -89,6 +89,13 @@ class GuestChannel:
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise GuestLost(f"the SSH session with the guest is gone: {error}") from error
         return session
+
+    def check(self) -> None:
+        """Make sure that the guest still answers."""
+        try:
+            self._open().close()
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise GuestLost(f"the guest does not answer any more: {error}") from error
 
     def _open(self) -> paramiko.Channel:
         """Open a session; the server may close it at once, when a process of another one ends."""
