@@ -201,6 +201,8 @@ def _tell_machine(session: Session, guest: "BuildMachine") -> None:
             f"{format_instant(guest.spec.date)}, {found.cpu}, Linux {found.kernel_release}, "
             f"{found.accelerator} ({found.engine})"
         )
+        if found.accelerator_reason:
+            session.note(f"not KVM, as {found.accelerator_reason}")
         if lacking := found.cpu_features_lacking:
             session.note(f"of {found.cpu} the accelerator lacks {', '.join(lacking)}")
 

@@ -72,10 +72,12 @@ def _where(outcome: "Outcome") -> list[tuple[str, str]]:
     if found is None:
         asked = f"{spec.cpu}, kernel {spec.kernel}, {spec.accelerator} (asked for; none came up)"
         return [date, ("machine", asked), image]
+    emulated = [("not KVM, as", found.accelerator_reason)] if found.accelerator_reason else []
     return [
         date,
         ("clock", told),
         ("CPU", f"{found.cpu}, {found.cpu_count} virtual, {found.accelerator} ({found.engine})"),
+        *emulated,
         ("kernel", f"{found.kernel_release} ({spec.kernel})"),
         image,
     ]

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from buildvm_nb.errors import UsageError
+from buildvm_nb.model.value import Value
 
-__all__ = ["CPU_MODELS", "OLDEST_QEMU", "CpuModel", "Vendor", "cpu_at", "find_model"]
+__all__ = ["CPU_MODELS", "OLDEST_QEMU", "CpuIdentity", "CpuModel", "Vendor", "cpu_at", "find_model"]
 
 OLDEST_QEMU = (7, 2)
 """The oldest QEMU that is supported; a default CPU is one that this version already has."""
@@ -23,6 +24,23 @@ class Vendor(StrEnum):
 
     INTEL = "Intel"
     AMD = "AMD"
+
+
+class CpuIdentity(Value):
+    """What a processor says that it is: what programs that choose code by model ask for."""
+
+    vendor: str
+    """As CPUID leaf 0 says it: ``GenuineIntel``, ``AuthenticAMD``."""
+    family: int
+    model: int
+    """Number of the model within its family."""
+    stepping: int
+    name: str
+    """``model name`` of ``/proc/cpuinfo``, each run of spaces made one."""
+
+    def __str__(self) -> str:
+        numbers = f"family {self.family}, model {self.model}, stepping {self.stepping}"
+        return f"{self.vendor}, {numbers}, {self.name!r}"
 
 
 @dataclass(frozen=True, kw_only=True)

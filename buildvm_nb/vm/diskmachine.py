@@ -147,7 +147,7 @@ class DiskMachine:
         ours, theirs = socket.socketpair()
         self._stack.enter_context(ours)
         with theirs:
-            argv = disk_argv(self.emulator.path, self.spec, self.disk, monitor=theirs.fileno())
+            argv = disk_argv(self.emulator, self.spec, self.disk, monitor=theirs.fileno())
             inherit = [theirs.fileno()]
             process = QemuProcess(argv, inherit=inherit, console=console, temporary=place)
         self._process = process

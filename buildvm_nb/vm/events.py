@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from buildvm_nb.errors import GuestLost
+from buildvm_nb.model.cpu import CpuIdentity
 
 __all__ = ["Awakening", "Events", "GuestFacts", "Room", "StepReport"]
 
@@ -23,7 +24,24 @@ class GuestFacts:
     kernel_release: str = ""
     cpu_count: int = 0
     cpu_flags: frozenset[str] = frozenset()
+    cpu_words: dict[str, str] = field(default_factory=dict)
+    """What ``/proc/cpuinfo`` says besides: ``vendor_id``, ``model_name``, …"""
     clock_at: datetime | None = None
+
+    @property
+    def cpu_identity(self) -> CpuIdentity | None:
+        """What the CPU says that it is; None when the guest did not tell all of it."""
+        said = self.cpu_words
+        try:
+            return CpuIdentity(
+                vendor=said["vendor_id"],
+                family=int(said["cpu_family"]),
+                model=int(said["model"]),
+                stepping=int(said["stepping"]),
+                name=said["model_name"],
+            )
+        except (KeyError, ValueError):
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +257,11 @@ class Events:
                 facts.cpu_count = int(count)
             case ["flags", *flags]:
                 facts.cpu_flags = frozenset(flags) - {":"}
+            case [
+                "vendor_id" | "cpu_family" | "model" | "model_name" | "stepping" as name,
+                *words,
+            ]:
+                facts.cpu_words[name] = " ".join(words)
             case ["ready", clock]:
                 facts.clock_at = _instant(clock)
 

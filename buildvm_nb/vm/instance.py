@@ -116,15 +116,17 @@ class Instance:
             self._stack.callback(self.monitor.close)
             features, lacking = self.monitor.cpu_features(self.spec.cpu, self.emulator.features)
             check_wishes(self.spec, lacking, self.emulator)
+            vendor = self.emulator.vendor_of(self.spec.cpu)
+            identity = self.monitor.cpu_identity(self.spec.cpu, vendor)
             from buildvm_nb.vm.channel import GuestChannel  # noqa: PLC0415 - while the guest boots
 
             facts = self._wait_ready()
             prove(
                 facts,
-                date=self.spec.date,
+                spec=self.spec,
                 elapsed_s=time.monotonic() - started,
                 features=features,
-                cpu_count=self.spec.cpu_count,
+                identity=identity,
                 kernel_release=self.boot.kernel_release,
             )
             self.channel = GuestChannel(channel, self.keys, timeout_s=_BOOT_TIMEOUT_S)
@@ -134,6 +136,7 @@ class Instance:
             cpu_features=features,
             cpu_features_lacking=lacking,
             cpu_flags=tuple(sorted(facts.cpu_flags)),
+            cpu_identity=facts.cpu_identity,
             cpu_count=facts.cpu_count,
             kernel_release=facts.kernel_release,
             accelerator=self.spec.accelerator,
@@ -308,7 +311,7 @@ class Instance:
         theirs = {name: pair[1] for name, pair in pairs.items()}
         ours = {name: self._stack.enter_context(pair[0]) for name, pair in pairs.items()}
         sockets = Sockets(**{name: end.fileno() for name, end in theirs.items()})
-        argv = qemu_argv(self.emulator.path, self.spec, self.boot, self.files, sockets)
+        argv = qemu_argv(self.emulator, self.spec, self.boot, self.files, sockets)
         try:
             inherit = [end.fileno() for end in theirs.values()]
             self.process = QemuProcess(argv, inherit=inherit, console=self.console)

@@ -9,11 +9,18 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self, Unpack
 
-from buildvm_nb.errors import ClockError, CommandFailed, GuestLost, MachineError, StateError
+from buildvm_nb.errors import (
+    ClockError,
+    CommandFailed,
+    CpuError,
+    GuestLost,
+    MachineError,
+    StateError,
+)
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.display import card, environment_rows, machine_rows
 from buildvm_nb.model.instants import format_instant
-from buildvm_nb.model.machine import Environment, MachineSpec
+from buildvm_nb.model.machine import Accelerator, Environment, MachineSpec
 from buildvm_nb.vm.accelerator import choose_accelerator
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
@@ -82,8 +89,12 @@ class BuildMachine:
     ) -> None:
         self.provision = provision or Provision()
         self.emulator = find_emulator(cache.root, self.provision.qemu)
-        memo = cache.root / "kvm.json"
-        accelerator = choose_accelerator(spec.accelerator, self.emulator, boot, memo)
+        self._may_emulate = spec.accelerator is Accelerator.AUTO and checkpoint is None
+        if checkpoint and spec.accelerator is Accelerator.AUTO:
+            accelerator = checkpoint.environment.accelerator
+        else:
+            memo = cache.root / "kvm.json"
+            accelerator = choose_accelerator(spec.accelerator, self.emulator, boot, memo)
         cpu = check_cpu(spec.cpu, self.emulator)
         self.spec = spec.model_copy(update={"cpu": cpu, "accelerator": accelerator})
         self.boot_files = boot
@@ -143,6 +154,9 @@ class BuildMachine:
     def boot(self) -> None:
         """Boot the machine and prove it; tried again where the kernel oopsed on the way.
 
+        Where KVM was chosen for us and gives the guest another CPU than was asked for, the guest
+        is emulated instead, and its environment says why.
+
         Raises
         ------
         LaunchError
@@ -152,16 +166,29 @@ class BuildMachine:
         GuestLost
             If the guest dies on the way.
         MachineError
-            If the guest is not what was asked for; `ClockError` where it is the clock.
+            If the guest is not what was asked for; `ClockError` where it is the clock, `CpuError`
+            where it is the CPU.
         StateError
             If it is up already.
         """
         if self._instance:
             raise StateError("the machine is up already")
+        try:
+            self._boot("")
+        except CpuError as error:
+            if not self._may_emulate or self.spec.accelerator is not Accelerator.KVM:
+                raise
+            self.spec = self.spec.model_copy(update={"accelerator": Accelerator.TCG})
+            self._boot(f"under KVM {error.message}")
+
+    def _boot(self, reason: str) -> None:
         for attempt in range(1, _BOOT_ATTEMPTS + 1):
             self._instance = Instance(self.spec, self.boot_files, self.emulator, self.provision)
             try:
-                self._environment = self._start(self._instance)
+                found = self._start(self._instance)
+                if reason:
+                    found = found.model_copy(update={"accelerator_reason": reason})
+                self._environment = found
             except GuestLost as error:
                 self.close()
                 if attempt == _BOOT_ATTEMPTS or not error.is_oops:

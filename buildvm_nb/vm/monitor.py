@@ -16,6 +16,7 @@ from typing import Any, cast
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from buildvm_nb.errors import GuestLost, StateError
+from buildvm_nb.model.cpu import CpuIdentity
 
 __all__ = ["Monitor"]
 
@@ -131,6 +132,38 @@ class Monitor:
         lacking = set(self.execute("qom-get", path=path, property="unavailable-features"))
         wanted = {name for name, value in asked.items() if value is True and name in known}
         return tuple(sorted(wanted - lacking)), tuple(sorted(lacking & known))
+
+    def cpu_identity(self, cpu: str, vendor: str = "") -> CpuIdentity:
+        """Return what a CPU says of itself when the accelerator gives all that was asked for.
+
+        Parameters
+        ----------
+        cpu : str
+            As for `cpu_features`.
+        vendor : str
+            The model's own. Without it QEMU answers with the one that it gives the guest: under
+            KVM the host's.
+
+        Returns
+        -------
+        CpuIdentity
+            By QEMU's table of models.
+
+        Raises
+        ------
+        GuestLost
+            If QEMU does not answer.
+        """
+        props = {"vendor": vendor} if vendor else {}
+        model = {"name": cpu.partition(",")[0], "props": props}
+        said = self.execute("query-cpu-model-expansion", type="full", model=model)["model"]["props"]
+        return CpuIdentity(
+            vendor=said["vendor"],
+            family=said["family"],
+            model=said["model"],
+            stepping=said["stepping"],
+            name=" ".join(said["model-id"].split()),
+        )
 
     def migrate(self, command: str, descriptor: int, *, timeout_s: float) -> None:
         """Write the machine's state to a file, or read it from one.

@@ -7,11 +7,22 @@ from datetime import UTC, datetime
 import pytest
 
 from buildvm_nb.errors import GuestLost
+from buildvm_nb.model.cpu import CpuIdentity
 from buildvm_nb.vm.events import Events, Room
 
 SOON_S = 60.0
 AT = datetime(2019, 5, 1, tzinfo=UTC)
-HELLO = b"kernel 6.1.0-40-amd64\ncpus 2\nflags : fpu sse2 pni\nready 1556668800.25\n"
+HELLO = b"""\
+kernel 6.1.0-40-amd64
+cpus 2
+flags  fpu sse2 pni
+vendor_id  GenuineIntel
+cpu_family  6
+model  15
+model_name  Intel(R) Core(TM)2 Duo CPU     T7700  @ 2.40GHz
+stepping  11
+ready 1556668800.25
+"""
 
 
 def over(step, status=0, drift="-"):
@@ -38,6 +49,13 @@ def test_the_facts_of_a_guest_are_read_once_it_is_ready(guest):
     assert facts.kernel_release == "6.1.0-40-amd64"
     assert facts.cpu_count == 2
     assert facts.cpu_flags == {"fpu", "sse2", "pni"}
+    assert facts.cpu_identity == CpuIdentity(
+        vendor="GenuineIntel",
+        family=6,
+        model=15,
+        stepping=11,
+        name="Intel(R) Core(TM)2 Duo CPU T7700 @ 2.40GHz",
+    )
     assert facts.clock_at == AT.replace(microsecond=250_000)
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from buildvm_nb.errors import GuestLost
+from buildvm_nb.model.cpu import CpuIdentity
 from buildvm_nb.vm.monitor import Monitor
 
 GREETING = {
@@ -162,6 +163,25 @@ def test_what_the_cpu_has_and_what_it_lacks_is_told_by_qemu_s_names(talk):
         "path": "/machine/unattached/device[0]",
         "property": "unavailable-features",
     }
+
+
+@pytest.mark.parametrize("vendor", ["", "AuthenticAMD"])
+def test_what_a_model_says_of_itself_is_asked_with_its_own_vendor(talk, vendor):
+    props = {
+        "vendor": "AuthenticAMD",
+        "family": 23,
+        "model": 1,
+        "stepping": 2,
+        "model-id": "AMD EPYC  Processor",
+    }
+    qemu, monitor = talk(
+        {"query-cpu-model-expansion": {"return": {"model": {"name": "EPYC", "props": props}}}}
+    )
+    assert monitor.cpu_identity("EPYC,-avx2", vendor) == CpuIdentity(
+        vendor="AuthenticAMD", family=23, model=1, stepping=2, name="AMD EPYC Processor"
+    )
+    asked = {"name": "EPYC", "props": {"vendor": vendor} if vendor else {}}
+    assert qemu.heard[-1]["arguments"] == {"type": "full", "model": asked}
 
 
 def test_closing_twice_does_no_harm_and_ends_the_thread(talk):
