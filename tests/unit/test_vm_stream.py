@@ -255,6 +255,18 @@ def test_what_is_asked_of_a_silent_guest_has_a_deadline(channel, guest, monkeypa
         call_it(*arguments)
 
 
+def test_a_guest_that_never_takes_a_command_is_lost(call, guest, monkeypatch):
+    monkeypatch.setattr(channel_module, "_OPEN_TIMEOUT_S", 0.3)
+
+    def hesitate(channel, command):
+        guest.gone.wait(SOON_S)
+        return False
+
+    monkeypatch.setattr(guest, "check_channel_exec_request", hesitate)
+    with pytest.raises(GuestLost, match="the SSH session with the guest is gone"):
+        call("true")
+
+
 def take_and_fall_silent(guest):
     def take(channel, command):
         guest.answers = False
