@@ -10,7 +10,7 @@ from buildvm_nb.errors import GuestLost
 from buildvm_nb.model.cpu import CpuIdentity
 from buildvm_nb.vm.events import Events, Room
 
-SOON_S = 60.0
+SOON_S = 600.0
 AT = datetime(2019, 5, 1, tzinfo=UTC)
 HELLO = b"""\
 kernel 6.1.0-40-amd64

@@ -73,7 +73,7 @@ class FakeQemu:
 
     def __exit__(self, *_):
         self.client.close()
-        self._thread.join(10)
+        self._thread.join(600)
         assert not self._thread.is_alive()
 
 

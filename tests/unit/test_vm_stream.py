@@ -21,7 +21,7 @@ from buildvm_nb.vm.keys import ChannelKeys
 from buildvm_nb.vm.session import GuestCommand, ask, stream, upload
 
 # ruff: noqa: ARG002 - paramiko says what its methods are given
-SOON_S = 60.0
+SOON_S = 600.0
 STEP = 'step() { while [ "$1" != -- ]; do shift; done; shift; exec "$@"; }\n'
 
 GONE = (EOFError, OSError, paramiko.SSHException)

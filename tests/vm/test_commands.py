@@ -40,7 +40,7 @@ def test_output_comes_while_the_command_runs(machine):
             return True
 
         def readinto(self, _):
-            assert seen.wait(60)
+            assert seen.wait(600)
             return 0
 
     result = machine.run("echo first; cat; echo last", stdout=watch, stdin=Input())
