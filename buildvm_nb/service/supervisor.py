@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from buildvm_nb.errors import BuildVMError, GuestLost
+from buildvm_nb.guix.acl import read_signing_key
 from buildvm_nb.guix.machinefile import SSH_PORT, MachineFile
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
@@ -96,6 +97,8 @@ def _run(
     progress: Progress,
 ) -> None:
     check_ports(machine)
+    if machine.offload:  # before anything is made for it
+        read_signing_key(Path(machine.signing_key))
     with suppress(FileNotFoundError):
         place.console.replace(place.console.with_suffix(".log.1"))
     if machine.disk:

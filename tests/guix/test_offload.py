@@ -135,7 +135,7 @@ def offloaded(host, name):
 
 def guest_of(call):
     """The machine, as a build of a case asks it."""
-    places = Places(files=call.place, states=call.place)
+    places = Places(files=call.place / "machines", states=call.place / "machines")
     return _Guest(machine_status(places.state("vm"), "vm"), places)
 
 
@@ -172,9 +172,10 @@ def test_builds_of_this_host_happen_in_the_past_and_go_on_at_another_date(call, 
     assert "because it is low on disk space" in said
     assert "# postpone" in said
     call("machine", "stop", "vm")
+    # a machine that is not up is not in the list: what is to be built is not held up
     status, said = host.run("guix", "offload", "test")
-    assert status == 1
-    assert "Connection refused" in said
+    assert status == 0, said
+    assert "testing 0 build machines" in said
     call("guix", "machines", "vm", "--undo")
     assert (host.settings / "machines.scm").read_text() == THEIRS
     status, said = host.run("guix", "offload", "test")

@@ -1,11 +1,13 @@
 """Our secret service and Guix's own, each as client and as server of the other."""
 
+import socket
 import stat
 
 import pytest
 
 from buildvm_nb.errors import MachineError
 from buildvm_nb.guix.endpoint import Endpoint
+from buildvm_nb.guix.machinelist import OffloadMachine, with_machine
 from buildvm_nb.guix.secrets import ClientPatience, ServerPatience, receive_secrets, send_secrets
 
 pytestmark = pytest.mark.network
@@ -113,3 +115,28 @@ def test_more_than_is_allowed_is_refused_from_guix_as_well(guile, secrets, tmp_p
             receive_secrets(endpoint, tmp_path / "into", SERVER, limit=10)
         process.communicate(timeout=600)
     assert not tree_of(tmp_path / "into")
+
+
+LIST = """
+(define-syntax-rule (build-machine field ...) 'machine)
+(write (primitive-load "%s"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("greeting", "listed"), [(b"SSH-2.0-x\r\n", "(mine machine)"), (b"", "(mine)")]
+)
+def test_only_a_machine_that_greets_is_in_the_list(guile, tmp_path, greeting, listed):
+    file = tmp_path / "machines.scm"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        fields = {"systems": ["x86_64-linux"], "user": "o", "host_key": "k", "private_key": "/k"}
+        machine = OffloadMachine(port=server.getsockname()[1], **fields)
+        file.write_text(with_machine("(list 'mine)\n", "vm", machine))
+        with guile.start(LIST % file) as process:
+            way, _ = server.accept()
+            with way:
+                way.sendall(greeting)
+            out, err = process.communicate(timeout=600)
+    assert out == listed, err
+    with guile.start(LIST % file) as process:  # nobody listens there
+        assert process.communicate(timeout=600)[0] == "(mine)"
