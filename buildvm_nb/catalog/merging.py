@@ -36,7 +36,7 @@ _BATCH = 1000
 _SHOWN = 5
 _FINDINGS_SINCE = 2
 """Schema version that brought findings."""
-_RETRACTIONS_SINCE = 4
+_RETRACTIONS_SINCE = 5
 
 
 @dataclass(frozen=True, kw_only=True)

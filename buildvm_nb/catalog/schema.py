@@ -19,7 +19,7 @@ __all__ = [
     "TABLES",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of everything below; a database carries the one that it was written with."""
 
 
@@ -128,6 +128,15 @@ OUTCOMES = TableSchema(
                 "ids of the findings that chose the machine, by spaces; missing: none did",
             ),
         ),
+        # What the CPU said in the guest that it is; missing when an older version did not ask
+        *_since(
+            4,
+            _column("cpu_vendor", Kind.TEXT, "vendor that the guest's CPU names: GenuineIntel, …"),
+            _column("cpu_family", Kind.INTEGER, "family of the guest's CPU"),
+            _column("cpu_model", Kind.INTEGER, "number of its model within the family"),
+            _column("cpu_stepping", Kind.INTEGER, "its stepping"),
+            _column("cpu_name", Kind.TEXT, "model name of the guest's CPU, as it says itself"),
+        ),
     ),
     meaning="One row for each run of a case. The deciding step is the failing one, else the last.",
 )
@@ -213,7 +222,7 @@ FINDINGS = TableSchema(
     )
     # When it springs
     + _since(
-        4,
+        5,
         _column(
             "springs_at",
             Kind.INSTANT,
@@ -251,7 +260,7 @@ _BOUNDARY = (
 )
 
 SUBJECT = _since(
-    4,
+    5,
     _column("ecosystem", Kind.TEXT, "where the package is from: pypi, deb, npm, github, …"),
     _column("package", Kind.TEXT, "its name there"),
     _column("version", Kind.TEXT, "its version there, as text"),
@@ -275,7 +284,7 @@ FAILURES = TableSchema(
         FINDINGS["summary"],
         FINDINGS["springs_at"],
         *_since(
-            4,
+            5,
             _column(
                 "next_springs_at",
                 Kind.INSTANT,

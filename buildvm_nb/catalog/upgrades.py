@@ -145,11 +145,16 @@ def _add_choices(connection: Connection) -> None:
     _add_columns(connection, outcomes, {c.name for c in OUTCOMES.columns if c.since == 3})  # noqa: PLR2004
 
 
+def _add_identities(connection: Connection) -> None:
+    """From 3 to 4: what the guest's CPU says of itself, which nobody asked older ones."""
+    _add_columns(connection, outcomes, {c.name for c in OUTCOMES.columns if c.since == 4})  # noqa: PLR2004
+
+
 def _add_subjects(connection: Connection) -> None:
-    """From 3 to 4: which package a case is about, when findings spring, which are retracted."""
+    """From 4 to 5: which package a case is about, when findings spring, which are retracted."""
     METADATA.create_all(connection, tables=[retractions])
     _add_columns(connection, cases, {column.name for column in cases.columns})
-    _add_columns(connection, findings, {c.name for c in FINDINGS.columns if c.since == 4})  # noqa: PLR2004
+    _add_columns(connection, findings, {c.name for c in FINDINGS.columns if c.since == 5})  # noqa: PLR2004
     for index in (*cases.indexes, *findings.indexes):
         index.create(connection, checkfirst=True)
     keys: Sequence[ColumnElement[str]] = (cases.c.id, cases.c.digest)
@@ -211,7 +216,12 @@ def _probings(connection: Connection) -> Iterator[dict[str, Any]]:
             }
 
 
-UPGRADES: Mapping[int, Upgrade] = {1: _add_findings, 2: _add_choices, 3: _add_subjects}
+UPGRADES: Mapping[int, Upgrade] = {
+    1: _add_findings,
+    2: _add_choices,
+    3: _add_identities,
+    4: _add_subjects,
+}
 """The step from each version to the next: ``{1: add_findings}`` leads from 1 to 2.
 
 A step runs in the transaction of the whole upgrade and changes tables only, never outcomes that

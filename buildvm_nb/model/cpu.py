@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from buildvm_nb.errors import UsageError
+from buildvm_nb.model.value import Value
 
 __all__ = [
     "CPU_MODELS",
     "OLDEST_QEMU",
+    "CpuIdentity",
     "CpuModel",
     "Vendor",
     "cpu_at",
@@ -31,6 +33,23 @@ class Vendor(StrEnum):
 
     INTEL = "Intel"
     AMD = "AMD"
+
+
+class CpuIdentity(Value):
+    """What a processor says that it is: what programs that choose code by model ask for."""
+
+    vendor: str
+    """As CPUID leaf 0 says it: ``GenuineIntel``, ``AuthenticAMD``."""
+    family: int
+    model: int
+    """Number of the model within its family."""
+    stepping: int
+    name: str
+    """``model name`` of ``/proc/cpuinfo``, each run of spaces made one."""
+
+    def __str__(self) -> str:
+        numbers = f"family {self.family}, model {self.model}, stepping {self.stepping}"
+        return f"{self.vendor}, {numbers}, {self.name!r}"
 
 
 @dataclass(frozen=True, kw_only=True)

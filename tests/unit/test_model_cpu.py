@@ -160,7 +160,7 @@ def test_the_instruction_sets_are_those_that_qemu_gives_a_model():
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     told = [json.loads(line) for line in done.stdout.splitlines()]
     answers = [one for one in told if "return" in one or "error" in one][1:-1]
