@@ -257,11 +257,13 @@ class FindingRecords(Recording):
         query = _chosen(select(*columns), wanted, since, current=current)
         return make_frame(newest_rows(self._database, tables.findings, query, limit), FINDINGS)
 
-    def finding_documents(
+    def finding_documents(  # noqa: PLR0913 - filters, none of which need be given
         self,
         *,
         case: str | None = None,
+        case_digest: str | None = None,
         kind: FindingKind | str | Iterable[FindingKind | str] | None = None,
+        package: str | None = None,
         study: str | None = None,
         since: datetime | None = None,
         current: bool = True,
@@ -270,8 +272,10 @@ class FindingRecords(Recording):
 
         Parameters
         ----------
-        case, kind, study, since, current
+        case, kind, package, study, since, current
             As for `findings`.
+        case_digest : str, optional
+            Only those on cases with this build digest, whatever their ids.
 
         Returns
         -------
@@ -286,7 +290,13 @@ class FindingRecords(Recording):
             If the catalog cannot be read.
         """
         whole = select(tables.findings.c.id, tables.findings.c.document)
-        wanted = {"case_id": case, "study": study, "kind": _kinds(kind)}
+        wanted = {
+            "case_id": case,
+            "case_digest": case_digest,
+            "package": package,
+            "study": study,
+            "kind": _kinds(kind),
+        }
         query = _chosen(whole, wanted, since, current=current)
         return stream(self._database, Finding, oldest_first(query, tables.findings))
 

@@ -15,12 +15,20 @@ from pydantic_core import from_json
 from buildvm_nb.catalog.casefile import load_case
 from buildvm_nb.catalog.curated import curated_cases, proof_path
 from buildvm_nb.errors import CatalogError, SchemaVersionError
+from buildvm_nb.model.case import Case
 from buildvm_nb.model.documents import read_plain
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value
 
-__all__ = ["PROOF_VERSION", "Proof", "curated_findings", "load_proof", "read_proof"]
+__all__ = [
+    "PROOF_VERSION",
+    "Proof",
+    "curated_findings",
+    "load_proof",
+    "proposed_cases",
+    "read_proof",
+]
 
 PROOF_VERSION = 2
 _REMEDY = "`buildvm catalog verify {} --write` makes it anew"
@@ -80,6 +88,28 @@ def curated_findings(root: Path | None = None) -> tuple[Finding, ...]:
         # what the case tells, and no build depends on, may be newer than its proof
         found += [finding.model_copy(update={"case": case}) for finding in proof]
     return tuple(found)
+
+
+def proposed_cases(root: Path | None = None) -> tuple[Case, ...]:
+    """Return the cases of the curated catalog that nobody has proved.
+
+    Parameters
+    ----------
+    root : Path, optional
+        A curated catalog; default: the one that comes with buildvm-nb.
+
+    Returns
+    -------
+    tuple of Case
+        In the order of their ids.
+
+    Raises
+    ------
+    UsageError
+        If a case file is invalid.
+    """
+    cases = map(load_case, curated_cases(root).values())
+    return tuple(one for one in cases if one.entry and one.entry.status == "proposed")
 
 
 def read_proof(path: Path) -> tuple[Finding, ...]:

@@ -193,6 +193,7 @@ findings = Table(
     ForeignKeyConstraint(["supersedes"], ["findings.id"]),
     *_indexes(schema.FINDINGS),
     # what is newer on the same build
+    Index("ix_findings_case_digest", "case_digest"),
     Index("ix_findings_build", "case_id", "case_digest", "recorded_at", "id"),
 )
 
