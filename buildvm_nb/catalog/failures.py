@@ -18,7 +18,7 @@ from buildvm_nb.catalog.failurerows import (
 )
 from buildvm_nb.catalog.findings import FindingRecords, is_current
 from buildvm_nb.catalog.frames import make_frame
-from buildvm_nb.catalog.queries import filtered, instant_of, names_of, newest_rows
+from buildvm_nb.catalog.queries import filtered, instant_of, names_of, newest_rows, uncollected
 from buildvm_nb.catalog.schema import HINTS
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis, FindingKind
@@ -80,7 +80,8 @@ class FailureRecords(FindingRecords):
         query = chosen_failures(case=case, kind=kind, axis=axis, package=package, since=since)
         if springs_before is not None:
             query = query.where(tables.findings.c.may_spring_from < instant_of(springs_before))
-        return failures_frame(newest_rows(self._database, tables.findings, query, limit))
+        with uncollected():
+            return failures_frame(newest_rows(self._database, tables.findings, query, limit))
 
     def hints(
         self,

@@ -409,7 +409,7 @@ def _replaces(this: Columns, other: Columns) -> ColumnElement[bool]:
 
 
 def _is_retracted(key: ColumnElement[str]) -> ColumnElement[bool]:
-    return exists().where(tables.retractions.c.finding_id == key)
+    return key.in_(select(tables.retractions.c.finding_id))  # few: looked up once, not for each
 
 
 def _retraction(connection: Connection, key: str) -> Retraction | None:

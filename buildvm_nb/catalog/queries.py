@@ -1,6 +1,8 @@
 """Queries that outcomes and findings have in common."""
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
@@ -31,6 +33,7 @@ __all__ = [
     "oldest_first",
     "pages",
     "stream",
+    "uncollected",
 ]
 
 V = TypeVar("V", bound=Value)
@@ -177,13 +180,31 @@ def newest_rows(
     if limit is not None and limit < 0:
         raise UsageError(f"limit is negative: {limit}; allowed: 0 and more")
     newest_first = query.order_by(table.c.recorded_at.desc(), table.c.id.desc())
-    with database.reading() as connection:
+    with database.reading() as connection, uncollected():
         if keep is None:
             rows = connection.execute(newest_first.limit(limit)).all()
         else:
             streamed = connection.execute(newest_first.execution_options(yield_per=_PAGE))
             rows = list(islice(filter(keep, streamed), limit))
         return list(reversed(rows))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Leave the garbage collector out while many rows come: it would look at each, again and again.
+
+    Yields
+    ------
+    None
+        Where it was on, it is on again afterwards.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def pages(database: Database, query: Select[Any], size: int) -> Iterator[Sequence[Row[Any]]]:
@@ -247,10 +268,9 @@ def of_package(table: Table, name: str) -> ColumnElement[bool]:
     """
     case, row = tables.cases.c, table.c
     known = storable(name)
-    on_it = select(case.id, case.digest).where(
-        case.package == known if "/" in name else case.package_key == plain_name(known)
-    )
-    return or_(row.source_name == known, tuple_(row.case_id, row.case_digest).in_(on_it))
+    by_name = case.package == known if "/" in name else case.package_key == plain_name(known)
+    on_it = select(case.id, case.digest).where(or_(case.source_name == known, by_name))
+    return tuple_(row.case_id, row.case_digest).in_(on_it)
 
 
 def filtered(

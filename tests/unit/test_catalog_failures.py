@@ -208,11 +208,11 @@ def test_failures_of_a_version_that_had_sources_are_read_without_them(tmp_path):
     assert list(read_failures(path).columns) == ["id", "kind"]
 
 
-def test_a_failure_whose_case_cannot_be_read_says_which(filled):
+def test_a_failure_whose_document_cannot_be_read_says_which(filled):
     with filled._database.writing() as connection:
-        connection.exec_driver_sql("UPDATE cases SET document = '{\"title\": 3}'")
+        connection.exec_driver_sql("UPDATE findings SET document = '{\"features_harmful\": 3}'")
 
-    with pytest.raises(CatalogError, match="finding F2 or its case cannot be read"):
+    with pytest.raises(CatalogError, match="finding F3 cannot be read"):
         filled.failures()
 
 
