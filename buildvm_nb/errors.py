@@ -15,6 +15,7 @@ process borders.
     │   ├── BootTimeout         the guest did not come up in time
     │   ├── GuestLost           QEMU or the guest died while in use
     │   ├── ClockError          the guest's clock is not what was asked for
+    │   ├── CpuError            the guest's CPU is not what was asked for
     │   └── StateError          the machine is not in a state that allows the call
     ├── CatalogError            the catalog cannot be read or written
     │   ├── CatalogUnreachable  its server cannot be reached now
@@ -34,6 +35,7 @@ __all__ = [
     "CatalogUnreachable",
     "ClockError",
     "CommandFailed",
+    "CpuError",
     "GuestLost",
     "HostError",
     "LaunchError",
@@ -151,6 +153,10 @@ class GuestLost(MachineError):
 
 class ClockError(MachineError):
     """The guest's clock, read back, is not the instant that was asked for."""
+
+
+class CpuError(MachineError):
+    """The guest's CPU, read back, is not the one that was asked for."""
 
 
 class StateError(MachineError):

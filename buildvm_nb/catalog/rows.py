@@ -181,7 +181,13 @@ def _asked(outcome: Outcome) -> dict[str, Any]:
 
 def _found(outcome: Outcome) -> dict[str, Any]:
     found = outcome.environment
+    identity = found and found.cpu_identity
     return {
+        "cpu_vendor": identity and identity.vendor,
+        "cpu_family": identity and identity.family,
+        "cpu_model": identity and identity.model,
+        "cpu_stepping": identity and identity.stepping,
+        "cpu_name": identity and identity.name,
         "cpu_features": None if found is None else " ".join(found.cpu_features),
         "kernel_release": found and found.kernel_release,
         "accelerator_used": found and found.accelerator.value,

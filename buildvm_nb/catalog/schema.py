@@ -18,7 +18,7 @@ __all__ = [
     "TABLES",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of everything below; a database carries the one that it was written with."""
 
 
@@ -126,6 +126,15 @@ OUTCOMES = TableSchema(
                 Kind.TEXT,
                 "ids of the findings that chose the machine, by spaces; missing: none did",
             ),
+        ),
+        # What the CPU said in the guest that it is; missing when an older version did not ask
+        *_since(
+            4,
+            _column("cpu_vendor", Kind.TEXT, "vendor that the guest's CPU names: GenuineIntel, …"),
+            _column("cpu_family", Kind.INTEGER, "family of the guest's CPU"),
+            _column("cpu_model", Kind.INTEGER, "number of its model within the family"),
+            _column("cpu_stepping", Kind.INTEGER, "its stepping"),
+            _column("cpu_name", Kind.TEXT, "model name of the guest's CPU, as it says itself"),
         ),
     ),
     meaning="One row for each run of a case. The deciding step is the failing one, else the last.",

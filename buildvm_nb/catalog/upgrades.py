@@ -119,6 +119,11 @@ def _add_choices(connection: Connection) -> None:
     _add_columns(connection, outcomes, {c.name for c in OUTCOMES.columns if c.since == 3})  # noqa: PLR2004
 
 
+def _add_identities(connection: Connection) -> None:
+    """From 3 to 4: what the guest's CPU says of itself, which nobody asked older ones."""
+    _add_columns(connection, outcomes, {c.name for c in OUTCOMES.columns if c.since == 4})  # noqa: PLR2004
+
+
 def _add_columns(connection: Connection, table: Table, names: set[str]) -> None:
     """Add those of the columns that the table lacks: an earlier step may have made it anew."""
     there = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -147,7 +152,7 @@ def _probings(connection: Connection) -> Iterator[dict[str, Any]]:
             }
 
 
-UPGRADES: Mapping[int, Upgrade] = {1: _add_findings, 2: _add_choices}
+UPGRADES: Mapping[int, Upgrade] = {1: _add_findings, 2: _add_choices, 3: _add_identities}
 """The step from each version to the next: ``{1: add_findings}`` leads from 1 to 2.
 
 A step runs in the transaction of the whole upgrade and changes tables only, never outcomes that

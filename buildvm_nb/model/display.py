@@ -155,6 +155,8 @@ def environment_rows(environment: "Environment | None") -> list[tuple[str, objec
         return []
     return [
         ("ran on", f"{environment.engine}, {environment.accelerator.value}"),
+        ("not KVM, as", environment.accelerator_reason),
+        ("CPU says it is", environment.cpu_identity or ""),
         ("kernel there", environment.kernel_release),
         ("CPU features lacking", _names(environment.cpu_features_lacking)),
     ]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
 from buildvm_nb.errors import UsageError
-from buildvm_nb.model.cpu import CPU_MODELS, cpu_at
+from buildvm_nb.model.cpu import CPU_MODELS, CpuIdentity, cpu_at
 from buildvm_nb.model.instants import (
     LATEST_CLOCK,
     Instant,
@@ -189,9 +189,13 @@ class Environment(Value):
     """Features of the model that the accelerator cannot give, sorted."""
     cpu_flags: tuple[str, ...]
     """``flags`` of the guest's ``/proc/cpuinfo``, sorted."""
+    cpu_identity: CpuIdentity | None = None
+    """What the CPU said in the guest that it is; None: an older version did not ask."""
     cpu_count: int
     kernel_release: str
     """The guest's ``uname -r``."""
     accelerator: Accelerator
+    accelerator_reason: str = ""
+    """Why KVM was not used although it runs guests here; empty: there is nothing to say."""
     engine: str
     """Name and version of what ran the guest, for example ``qemu 7.2.22``."""

@@ -173,7 +173,7 @@ def dry_run(spec: MachineSpec, *, cache: Cache, share: Path | None = None) -> li
         exports=Path("exports.tar"),
     )
     sockets = Sockets(monitor=3, channel=4, events=5)
-    return qemu_argv(machine.emulator.path, machine.spec, machine.boot_files, files, sockets)
+    return qemu_argv(machine.emulator, machine.spec, machine.boot_files, files, sockets)
 
 
 def kvm_status(cache: Cache) -> tuple[bool, str]:

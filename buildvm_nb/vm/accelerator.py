@@ -7,23 +7,33 @@ with the very kernel that is to be used.
 
 import json
 import os
-import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock
 from ulid import ULID
 
 from buildvm_nb.errors import HostError
+from buildvm_nb.host.interruption import interruptible
 from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.command import KERNEL_PARAMETERS
+from buildvm_nb.vm.console import Console
 from buildvm_nb.vm.emulator import Emulator
+from buildvm_nb.vm.process import QemuProcess
 
 __all__ = ["choose_accelerator", "is_kvm_offered", "prove_kvm"]
 
 _DEVICE = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DEADLINE_S = 10.0
-_UP = b"buildvm: a guest without settings has come up"
+_PATIENCE_S = 6 * _DEADLINE_S
+_FAILURE_LASTS_S = 3600.0
+"""Later it is tried again: a busy host fails a test that an idle one passes."""
+_UP = "buildvm: a guest without settings has come up"
 """What our init says when it is booted with the common initramfs alone."""
 
 
@@ -39,7 +49,7 @@ def is_kvm_offered() -> bool:
 
 
 def prove_kvm(
-    emulator: Emulator, boot: BootFiles | None, memo: Path | None = None
+    emulator: Emulator, boot: BootFiles | None, memo: Path | None = None, *, again: bool = False
 ) -> tuple[bool, str]:
     """Tell whether KVM runs a guest on this host, and what was seen.
 
@@ -50,7 +60,10 @@ def prove_kvm(
     boot : BootFiles or None
         The kernel to try it with; None where none is at hand and no KVM either.
     memo : Path, optional
-        File in which the answer is remembered until the host boots again.
+        File in which the answer is remembered: success until the host boots again, failure for
+        an hour. Who asks while somebody else tries waits for his answer.
+    again : bool
+        Try again where a failure is remembered.
 
     Returns
     -------
@@ -63,15 +76,20 @@ def prove_kvm(
         return False, f"{_DEVICE} is there, but this user may not open it (group kvm)"
     if boot is None:
         return False, f"{_DEVICE} is there; it will be tried when the first machine boots"
-    stamp = [_BOOT_ID.read_text().strip(), emulator.path, emulator.version, os.getuid()]
-    if memo and (known := _remembered(memo, stamp)):
-        return known
-    answer = _try(emulator, boot)
-    if memo:
-        partial = memo.with_suffix(f".{ULID()}")
-        partial.write_text(json.dumps({"stamp": stamp, "answer": answer}))
-        partial.replace(memo)
-    return answer
+    if memo is None:
+        return _try(emulator, boot)
+    key = json.dumps(
+        [emulator.path, emulator.version, os.getuid(), boot.kernel_digest or str(boot.kernel)]
+    )
+    asked_at = _uptime()
+    with _alone(memo):
+        answers = _remembered(memo)
+        if known := _usable(answers.get(key), asked_at if again else None):
+            return known
+        works, seen = _try(emulator, boot)
+        answers[key] = {"works": works, "seen": seen, "tried_at": _uptime()}
+        _remember(memo, answers)
+    return works, seen
 
 
 def choose_accelerator(
@@ -103,7 +121,7 @@ def choose_accelerator(
     """
     if wanted is Accelerator.TCG:
         return wanted
-    works, seen = prove_kvm(emulator, boot, memo)
+    works, seen = prove_kvm(emulator, boot, memo, again=wanted is Accelerator.KVM)
     if wanted is Accelerator.KVM and not works:
         raise HostError(
             f"KVM does not work on this host: {seen}",
@@ -112,12 +130,52 @@ def choose_accelerator(
     return Accelerator.KVM if works else Accelerator.TCG
 
 
-def _remembered(memo: Path, stamp: list[object]) -> tuple[bool, str] | None:
+@contextmanager
+def _alone(memo: Path) -> Iterator[None]:
+    """Let one process at a time try; where the cache cannot be written, all may."""
+    lock = FileLock(memo.with_suffix(".lock"), timeout=_PATIENCE_S)
+    with suppress(OSError):  # also when whoever tries does not come to an end
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _uptime() -> float:
+    """Return seconds since the host booted, which all of its processes count alike."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _remembered(memo: Path) -> dict[str, Any]:
+    """Return what is known of each QEMU, user and kernel since the host booted."""
     try:
         content = json.loads(memo.read_bytes())
-        return tuple(content["answer"]) if content["stamp"] == stamp else None
+        return dict(content["answers"]) if content["boot"] == _boot() else {}
     except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _usable(answer: Any, asked_at: float | None) -> tuple[bool, str] | None:  # noqa: ANN401 - from a file
+    """Return an answer if it is success, or a failure that is new enough."""
+    try:
+        works, seen, tried_at = answer["works"], answer["seen"], answer["tried_at"]
+        oldest = _uptime() - _FAILURE_LASTS_S if asked_at is None else asked_at
+        is_new = oldest <= tried_at <= _uptime()
+    except (KeyError, TypeError):
         return None
+    return (True, str(seen)) if works is True else (False, str(seen)) if is_new else None
+
+
+def _remember(memo: Path, answers: dict[str, Any]) -> None:
+    partial = memo.with_suffix(f".{ULID()}")
+    with suppress(OSError):  # it only saves time
+        partial.write_text(json.dumps({"boot": _boot(), "answers": answers}))
+        partial.replace(memo)
+
+
+def _boot() -> str:
+    return _BOOT_ID.read_text().strip()
 
 
 def _try(emulator: Emulator, boot: BootFiles) -> tuple[bool, str]:
@@ -125,13 +183,15 @@ def _try(emulator: Emulator, boot: BootFiles) -> tuple[bool, str]:
     argv += ["-accel", "kvm", "-m", "256M", "-serial", "stdio"]
     argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initramfs)]
     argv += ["-append", " ".join(KERNEL_PARAMETERS)]
+    console = Console()
+    process = QemuProcess(argv, inherit=(), console=console)
     try:
-        result = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_DEADLINE_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return False, f"a guest under KVM hung for {_DEADLINE_S:.0f} s"
-    if _UP in result.stdout:
-        return True, "a guest under KVM came up"
-    said = result.stderr.decode(errors="replace").strip()[-300:]
-    return False, f"a guest under KVM ended with {result.returncode}: {said}"
+        with interruptible(process.kill):
+            ended = process.wait(_DEADLINE_S)
+        if _UP in console.text:
+            return True, "a guest under KVM came up"
+        if not ended:
+            return False, f"a guest under KVM hung for {_DEADLINE_S:.0f} s"
+        return False, f"a guest under KVM did not come up: {process.describe_end()}"
+    finally:
+        process.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.emulator import Emulator
 from buildvm_nb.vm.hardware import clock, entropy, lines, network, processor
 
 __all__ = ["MachineFiles", "Sockets", "qemu_argv"]
@@ -64,7 +65,7 @@ class Sockets:
 
 
 def qemu_argv(
-    qemu: str, spec: MachineSpec, boot: BootFiles, files: MachineFiles, sockets: Sockets
+    emulator: Emulator, spec: MachineSpec, boot: BootFiles, files: MachineFiles, sockets: Sockets
 ) -> list[str]:
     """Write the command line that runs a machine.
 
@@ -73,8 +74,8 @@ def qemu_argv(
 
     Parameters
     ----------
-    qemu : str
-        The program.
+    emulator : Emulator
+        The QEMU that will run.
     spec : MachineSpec
         What is asked for; `Accelerator.AUTO` must have been decided.
     boot : BootFiles
@@ -89,7 +90,7 @@ def qemu_argv(
     list of str
         Program and arguments.
     """
-    argv = processor(qemu, spec, spec.cpu)
+    argv = processor(emulator.path, spec, emulator.vendor_of(spec.cpu))
     argv += ["-kernel", str(boot.kernel), "-initrd", str(files.initramfs)]
     argv += ["-append", " ".join((*KERNEL_PARAMETERS, *boot.kernel_parameters))]
     argv += clock(spec.date)
@@ -111,5 +112,7 @@ def qemu_argv(
 
 def _disk(name: str, path: Path, mode: str = "readonly=on") -> list[str]:
     escaped = str(path).replace(",", ",,")
-    drive = f"if=none,id={name},format=raw,file.locking=off,{mode},file.filename={escaped}"
+    # by default a full disk of the host pauses the guest; the monitor hears of it in any case
+    drive = f"if=none,id={name},format=raw,werror=report,rerror=report"
+    drive += f",file.locking=off,{mode},file.filename={escaped}"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}"]

@@ -8,8 +8,9 @@ target/i386/kvm/kvm.c (``kvmclock``).
 
 import json
 
-from buildvm_nb.model.machine import Accelerator, MachineSpec
+from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm.diskimage import DiskImage
+from buildvm_nb.vm.emulator import Emulator
 from buildvm_nb.vm.hardware import clock, entropy, lines, network, processor
 
 __all__ = ["disk_argv"]
@@ -18,7 +19,7 @@ _WITHOUT_HOST_TIME = ",-kvmclock"
 """KVM's own clock begins with the host's time, whatever the clock chip says."""
 
 
-def disk_argv(qemu: str, spec: MachineSpec, disk: DiskImage, *, monitor: int) -> list[str]:
+def disk_argv(emulator: Emulator, spec: MachineSpec, disk: DiskImage, *, monitor: int) -> list[str]:
     """Write the command line that boots a disk by its own boot loader, as a PC's BIOS does.
 
     The image is opened for reading only; what the guest writes goes to a nameless file in the
@@ -26,8 +27,8 @@ def disk_argv(qemu: str, spec: MachineSpec, disk: DiskImage, *, monitor: int) ->
 
     Parameters
     ----------
-    qemu : str
-        The program.
+    emulator : Emulator
+        The QEMU that will run.
     spec : MachineSpec
         CPU, accelerator, date, memory, network and ports; image and kernel say nothing here.
     disk : DiskImage
@@ -40,12 +41,12 @@ def disk_argv(qemu: str, spec: MachineSpec, disk: DiskImage, *, monitor: int) ->
     list of str
         Program and arguments.
     """
-    kvm = spec.accelerator is Accelerator.KVM
-    argv = processor(qemu, spec, spec.cpu + _WITHOUT_HOST_TIME if kvm else spec.cpu)
+    vendor = emulator.vendor_of(spec.cpu)
+    argv = processor(emulator.path, spec, vendor, without=_WITHOUT_HOST_TIME)
     argv += clock(spec.date) + lines(monitor)
     # boot loaders may want a screen to write to; nobody sees it
     argv += ["-device", "VGA"]
-    argv += ["-drive", f"if=none,id=disk,snapshot=on,{_drive(disk)}"]
+    argv += ["-drive", f"if=none,id=disk,werror=report,rerror=report,snapshot=on,{_drive(disk)}"]
     argv += ["-device", "virtio-blk-pci,drive=disk,bootindex=0"]
     return argv + entropy() + network(spec)
 

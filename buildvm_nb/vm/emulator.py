@@ -4,9 +4,12 @@ import difflib
 import json
 import re
 import subprocess
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ulid import ULID
 
@@ -20,6 +23,9 @@ __all__ = ["QEMU", "Emulator", "check_cpu", "check_wishes", "find_emulator"]
 QEMU = "qemu-system-x86_64"
 """Its program."""
 
+_OF_THE_HOST = frozenset({"base", "host", "max"})
+"""Models that stand for no processor of their own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Emulator:
@@ -32,6 +38,12 @@ class Emulator:
     """CPU models that it knows."""
     features: frozenset[str]
     """CPU features that it knows, by QEMU's names."""
+    vendors: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Each model's vendor, as CPUID says it; those that stand for the host's CPU have none."""
+
+    def vendor_of(self, cpu: str) -> str:
+        """Return the vendor of a CPU's model; empty for one that stands for the host's CPU."""
+        return self.vendors.get(cpu.partition(",")[0], "")
 
 
 @lru_cache
@@ -76,18 +88,21 @@ def find_emulator(cache_root: Path | None = None, program: str = QEMU) -> Emulat
         version=version,
         models=frozenset(known["models"]),
         features=frozenset(known["features"]),
+        vendors=known["vendors"],
     )
 
 
-def _remembered(memo: Path | None, stamp: list[object]) -> dict[str, list[str]] | None:
+def _remembered(memo: Path | None, stamp: list[object]) -> dict[str, Any] | None:
     try:
         content = json.loads(memo.read_bytes()) if memo else {}
-        return content["known"] if content.get("stamp") == stamp else None
-    except (OSError, ValueError, KeyError, AttributeError):
+        # an older version did not ask for vendors
+        usable = content.get("stamp") == stamp and "vendors" in content["known"]
+        return content["known"] if usable else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _ask(path: str) -> dict[str, list[str]]:
+def _ask(path: str) -> dict[str, Any]:
     try:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     except OSError as error:
@@ -103,11 +118,40 @@ def _ask(path: str) -> dict[str, list[str]]:
             hint="reinstall the package qemu-system-x86",
         )
     models, _, features = run_tool([path, "-cpu", "help"]).decode().partition("CPUID flags:")
+    names = re.findall(r"^(?:x86 |\s{2})(\S+)", models, re.MULTILINE)
     return {
-        "version": match[1],  # type: ignore[dict-item]
-        "models": re.findall(r"^(?:x86 |\s{2})(\S+)", models, re.MULTILINE),
+        "version": match[1],
+        "models": names,
         "features": features.split(),
+        "vendors": _ask_vendors(path, [name for name in names if name not in _OF_THE_HOST]),
     }
+
+
+def _ask_vendors(path: str, models: list[str]) -> dict[str, str]:
+    """Ask a QEMU that has no machine; under emulation a model's vendor is its own."""
+    orders: list[dict[str, object]] = [{"execute": "qmp_capabilities"}]
+    orders += [
+        {
+            "execute": "query-cpu-model-expansion",
+            "arguments": {"type": "full", "model": {"name": name}},
+            "id": name,
+        }
+        for name in models
+    ]
+    argv = [path, "-machine", "none,accel=tcg", "-nodefaults", "-no-user-config"]
+    with tempfile.TemporaryFile() as stream:
+        stream.write("\n".join(map(json.dumps, [*orders, {"execute": "quit"}])).encode())
+        stream.seek(0)
+        said = run_tool([*argv, "-display", "none", "-qmp", "stdio"], stdin=stream)
+    answers = [json.loads(line) for line in said.splitlines() if b'"return"' in line]
+    vendors = {
+        answer["id"]: answer["return"]["model"]["props"]["vendor"]
+        for answer in answers
+        if "id" in answer
+    }
+    if silent := sorted(set(models) - set(vendors)):
+        raise HostError(f"QEMU does not tell the vendor of its CPU models: {' '.join(silent)}")
+    return vendors
 
 
 def check_cpu(text: str, emulator: Emulator) -> str:

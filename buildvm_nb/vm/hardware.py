@@ -2,7 +2,7 @@
 
 References
 ----------
-QEMU, qemu-system-x86_64(1) 7.2 and 10.0.
+QEMU, qemu-system-x86_64(1) 7.2 and 10.0; target/i386/host-cpu.c (``host_cpu_instance_init``).
 """
 
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ _MACHINE = "q35,sata=off,smbus=off,smm=off,vmport=off,hpet=off"
 """The type ``pc`` has its interrupt table made by a loop of ACPI code: 0.1 s for every device."""
 
 
-def processor(qemu: str, spec: MachineSpec, cpu: str) -> list[str]:
+def processor(qemu: str, spec: MachineSpec, vendor: str, *, without: str = "") -> list[str]:
     """Write program, board, accelerator, CPU and memory.
 
     Parameters
@@ -27,8 +27,10 @@ def processor(qemu: str, spec: MachineSpec, cpu: str) -> list[str]:
         The program.
     spec : MachineSpec
         `Accelerator.AUTO` must have been decided.
-    cpu : str
-        As QEMU takes it.
+    vendor : str
+        The CPU model's, which QEMU replaces by the host's under KVM; empty: leave it at that.
+    without : str
+        Features that KVM would add and that are not wanted, each after a comma and a minus.
 
     Returns
     -------
@@ -39,6 +41,7 @@ def processor(qemu: str, spec: MachineSpec, cpu: str) -> list[str]:
     argv = [qemu, "-name", spec.name, "-nodefaults", "-no-user-config", "-display", "none"]
     argv += ["-no-reboot", "-machine", _MACHINE]
     argv += ["-accel", "kvm" if kvm else "tcg,thread=multi"]
+    cpu = spec.cpu + (without if kvm else "") + (f",vendor={vendor}" if kvm and vendor else "")
     return [*argv, "-cpu", cpu, "-smp", str(spec.cpu_count), "-m", f"{spec.memory_mib}M"]
 
 

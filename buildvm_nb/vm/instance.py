@@ -45,6 +45,7 @@ _STATE_TIMEOUT_S = 600.0
 """For writing or reading a guest's memory."""
 _QUIET_TIMEOUT_S = 30.0
 _SEED_BYTES = 64
+_MAKE_ROOM = "make room on the disk that holds the cache, or choose another --cache"
 _UNLIMITED = 1 << 60
 """Bytes per second; QEMU's own default is meant for networks."""
 
@@ -81,6 +82,7 @@ class Instance:
         self.provision = provision
         self.console = Console(provision.console_log)
         self._steps = itertools.count(1)
+        self._trouble = ""
         self._stack = ExitStack()
         self._stack.callback(self.console.close)
 
@@ -110,19 +112,21 @@ class Instance:
         self.files = lay_out(place, self.spec, self.boot, self.provision, self.keys)
         channel, monitor = self._launch()
         with self.watched():
-            self.monitor = Monitor(monitor)
+            self.monitor = Monitor(monitor, on_trouble=self._give_up)
             self._stack.callback(self.monitor.close)
             features, lacking = self.monitor.cpu_features(self.spec.cpu, self.emulator.features)
             check_wishes(self.spec, lacking, self.emulator)
+            vendor = self.emulator.vendor_of(self.spec.cpu)
+            identity = self.monitor.cpu_identity(self.spec.cpu, vendor)
             from buildvm_nb.vm.channel import GuestChannel  # noqa: PLC0415 - while the guest boots
 
             facts = self._wait_ready()
             prove(
                 facts,
-                date=self.spec.date,
+                spec=self.spec,
                 elapsed_s=time.monotonic() - started,
                 features=features,
-                cpu_count=self.spec.cpu_count,
+                identity=identity,
                 kernel_release=self.boot.kernel_release,
             )
             self.channel = GuestChannel(channel, self.keys, timeout_s=_BOOT_TIMEOUT_S)
@@ -132,6 +136,7 @@ class Instance:
             cpu_features=features,
             cpu_features_lacking=lacking,
             cpu_flags=tuple(sorted(facts.cpu_flags)),
+            cpu_identity=facts.cpu_identity,
             cpu_count=facts.cpu_count,
             kernel_release=facts.kernel_release,
             accelerator=self.spec.accelerator,
@@ -167,7 +172,7 @@ class Instance:
         self.files = lay_out_fork(self._make_place(cache), checkpoint)
         channel, monitor = self._launch()
         with self.watched():
-            self.monitor = Monitor(monitor)
+            self.monitor = Monitor(monitor, on_trouble=self._give_up)
             self._stack.callback(self.monitor.close)
             with checkpoint.state.open("rb") as state:
                 self.monitor.migrate("migrate-incoming", state.fileno(), timeout_s=_STATE_TIMEOUT_S)
@@ -263,7 +268,23 @@ class Instance:
             with interruptible(self.process.kill):
                 yield
         except GuestLost as error:
+            if self._trouble:
+                raise GuestLost(self._trouble, hint=_MAKE_ROOM) from error
             raise account_for(error, self.process, self.console) from error
+
+    def check_disks(self) -> None:
+        """Make sure that nothing has gone wrong below the guest up to now, which runs on.
+
+        An error of its disk reaches the guest too, so a command may have failed for it.
+        """
+        status = self.monitor.execute("query-status")["status"]  # what happened before comes first
+        if self._trouble or status != "running":
+            raise GuestLost(self._trouble or f"QEMU says that the guest is {status}")
+
+    def _give_up(self, trouble: str) -> None:
+        """End a guest that can prove nothing any more."""
+        self._trouble = trouble
+        self.process.kill()
 
     def close(self) -> None:
         """End guest and QEMU; calling it twice does no harm."""
@@ -290,7 +311,7 @@ class Instance:
         theirs = {name: pair[1] for name, pair in pairs.items()}
         ours = {name: self._stack.enter_context(pair[0]) for name, pair in pairs.items()}
         sockets = Sockets(**{name: end.fileno() for name, end in theirs.items()})
-        argv = qemu_argv(self.emulator.path, self.spec, self.boot, self.files, sockets)
+        argv = qemu_argv(self.emulator, self.spec, self.boot, self.files, sockets)
         try:
             inherit = [end.fileno() for end in theirs.values()]
             self.process = QemuProcess(argv, inherit=inherit, console=self.console)

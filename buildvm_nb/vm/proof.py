@@ -7,8 +7,10 @@ QEMU, target/i386/cpu.c (feature names); Linux, arch/x86/include/asm/cpufeatures
 
 from datetime import datetime, timedelta
 
-from buildvm_nb.errors import ClockError, MachineError
+from buildvm_nb.errors import ClockError, CpuError, MachineError
+from buildvm_nb.model.cpu import CpuIdentity
 from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm.events import Awakening, GuestFacts
 from buildvm_nb.vm.hardware import RTC_RANGE
 
@@ -34,10 +36,10 @@ and 3dnowprefetch, which it adds to every 64-bit AMD processor (arch/x86/kernel/
 def prove(
     facts: GuestFacts,
     *,
-    date: datetime,
+    spec: MachineSpec,
     elapsed_s: float,
     features: tuple[str, ...],
-    cpu_count: int,
+    identity: CpuIdentity,
     kernel_release: str,
 ) -> None:
     """Compare what the guest says of itself with what it was meant to be.
@@ -46,14 +48,14 @@ def prove(
     ----------
     facts : GuestFacts
         What the guest read.
-    date : datetime
-        What its clock was set to.
+    spec : MachineSpec
+        What was asked for; its date is what the clock was set to.
     elapsed_s : float
         Most seconds that can have passed in the guest since its clock was set.
     features : tuple of str
         What QEMU says the CPU has.
-    cpu_count : int
-        Cores asked for.
+    identity : CpuIdentity
+        What the model that was asked for says of itself, by QEMU.
     kernel_release : str
         What ``uname -r`` must say.
 
@@ -61,16 +63,19 @@ def prove(
     ------
     ClockError
         If the clock is elsewhere.
+    CpuError
+        If it is another CPU.
     MachineError
-        If CPU, cores or kernel differ.
+        If cores or kernel differ.
     """
-    _prove_clock("clock", facts.clock_at, date, elapsed_s)
+    _prove_clock("clock", facts.clock_at, spec.date, elapsed_s)
     if facts.kernel_release != kernel_release:
         raise MachineError(
             f"the guest runs kernel {facts.kernel_release!r}; allowed: {kernel_release!r}"
         )
-    if facts.cpu_count != cpu_count:
-        raise MachineError(f"the guest has {facts.cpu_count} cores; allowed: {cpu_count}")
+    if facts.cpu_count != spec.cpu_count:
+        raise MachineError(f"the guest has {facts.cpu_count} cores; allowed: {spec.cpu_count}")
+    _prove_identity(facts.cpu_identity, identity)
     _prove_cpu(facts.cpu_flags, features)
 
 
@@ -108,13 +113,22 @@ def _prove_clock(name: str, seen: datetime | None, date: datetime, elapsed_s: fl
         )
 
 
+def _prove_identity(seen: CpuIdentity | None, expected: CpuIdentity) -> None:
+    if seen != expected:
+        raise CpuError(
+            f"the guest's CPU says that it is {seen or 'nothing that can be read'}; "
+            f"allowed: {expected}",
+            hint="--accelerator tcg (emulation) gives every model's identity",
+        )
+
+
 def _prove_cpu(flags: frozenset[str], features: tuple[str, ...]) -> None:
     expected = {linux_flag(name) for name in features if name in INSTRUCTION_SETS}
     seen = flags & {linux_flag(name) for name in INSTRUCTION_SETS}
     if expected != seen:
         more = ", ".join(sorted(seen - expected)) or "none"
         fewer = ", ".join(sorted(expected - seen)) or "none"
-        raise MachineError(
+        raise CpuError(
             f"the guest's CPU is not the one asked for: it shows {more} beyond it and lacks {fewer}"
         )
 

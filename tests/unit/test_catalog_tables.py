@@ -20,6 +20,7 @@ from buildvm_nb.catalog.tables import findings as sql_findings
 from buildvm_nb.catalog.tables import outcomes as sql_outcomes
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.case import Case, GitSource, Step
+from buildvm_nb.model.cpu import CpuIdentity
 from buildvm_nb.model.machine import Accelerator, Environment, MachineSpec
 from buildvm_nb.model.outcome import (
     Artifact,
@@ -161,6 +162,9 @@ def test_a_row_tells_of_the_step_that_decided():
             cpu="Haswell,-cx16",
             cpu_features=("avx", "avx2"),
             cpu_flags=(),
+            cpu_identity=CpuIdentity(
+                vendor="GenuineIntel", family=6, model=60, stepping=4, name="Haswell it is"
+            ),
             cpu_count=1,
             kernel_release="6.1.0",
             accelerator=Accelerator.TCG,
@@ -177,6 +181,8 @@ def test_a_row_tells_of_the_step_that_decided():
     )
     assert (row.accelerator, row.accelerator_used) == ("auto", "tcg")
     assert (row.signal, row.tests_run, row.cpu_features) == (4, 3, "avx avx2")
+    assert (row.cpu_vendor, row.cpu_name) == ("GenuineIntel", "Haswell it is")
+    assert (row.cpu_family, row.cpu_model, row.cpu_stepping) == (6, 60, 4)
     assert pd.isna(row.exit_status)
     assert row.clock_started_at == clock
     assert (row.prepare_s, row.build_s) == (0.5, 1.5)

@@ -96,6 +96,12 @@ SERVER_TYPES = {
     " BOOLEAN DEFAULT 0": " BOOLEAN DEFAULT FALSE",
 }
 
+VERSION_3 = """
+ALTER TABLE outcomes ADD COLUMN chosen_by TEXT;
+UPDATE catalog_meta SET value = '3' WHERE name = 'schema_version';
+"""
+"""What makes a catalog of version 3 of one of version 2."""
+
 CASE = Case(id="demo", step=[Step(name="test", run="true")])
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PROBING = {"prepared_at": "2020-01-01T00:00:01.5Z", "held": True, "drift_s": 0.008, "attempt": 3}
@@ -167,6 +173,14 @@ def second(old):
 
 
 @pytest.fixture
+def third(second):
+    """Make a catalog of version 3 and return its place."""
+    with working(second) as work:
+        run_script(work, VERSION_3)
+    return second
+
+
+@pytest.fixture
 def opened(tmp_path):
     return partial(Catalog, logs=tmp_path / "logs")
 
@@ -191,7 +205,7 @@ def shape(place):
     return shapes
 
 
-@pytest.mark.parametrize("version", ["old", "second"])
+@pytest.mark.parametrize("version", ["old", "second", "third"])
 def test_an_upgraded_catalog_has_the_tables_of_a_new_one(
     request, old, version, opened, postgres, tmp_path
 ):
@@ -238,6 +252,17 @@ def test_outcomes_of_version_2_do_not_tell_what_chose_their_machine(second, open
     check_frame(frame)
     assert frame.chosen_by.isna().all()
     assert later.chosen_by.dropna().tolist() == ["F1"]
+
+
+def test_outcomes_of_version_3_do_not_tell_what_the_cpu_said(third, opened):
+    with opened(third) as catalog:
+        frame = catalog.outcomes()
+    check_frame(frame)
+    assert (
+        frame[["cpu_vendor", "cpu_family", "cpu_model", "cpu_stepping", "cpu_name"]]
+        .isna()
+        .all(axis=None)
+    )
 
 
 def test_old_outcomes_can_prove_new_findings_and_answer_new_questions(old, opened):
@@ -326,7 +351,7 @@ def test_processes_that_open_a_catalog_at_once_make_or_upgrade_it_once(
     for process in processes:
         process.stdin.close()
         process.stdin = None  # or communicate() would flush it
-    told = [process.communicate(timeout=60)[0] for process in processes]
+    told = [process.communicate(timeout=600)[0] for process in processes]
 
     assert told == [f"{key}\n" for key in keys]
     with opened(place) as catalog:

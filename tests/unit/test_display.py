@@ -9,6 +9,7 @@ import pytest
 
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.model.case import Case, PyPISource, Step
+from buildvm_nb.model.cpu import CpuIdentity
 from buildvm_nb.model.display import card
 from buildvm_nb.model.finding import Boundary, Finding, Window
 from buildvm_nb.model.hint import Hint
@@ -36,6 +37,8 @@ OUTCOME = Outcome(
         cpu_features=("avx2",),
         cpu_features_lacking=("hle", "rtm"),
         cpu_flags=(),
+        cpu_identity=CpuIdentity(vendor="GenuineIntel", family=6, model=60, stepping=4, name=EVIL),
+        accelerator_reason=f"under KVM it is {EVIL}",
         cpu_count=1,
         kernel_release="6.1.0",
         accelerator="tcg",

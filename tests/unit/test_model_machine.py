@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from buildvm_nb.errors import UsageError
+from buildvm_nb.model.cpu import CpuIdentity
 from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
 from buildvm_nb.model.machine import (
     Accelerator,
@@ -192,12 +193,21 @@ def test_a_machine_cannot_be_changed():
         spec.cpu_count = 2
 
 
+def test_an_environment_of_an_older_version_can_be_read():
+    old = {"cpu": "Haswell", "cpu_features": [], "cpu_flags": [], "cpu_count": 1}
+    old |= {"kernel_release": "6.1.0", "accelerator": "kvm", "engine": "qemu 7.2.22"}
+    environment = Environment.parse(old)
+    assert environment.cpu_identity is None
+    assert environment.accelerator_reason == ""
+
+
 def test_an_environment_goes_through_json_without_loss():
     environment = Environment(
         cpu="Haswell,-cx16",
         cpu_features=("avx", "sse2"),
         cpu_features_lacking=("pcid",),
         cpu_flags=("avx", "pni", "sse2"),
+        cpu_identity=CpuIdentity(vendor="V", family=6, model=60, stepping=4, name="N"),
         cpu_count=2,
         kernel_release="6.1.0-40-amd64",
         accelerator=Accelerator.TCG,

@@ -1,6 +1,12 @@
 import json
 import os
+import select
+import signal
+import subprocess
+import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,7 +107,8 @@ def test_a_guest_that_ends_without_coming_up_disproves_kvm_in_qemu_s_words(devic
     works, seen = prove_kvm(qemu(REFUSES), BOOT)
     assert not works
     assert seen == (
-        "a guest under KVM ended with 1: failed to initialize kvm: Device or resource busy"
+        "a guest under KVM did not come up: QEMU exited with 1; it said: "
+        "failed to initialize kvm: Device or resource busy"
     )
 
 
@@ -119,6 +126,93 @@ def test_the_answer_is_remembered_until_the_host_boots_again(
     boot_id.write_text("second\n")
     assert prove_kvm(emulator, BOOT, memo) == first
     assert len(starts(emulator)) == 2
+
+
+def test_a_failure_is_tried_again_after_an_hour_and_success_is_not(
+    device, qemu, tmp_path, monkeypatch
+):
+    memo, clock = tmp_path / "kvm.json", [1000.0]
+    monkeypatch.setattr(accelerator, "_uptime", lambda: clock[0])
+    emulator = qemu(REFUSES)
+    for later, tries in ((0, 1), (3599, 1), (2, 2), (10, 2)):
+        clock[0] += later
+        assert prove_kvm(emulator, BOOT, memo)[0] is False
+        assert len(starts(emulator)) == tries
+    qemu(COMES_UP)
+    for later in (3601, 7200, 1_000_000):
+        clock[0] += later
+        assert prove_kvm(emulator, BOOT, memo)[0] is True
+    assert len(starts(emulator)) == 3
+
+
+def test_kvm_asked_for_by_name_is_tried_again_at_once(device, qemu, tmp_path):
+    memo = tmp_path / "kvm.json"
+    emulator = qemu(REFUSES)
+    assert choose_accelerator(Accelerator.AUTO, emulator, BOOT, memo) is Accelerator.TCG
+    qemu(COMES_UP)
+    assert choose_accelerator(Accelerator.AUTO, emulator, BOOT, memo) is Accelerator.TCG
+    assert choose_accelerator(Accelerator.KVM, emulator, BOOT, memo) is Accelerator.KVM
+    assert choose_accelerator(Accelerator.AUTO, emulator, BOOT, memo) is Accelerator.KVM
+
+
+def test_each_kernel_is_tried_and_each_answer_kept(device, qemu, tmp_path):
+    memo = tmp_path / "kvm.json"
+    others = [replace(BOOT, kernel_digest=name * 64) for name in "ab"]
+    emulator = qemu(COMES_UP)
+    for boot in (BOOT, *others, *others, BOOT):
+        assert prove_kvm(emulator, boot, memo)[0] is True
+    assert len(starts(emulator)) == 3
+
+
+def test_of_many_who_ask_at_once_one_tries(device, qemu, tmp_path):
+    memo, emulator = tmp_path / "kvm.json", qemu(f"sleep 0.2; {COMES_UP}")
+    together, answers = threading.Barrier(4), []
+
+    def ask():
+        together.wait()
+        answers.append(prove_kvm(emulator, BOOT, memo))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [(True, "a guest under KVM came up")] * 4
+    assert len(starts(emulator)) == 1
+
+
+def test_a_memory_that_cannot_be_written_is_done_without(device, qemu, tmp_path):
+    (tmp_path / "no directory").touch()
+    memo = tmp_path / "no directory" / "kvm.json"
+    assert prove_kvm(qemu(COMES_UP), BOOT, memo) == (True, "a guest under KVM came up")
+
+
+def test_a_trial_ends_with_the_process_that_made_it_even_if_that_is_killed(qemu, tmp_path):
+    os.mkfifo(tmp_path / "alive")
+    # who reads the other end sees its end when the last process that has it open is gone
+    emulator = qemu(f"exec 3>{tmp_path}/alive; echo $$ >&3; exec sleep 600")
+    asking = f"""
+from pathlib import Path
+from buildvm_nb.vm import accelerator
+from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.emulator import Emulator
+accelerator._DEVICE, accelerator._DEADLINE_S = Path({str(emulator.path)!r}), 600.0
+emulator = Emulator(
+    path={emulator.path!r}, version="7.2", models=frozenset(), features=frozenset()
+)
+boot = BootFiles(kernel=Path("k"), kernel_release="6", initramfs=Path("i"), root=Path("r"))
+accelerator.prove_kvm(emulator, boot)
+"""
+    asker = subprocess.Popen([sys.executable, "-c", asking])
+    with (tmp_path / "alive").open("rb", buffering=0) as alive:
+        trial = int(alive.readline())
+        asker.send_signal(signal.SIGKILL)
+        asker.wait()
+        ended, _, _ = select.select([alive], [], [], 60)
+        if not ended:
+            os.kill(trial, signal.SIGKILL)
+        assert ended
+        assert alive.read() == b""
 
 
 def test_another_qemu_is_tried_anew(device, qemu, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
+from buildvm_nb.vm.emulator import Emulator
 
 BOOT = BootFiles(
     kernel=Path("/c/kernel,1/vmlinuz"),
@@ -16,12 +17,19 @@ BOOT = BootFiles(
 FILES = MachineFiles(
     initramfs=Path("/m/i,1.cpio"), inputs=Path("/m/in,1.squashfs"), exports=Path("/m/ex,1.tar")
 )
+QEMU = Emulator(
+    path="/usr/bin/qemu",
+    version="7.2.22",
+    models=frozenset({"EPYC", "Haswell", "max"}),
+    features=frozenset(),
+    vendors={"EPYC": "AuthenticAMD", "Haswell": "GenuineIntel"},
+)
 SOCKETS = Sockets(monitor=3, channel=4, events=5)
 
 
 def argv_for(*, files=FILES, **fields):
     fields = {"date": "2019-05-01", "accelerator": "tcg"} | fields
-    return qemu_argv("/usr/bin/qemu", MachineSpec.parse(fields), BOOT, files, SOCKETS)
+    return qemu_argv(QEMU, MachineSpec.parse(fields), BOOT, files, SOCKETS)
 
 
 def values(argv, option):
@@ -40,6 +48,19 @@ def test_what_was_asked_for_is_on_the_command_line():
     assert values(argv, "-m") == ["768M"]
     assert values(argv, "-name") == ["time-trap"]
     assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(argv)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "cpu", "expected"),
+    [
+        ("kvm", "Haswell,-cx16", "Haswell,-cx16,vendor=GenuineIntel"),
+        ("kvm", "EPYC", "EPYC,vendor=AuthenticAMD"),
+        ("kvm", "max", "max"),  # the host's own
+        ("tcg", "EPYC", "EPYC"),
+    ],
+)
+def test_kvm_is_told_the_vendor_that_it_would_take_from_the_host(accelerator, cpu, expected):
+    assert values(argv_for(accelerator=accelerator, cpu=cpu), "-cpu") == [expected]
 
 
 @pytest.mark.parametrize(("accelerator", "expected"), [("tcg", "tcg,thread=multi"), ("kvm", "kvm")])

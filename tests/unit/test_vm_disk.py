@@ -9,8 +9,16 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm import DiskImage, DiskMachine, Provision, disk_argv, inspect_disk
+from buildvm_nb.vm.emulator import Emulator
 
 GIB = 2**30
+QEMU = Emulator(
+    path="qemu",
+    version="7.2.22",
+    models=frozenset({"Haswell"}),
+    features=frozenset(),
+    vendors={"Haswell": "GenuineIntel"},
+)
 
 
 def qcow2(*, version=3, base=b"", size=GIB, encryption=0, features=0):
@@ -74,7 +82,7 @@ def test_a_missing_image_and_a_directory_are_told(tmp_path):
 
 
 def drive_of(disk):
-    (drive,) = values(disk_argv("qemu", spec_of(), disk, monitor=3), "-drive")
+    (drive,) = values(disk_argv(QEMU, spec_of(), disk, monitor=3), "-drive")
     options, _, node = drive.replace(",,", "\0").partition("file=json:")
     return options.split(","), json.loads(node.replace("\0", ","))
 
@@ -91,7 +99,7 @@ def test_an_image_is_opened_as_what_it_is_and_never_written(tmp_path):
 def test_a_disk_boots_by_its_own_loader_in_the_machine_that_was_asked_for(tmp_path):
     disk = DiskImage(path=tmp_path, format="raw", size_bytes=GIB)
     spec = spec_of(cpu="Haswell", port_forwardings=[{"host": 11022, "guest": 22}])
-    argv = disk_argv("qemu", spec, disk, monitor=3)
+    argv = disk_argv(QEMU, spec, disk, monitor=3)
     assert not {"-kernel", "-initrd", "-append"} & set(argv)
     assert values(argv, "-cpu") == ["Haswell"]
     assert values(argv, "-rtc") == ["base=2015-03-04T00:00:00,clock=host"]
@@ -101,8 +109,8 @@ def test_a_disk_boots_by_its_own_loader_in_the_machine_that_was_asked_for(tmp_pa
 
 def test_the_time_of_the_host_is_hidden_under_kvm(tmp_path):
     disk = DiskImage(path=tmp_path, format="raw", size_bytes=GIB)
-    argv = disk_argv("qemu", spec_of(cpu="Haswell", accelerator="kvm"), disk, monitor=3)
-    assert values(argv, "-cpu") == ["Haswell,-kvmclock"]
+    argv = disk_argv(QEMU, spec_of(cpu="Haswell", accelerator="kvm"), disk, monitor=3)
+    assert values(argv, "-cpu") == ["Haswell,-kvmclock,vendor=GenuineIntel"]
 
 
 @pytest.mark.parametrize("date", ["2070-01-01", "2200-01-01"])

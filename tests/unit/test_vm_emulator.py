@@ -25,6 +25,17 @@ Recognized CPUID flags:
   avx avx2 cx16 sse4.1 lahf-lm
 END
     ;;
+-machine)
+    echo '{"QMP": {"version": {}, "capabilities": []}}'
+    echo '{"return": {}}'
+    # the answers, without those that nobody asked for
+    sed -n 's/.*"name": "\\([A-Za-z0-9-]*\\)".*"id".*/\\1/p' | while read -r name; do
+        case $name in
+        EPYC) vendor=AuthenticAMD ;;
+        *) vendor=GenuineIntel ;;
+        esac
+        echo '{"return": {"model": {"props": {"vendor": "'$vendor'"}}}, "id": "'$name'"}'
+    done ;;
 esac
 """
 
@@ -63,6 +74,9 @@ def test_version_models_and_features_are_read_from_qemu(qemu, version, prefix):
     assert emulator.version == version
     assert emulator.models == {"EPYC", "Haswell", "Haswell-v1", "Haswell-v2", "qemu64"}
     assert {"3dnow", "avx2", "cx16", "sse4.1", "lahf-lm"} <= emulator.features
+    assert set(emulator.vendors) == emulator.models
+    assert emulator.vendors["EPYC"] == "AuthenticAMD"
+    assert emulator.vendors["Haswell-v2"] == "GenuineIntel"
 
 
 @pytest.mark.parametrize("version", ["7.1.0", "6.2.0", "2.12"])
@@ -107,16 +121,33 @@ def test_a_qemu_whose_list_of_cpus_fails_is_told(qemu):
         find_emulator()
 
 
+def test_a_qemu_that_hides_a_vendor_is_told(qemu):
+    qemu(script=FAKE.replace("EPYC) vendor", "EPYC) continue; vendor"))
+    with pytest.raises(HostError, match=r"QEMU does not tell the vendor of its CPU models: EPYC$"):
+        find_emulator()
+
+
 def test_the_answer_is_remembered_until_the_program_changes(qemu, tmp_path):
     place = qemu("7.2.22")
     assert find_emulator(tmp_path).version == "7.2.22"
-    assert len(calls(place)) == 2
+    assert len(calls(place)) == 3
     find_emulator.cache_clear()
     assert find_emulator(tmp_path).version == "7.2.22"
-    assert len(calls(place)) == 2
+    assert len(calls(place)) == 3
     qemu("10.0.11")
     assert find_emulator(tmp_path).version == "10.0.11"
-    assert len(calls(place)) == 4
+    assert len(calls(place)) == 6
+
+
+def test_the_memory_of_an_older_version_is_asked_again(qemu, tmp_path):
+    qemu()
+    find_emulator(tmp_path)
+    memo = tmp_path / "emulator.json"
+    content = json.loads(memo.read_text())
+    del content["known"]["vendors"]
+    memo.write_text(json.dumps(content))
+    find_emulator.cache_clear()
+    assert find_emulator(tmp_path).vendors["EPYC"] == "AuthenticAMD"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"stamp": 1}', "\0\0\0"])

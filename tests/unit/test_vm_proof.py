@@ -2,7 +2,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from buildvm_nb.errors import ClockError, MachineError
+from buildvm_nb.errors import ClockError, CpuError, MachineError
+from buildvm_nb.model.cpu import CpuIdentity
+from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm.events import GuestFacts
 from buildvm_nb.vm.proof import INSTRUCTION_SETS, prove
 
@@ -10,20 +12,32 @@ DATE = datetime(2019, 5, 1, tzinfo=UTC)
 FEATURES = ("cx16", "lahf-lm", "pcid", "pni", "sse2", "sse4.1", "sse4.2")
 FLAGS = {"cx16", "lahf_lm", "pni", "sse2", "sse4_1", "sse4_2", "constant_tsc", "hypervisor"}
 
+HASWELL = CpuIdentity(
+    vendor="GenuineIntel", family=6, model=60, stepping=4, name="Intel Core Processor (Haswell)"
+)
+SAID = {
+    "vendor_id": "GenuineIntel",
+    "cpu_family": "6",
+    "model": "60",
+    "stepping": "4",
+    "model_name": "Intel Core Processor (Haswell)",
+}
+
 
 def check(*, features=FEATURES, **seen):
     facts = {
         "kernel_release": "6.1.0-40-amd64",
         "cpu_count": 2,
         "cpu_flags": frozenset(FLAGS),
+        "cpu_words": SAID,
         "clock_at": DATE + timedelta(seconds=3),
     }
     prove(
         GuestFacts(**facts | seen),
-        date=DATE,
+        spec=MachineSpec(date=DATE, cpu="Haswell", cpu_count=2),
         elapsed_s=10.0,
         features=features,
-        cpu_count=2,
+        identity=HASWELL,
         kernel_release="6.1.0-40-amd64",
     )
 
@@ -75,8 +89,30 @@ def test_a_clock_that_is_elsewhere_is_refused(clock, shown):
 def test_each_mismatch_is_refused_with_what_was_seen(seen, message):
     with pytest.raises(MachineError) as caught:
         check(**seen)
-    assert type(caught.value) is MachineError
+    assert type(caught.value) is (CpuError if "cpu_flags" in seen else MachineError)
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"vendor_id": "AuthenticAMD"}, "is AuthenticAMD, family 6, model 60, stepping 4, 'Intel"),
+        ({"cpu_family": "15"}, "is GenuineIntel, family 15, model 60"),
+        ({"model": "61"}, "family 6, model 61"),
+        ({"stepping": "1"}, "stepping 1, "),
+        ({"model_name": "Intel Core Processor (Haswell, no TSX)"}, r"Haswell, no TSX\)'; allowed"),
+        ({"stepping": "unknown"}, "is nothing that can be read; allowed: GenuineIntel, family 6"),
+    ],
+)
+def test_a_cpu_of_another_identity_is_refused(changes, shown):
+    with pytest.raises(CpuError, match=shown) as caught:
+        check(cpu_words=SAID | changes)
+    assert "--accelerator tcg" in caught.value.hint
+
+
+def test_a_guest_that_does_not_tell_its_cpu_is_refused():
+    with pytest.raises(CpuError, match="nothing that can be read"):
+        check(cpu_words={})
 
 
 def test_flags_that_kernels_hide_or_invent_prove_nothing():

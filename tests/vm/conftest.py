@@ -9,6 +9,7 @@ from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study import open_machine
+from buildvm_nb.study.environment import kvm_status
 from buildvm_nb.study.executors import LocalExecutor
 from buildvm_nb.study.findings import diagnose_case
 from buildvm_nb.study.questions import Questions
@@ -32,6 +33,23 @@ def machine_at(cache):
         return open_machine(spec, cache=cache, share=share, provision=provision)
 
     return make
+
+
+@pytest.fixture(scope="session", params=["tcg", "kvm"])
+def accelerator(request, cache):
+    """Each accelerator, KVM where it is proven on this host."""
+    if request.param == "kvm":
+        works, seen = kvm_status(cache)
+        if not works:
+            pytest.skip(seen)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def machine_on_each(machine_at, accelerator):
+    """A machine under each accelerator, for what must hold under all."""
+    with machine_at(cpu="Westmere", accelerator=accelerator) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
