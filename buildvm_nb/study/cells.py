@@ -46,7 +46,7 @@ def run_cell(cell: Cell, cache_root: Path | None, base: Path) -> Trial:
         cache = Cache(cache_root)
         check_basis(cell.basis, cell.machine, cache)
         trial = run_case(cell.case, dict(cell.machine), cache=cache, base=base)
-    except BuildVMError as error:
+    except (BuildVMError, OSError) as error:
         return broken_run(cell.case, cell.machine, f"{worker()}: {error}")
     return compared(cell.basis, trial)
 

@@ -15,7 +15,7 @@ from buildvm_nb.study.cells import compared, trial_of
 from buildvm_nb.study.environment import prepare
 from buildvm_nb.study.inputs import gather
 from buildvm_nb.study.probe import Order, order_key, run_probe
-from buildvm_nb.study.recording import Basis, broken, unavailable
+from buildvm_nb.study.recording import Basis, as_host_error, broken, unavailable
 from buildvm_nb.study.trial import Trial
 from buildvm_nb.vm import find_emulator
 
@@ -183,12 +183,15 @@ class Laboratory:
             except SourceError as error:
                 trial = Trial(outcome=unavailable(order.case, order.machine, error), log=b"")
                 answers[key] = self._record(key, order, trial)
-            except BuildVMError as error:
+            except (BuildVMError, OSError) as error:
+                if isinstance(error, OSError):
+                    error = as_host_error(error, self.cache)
                 trial = Trial(outcome=broken(order.case, order.machine, error), log=b"")
                 answers[key] = self._record(key, order, trial)
         futures = {self._submit(order): (key, order) for key, order in pinned.items()}
         try:
             for future in as_completed(futures):
+                self.runs += 1
                 key, order = futures[future]
                 trial = trial_of(future, order.case, order.machine)
                 answers[key] = self._record(key, order, compared(order.basis, trial))
@@ -213,7 +216,6 @@ class Laboratory:
             "probing": order.probing.model_copy(update={"drift_s": drift_s}),
         }
         outcome = self._catalog.record(trial.outcome.model_copy(update=changes), trial.log)
-        self.runs += 1
         self._known[key] = outcome
         self._tell(outcome, False)  # noqa: FBT003 - a callback's plain argument
         return outcome
@@ -241,7 +243,11 @@ class Laboratory:
         """Tell whether it was made with what would be taken now."""
         try:
             return not self._basis(outcome).difference(outcome)
-        except (SourceError, HostError):  # what cannot be had now is told by a run of its own
+        except (
+            SourceError,
+            HostError,
+            OSError,
+        ):  # what cannot be had now is told by a run of its own
             return False
 
     def _basis(self, order: Order | Outcome) -> Basis:

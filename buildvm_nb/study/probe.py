@@ -15,7 +15,7 @@ from buildvm_nb.study.carrying import run_carried
 from buildvm_nb.study.cells import check_basis, worker
 from buildvm_nb.study.inputs import Inputs, gather
 from buildvm_nb.study.preparation import Prepared, prepare_case, run_fork
-from buildvm_nb.study.recording import Basis, broken, finish, unavailable
+from buildvm_nb.study.recording import Basis, as_host_error, broken, finish, unavailable
 from buildvm_nb.study.trial import Part, Setting, Trial, run_once
 
 __all__ = ["Order", "order_key", "run_probe"]
@@ -73,8 +73,8 @@ def run_probe(order: Order, cache_root: Path | None = None, base: Path = Path())
     """
     began = time.monotonic()
     inputs: Inputs | None = None
+    cache = Cache(cache_root)
     try:
-        cache = Cache(cache_root)
         _check(order, cache)
         inputs = _gather(order.case.model_dump_json(by_alias=True), cache.root, base)
         trial = _run(order, Setting(case=order.case, cache=cache), inputs)
@@ -84,6 +84,9 @@ def run_probe(order: Order, cache_root: Path | None = None, base: Path = Path())
         trial = Trial(outcome=unavailable(order.case, order.machine, error), log=b"")
     except BuildVMError as error:
         trial = Trial(outcome=broken(order.case, order.machine, error), log=b"")
+    except OSError as error:
+        told = as_host_error(error, cache)
+        trial = Trial(outcome=broken(order.case, order.machine, told), log=b"")
     probing = order.probing.model_copy(update={"drift_s": trial.outcome.probing.drift_s})
     outcome = trial.outcome.model_copy(update={"probing": probing})
     sources = tuple(one.record for one in inputs.fetched) if inputs else ()

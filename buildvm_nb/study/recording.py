@@ -5,8 +5,8 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from buildvm_nb.errors import BuildVMError, SourceError
-from buildvm_nb.host.cache import Cache, file_digest
+from buildvm_nb.errors import BuildVMError, HostError, SourceError
+from buildvm_nb.host.cache import Cache, file_digest, free_bytes
 from buildvm_nb.host.facts import host_facts
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
@@ -15,7 +15,7 @@ from buildvm_nb.model.value import Digest, Value
 from buildvm_nb.study.steps import Judgement
 from buildvm_nb.vm import BuildMachine
 
-__all__ = ["Basis", "broken", "export", "finish", "judged", "unavailable"]
+__all__ = ["Basis", "as_host_error", "broken", "export", "finish", "judged", "unavailable"]
 
 
 class Basis(Value):
@@ -138,6 +138,30 @@ def broken(case: Case, spec: MachineSpec, error: BuildVMError) -> Outcome:
     evidence = getattr(error, "evidence", "")
     return Outcome(
         case=case, machine=spec, verdict=Verdict.ERROR, reason=str(error), evidence=evidence
+    )
+
+
+def as_host_error(error: OSError, cache: Cache) -> HostError:
+    """Word what the system refused: this host's trouble, never the case's.
+
+    Parameters
+    ----------
+    error : OSError
+        A full disk, a file that may not be written, a connection that broke.
+    cache : Cache
+        Where there may be no room.
+
+    Returns
+    -------
+    HostError
+        To be raised or told.
+    """
+    what = error.strerror or str(error) or type(error).__name__
+    place = f": {error.filename}" if error.filename else ""
+    return HostError(
+        f"this host refused it: {what}{place}",
+        hint=f"{free_bytes(cache.root) // 2**20} MiB are free in the cache {cache.root}; "
+        "`buildvm doctor` looks at the host",
     )
 
 

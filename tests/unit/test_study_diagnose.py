@@ -2,6 +2,7 @@
 
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime, timedelta
+from errno import ENOSPC
 from itertools import count
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from buildvm_nb.model.cpu import CPU_MODELS
 from buildvm_nb.model.finding import Axis, FindingKind
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
+from buildvm_nb.study import laboratory
 from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.probe import Order
@@ -369,3 +371,17 @@ def test_an_answer_of_another_qemu_is_not_recalled(tmp_path, study, made, monkey
         newer = SimpleNamespace(version="10.0.2")
         monkeypatch.setattr("buildvm_nb.study.laboratory.find_emulator", lambda *_: newer)
         assert answered(passes=False) == ("error", 2)
+
+
+def test_a_host_that_refuses_to_have_a_kernel_ready_ends_no_study(study, monkeypatch):
+    ready = laboratory.prepare
+
+    def prepare(spec, **how):
+        if spec.kernel == "debian:sid":
+            raise OSError(ENOSPC, "No space left on device", "/cache/kernels")
+        return ready(spec, **how)
+
+    monkeypatch.setattr(laboratory, "prepare", prepare)
+    finding = study(World(always), axes=KERNEL)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "on kernel debian:sid (this host refused it: No space left on device" in finding.summary
