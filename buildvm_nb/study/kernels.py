@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from buildvm_nb.errors import SourceError
+from buildvm_nb.errors import SourceError, Unreachable
 from buildvm_nb.image import fetch_kernel
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
@@ -138,7 +138,7 @@ def study_kernels(
     for name in dict.fromkeys([*(names or KERNELS), spec.kernel]):
         try:
             release = fetch_kernel(name, lab.cache, lab.progress).release
-        except SourceError as error:
+        except (SourceError, Unreachable) as error:
             notes.append(f"kernel {name} cannot be had: {error.message}")
         else:
             releases.setdefault(release, name)
