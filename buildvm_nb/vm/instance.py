@@ -107,7 +107,9 @@ class Instance:
         started = time.monotonic()
         self.keys = ChannelKeys.generate()
         place = self._make_place(cache)
-        self.files = lay_out(place, self.spec, self.boot, self.provision, self.keys)
+        self.files = lay_out(
+            place, self.spec, self.boot, self.provision, self.keys, cache_root=cache.root
+        )
         channel, monitor = self._launch()
         with self.watched():
             self.monitor = Monitor(monitor)
