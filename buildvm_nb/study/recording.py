@@ -3,7 +3,6 @@
 import time
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from buildvm_nb.errors import BuildVMError, MachineError, SourceError
 from buildvm_nb.host.cache import Cache, file_digest
@@ -12,7 +11,7 @@ from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Artifact, Outcome, Probing, SourceRecord, Verdict
 from buildvm_nb.study.steps import Judgement
-from buildvm_nb.vm import BuildMachine
+from buildvm_nb.vm import BuildMachine, scratch_directory
 
 __all__ = ["broken", "export", "finish", "judged", "unavailable"]
 
@@ -156,8 +155,8 @@ def export(
     """
     if not case.artifacts:
         return ()
-    with TemporaryDirectory(prefix="artifacts-", dir=cache.root) as scratch:
-        target = into or Path(scratch)
+    with scratch_directory(cache.root / "machines", "artifacts-") as scratch:
+        target = into or scratch
         paths = machine.export(case.artifacts, target)
         if not paths:
             patterns = ", ".join(case.artifacts)
