@@ -84,8 +84,8 @@ def main() -> None:
         Row(name="vng --exec true", unit="s", values=vng.seconds),
         Row(name="fork / full boot", unit="", values=by_boot, aim="≤ 0.35"),
         Row(name="fork / virtme-ng", unit="", values=by_vng, aim="≤ 0.15"),
-        Row(name="probes per minute, 1 job", unit="", values=rates[1]),
-        Row(name="probes per minute, 2 jobs", unit="", values=rates[2]),
+        Row(name="probes per minute, 1 job", unit="/min", values=rates[1]),
+        Row(name="probes per minute, 2 jobs", unit="/min", values=rates[2]),
     ]
     show("One probe", rows, ["A probe is from the order to its outcome, artifacts and log."])
 

@@ -119,7 +119,7 @@ async def demo() -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     started = time.monotonic()
     output = output_directory()
-    catalog, failing = output / "catalog.sqlite", output / "failing-outcomes.csv"
+    catalog, failing = output / "catalog.sqlite", output / "failures.csv"
     free = asyncio.Semaphore(AT_ONCE)
     async with asyncio.TaskGroup() as group:
         for run in RUNS:

@@ -79,8 +79,8 @@ class PostgresServer:
         """End it as a power cut would, for those who are connected."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(60)
-            self._reader.join(60)
+            self._process.wait(600)
+            self._reader.join(600)
             self._process.stderr.close()
             self._process = None
 

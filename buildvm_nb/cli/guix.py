@@ -202,12 +202,19 @@ def machines(
     if install + undo + signing_key > 1:
         raise UsageError("say one of --install, --undo and --signing-key")
     places = Places.of_user()
-    machine = find_machine(places, name)[1]
     host = GuixHost(directory.absolute())
     if undo:
-        changed = host.forget(machine.name, known_signing_key(machine, places=places))
+        try:
+            machine = find_machine(places, name)[1]
+        except UsageError:  # who undoes it need not be who made the machine
+            changed = host.forget(name)
+        else:
+            changed = host.forget(machine.name, known_signing_key(machine, places=places))
         _tell_files(session, changed)
+        if not changed:
+            session.note(f"there was nothing of a machine {name} in {host.directory}")
         return
+    machine = find_machine(places, name)[1]
     known = introduction(machine, places=places, speed=speed, parallel_builds=parallel_builds)
     if signing_key:
         write_line(known.signing_key)

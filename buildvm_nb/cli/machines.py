@@ -22,7 +22,7 @@ from buildvm_nb.host.trees import tree_bytes
 
 if TYPE_CHECKING:
     from buildvm_nb.model.machine import MachineSpec
-    from buildvm_nb.vm import BuildMachine
+    from buildvm_nb.vm import BuildMachine, CommandResult
 
 __all__ = ["run", "shell", "show_command_line"]
 
@@ -139,6 +139,7 @@ def run(
             stderr=_passing_on(sys.stderr.buffer),
             stdin=_standard_input(),
         )
+    _tell_end(session, result)
     raise typer.Exit(result.status)
 
 
@@ -234,6 +235,27 @@ def _tell_machine(session: Session, guest: "BuildMachine") -> None:
             session.note(f"not KVM, as {found.accelerator_reason}")
         if lacking := found.cpu_features_lacking:
             session.note(f"of {found.cpu} the accelerator lacks {', '.join(lacking)}")
+
+
+def _tell_end(session: Session, result: "CommandResult") -> None:
+    """Say on standard error when a command ran by the guest's clock, and what the guest lacked."""
+    from buildvm_nb.model.instants import format_instant
+
+    started, ended = map(format_instant, (result.clock_started_at, result.clock_ended_at))
+    if session.as_json and not session.quiet:
+        told = {
+            "exit_status": result.exit_status,
+            "signal": result.signal,
+            "timed_out": result.timed_out,
+            "clock_started_at": started,
+            "clock_ended_at": ended,
+            "shortage": result.shortage,
+        }
+        write_error(json.dumps({"result": told}))
+        return
+    session.note(f"ran from {started} to {ended} by the guest's clock")
+    if result.shortage:
+        session.note(f"{result.shortage}: a failure says nothing about the command")
 
 
 def _passing_on(stream: IO[bytes]) -> Callable[[bytes], None]:

@@ -303,13 +303,21 @@ def unit(
 ) -> None:
     """Write a service that runs a machine, for systemd or the Shepherd."""
     from buildvm_nb.service import shepherd_service, systemd_unit
+    from buildvm_nb.service.units import SYSTEM_ROOT
 
+    if system and not systemd:
+        raise UsageError("--system says nothing without --systemd")
     if systemd == shepherd:
         raise UsageError("say --systemd or --shepherd")
     places = _places()
     file, machine = _found(places, name)
     argv = _foreground(session, file)
-    variables = _variables(session, places)
+    variables = dict(_variables(session, places))
+    if system:  # its account has files of its own
+        variables |= {
+            "BUILDVM_STATE": f"/var/lib/{SYSTEM_ROOT}",
+            "BUILDVM_CACHE": f"/var/cache/{SYSTEM_ROOT}",
+        }
     if systemd:
         text = systemd_unit(machine, argv, variables, is_system=system)
     else:

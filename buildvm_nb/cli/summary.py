@@ -64,12 +64,18 @@ def _where(outcome: "Outcome") -> list[tuple[str, str]]:
     spec, found = outcome.machine, outcome.environment
     image = ("image", str(spec.image))
     date = ("date", format_instant(spec.date))
+    ran = [(step.clock_started_at, step.clock_ended_at) for step in outcome.steps]
+    started, ended = (ran[0][0], ran[-1][1]) if ran else (None, None)
+    told = f"{format_instant(started)} to {format_instant(ended)}" if started and ended else ""
+    if outcome.probing.held and told:
+        told += " (held)"
     if found is None:
         asked = f"{spec.cpu}, kernel {spec.kernel}, {spec.accelerator} (asked for; none came up)"
         return [date, ("machine", asked), image]
     emulated = [("not KVM, as", found.accelerator_reason)] if found.accelerator_reason else []
     return [
         date,
+        ("clock", told),
         ("CPU", f"{found.cpu}, {found.cpu_count} virtual, {found.accelerator} ({found.engine})"),
         *emulated,
         ("kernel", f"{found.kernel_release} ({spec.kernel})"),

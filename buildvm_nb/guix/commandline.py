@@ -80,6 +80,9 @@ def import_command_line(words: str | Sequence[str]) -> ImportedMachine:
     fields["date"] = now().replace(microsecond=0)
     for option, value in options:
         _take(option, value, fields)
+        if option in _NOT_TAKEN:
+            given = f" {value}" if value else ""
+            notes.append(f"not taken over: -{option}{given}; {_NOT_TAKEN[option]}")
     return ImportedMachine(fields=fields, notes=tuple(notes))
 
 
@@ -140,6 +143,18 @@ def _ports(value: str, notes: list[str]) -> Iterator[dict[str, int]]:
         yield {"host": int(host), "guest": int(guest)}
 
 
+_OF_A_DISK = "set `disk` to boot a disk image, or `image` and `kernel` for one of ours"
+_NOT_TAKEN = {
+    "kernel": "set `kernel`; ours boots an image of Debian",
+    "initrd": "ours has its own",
+    "append": "ours has its own",
+    "drive": _OF_A_DISK,
+    "hda": _OF_A_DISK,
+    "cdrom": _OF_A_DISK,
+    "blockdev": _OF_A_DISK,
+    "virtfs": "directories are given to `buildvm run --share`",
+    "bios": "ours boots without one, a `disk` by SeaBIOS",
+}
 _ACCELERATED = {"accel", "machine", "M"}
 _READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "cpu": ("cpu", str),

@@ -55,6 +55,15 @@ class GuixHost:
         """
         return self.directory / "offload/ssh/virtual-build-machine" / name
 
+    def _installed_key(self, name: str) -> Path:
+        """Tell where it is remembered which signing key was let in for a machine.
+
+        Not with the machine's state, which may be another user's, or gone: who undoes it may be
+        root with another home.
+        """
+        key = self.key_file(name)
+        return key.with_name(f"{key.name}.signing-key.pub")
+
     def introduce(self, known: Introduction) -> list[Path]:
         """Let Guix send builds to a machine, and take what that has built.
 
@@ -78,15 +87,20 @@ class GuixHost:
         key = self.key_file(known.name)
         machine = known.machine.model_copy(update={"private_key": str(key)})
         machines = with_machine(self._read("machines.scm"), known.name, machine)
-        acl = authorize(self._read("acl") or self._first_acl(), known.signing_key)
+        installed = self._installed_key(known.name)
+        acl = self._read("acl") or self._first_acl()
+        if installed.exists() and (old := read_signing_key(installed)) != known.signing_key:
+            acl = revoke(acl, old)  # of an earlier machine of that name
+        acl = authorize(acl, known.signing_key)
         owner = self._owner()
         return [
+            self._write(installed, f"{known.signing_key}\n", 0o444),
             self._write(key, known.identity, 0o400, owner),
             self._write(self.directory / "acl", acl, 0o644),
             self._write(self.directory / "machines.scm", machines, 0o644),
         ]
 
-    def forget(self, name: str, signing_key: str) -> list[Path]:
+    def forget(self, name: str, signing_key: str = "") -> list[Path]:
         """Undo `introduce`.
 
         Parameters
@@ -94,7 +108,8 @@ class GuixHost:
         name : str
             The machine's.
         signing_key : str
-            The public key with which it signs; empty: it is not known any more, and stays.
+            The public key with which it signs, for machines that an older version has introduced;
+            since then it is remembered here.
 
         Returns
         -------
@@ -103,20 +118,35 @@ class GuixHost:
 
         Raises
         ------
-        UsageError, HostError
+        HostError
+            If it is not known which key of the access-control list is the machine's; nothing is
+            written then. Or as `introduce` does.
+        UsageError
             As `introduce` does.
         """
+        installed, key = self._installed_key(name), self.key_file(name)
         old = {file: self._read(file) for file in ("machines.scm", "acl")}
         new = {"machines.scm": without_machine(old["machines.scm"], name)}
-        if signing_key and old["acl"]:
-            new["acl"] = revoke(old["acl"], signing_key)
+        is_there = new["machines.scm"] != old["machines.scm"] or key.exists()
+        keys = [signing_key] if signing_key else []
+        keys += [read_signing_key(installed)] if installed.exists() else []
+        if is_there and not keys:
+            raise HostError(
+                f"it is not known which key in {self.directory / 'acl'} is that of the machine "
+                f"{name}: nothing was changed",
+                hint="say where its state is (BUILDVM_STATE=DIRECTORY), or take out by hand what "
+                f"has {name} in {self.directory / 'machines.scm'}, its key from acl, and {key}",
+            )
+        if keys and old["acl"]:
+            new["acl"] = old["acl"]
+            for one in keys:
+                new["acl"] = revoke(new["acl"], one)
         changed = []
         for file, text in new.items():
             path = self.directory / file
             if text != old[file]:
                 changed.append(self._write(path, text, 0o644) if text.strip() else _removed(path))
-        key = self.key_file(name)
-        return [*changed, _removed(key)] if key.exists() else changed
+        return changed + [_removed(path) for path in (key, installed) if path.exists()]
 
     def _read(self, file: str) -> str:
         path = self.directory / file

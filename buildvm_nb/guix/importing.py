@@ -1,4 +1,6 @@
-"""Values of Guix's virtual build machines, read from a configuration; nothing is evaluated.
+"""Values of Guix's virtual build machines, read from a configuration.
+
+Nothing is evaluated but what is constant: sums, products and lists of literals.
 
 References
 ----------
@@ -6,8 +8,10 @@ GNU Guix 1.5, ``gnu/services/virtualization.scm``; SRFI-19, ``make-date``.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -15,14 +19,42 @@ from typing import Any
 from sexpdata import Brackets, Quoted
 
 from buildvm_nb.errors import UsageError
-from buildvm_nb.guix.machinefile import SECRETS_PORT
+from buildvm_nb.guix.machinefile import GUIX_DATE, SECRETS_PORT
 from buildvm_nb.guix.sexp import Symbol, read_forms, write_form
+from buildvm_nb.model.cpu import cpu_at
 
 __all__ = ["ImportedMachine", "import_configuration", "without_secrets_port"]
 
 _RECORD, _SERVICE = Symbol("virtual-build-machine"), Symbol("virtual-build-machine-service-type")
 _LIST, _DOT = Symbol("list"), Symbol(".")
 _MAKE_DATE, _STRING_TO_DATE = Symbol("make-date"), Symbol("string->date")
+
+
+def _power(base: int, exponent: int) -> int:
+    if not 0 <= exponent <= 64:  # noqa: PLR2004 - no more bytes than there are
+        raise ValueError(exponent)
+    return int(base**exponent)
+
+
+_QUOTE, _CONS = Symbol("quote"), Symbol("cons")
+_ARITHMETIC: Mapping[str, Callable[..., int]] = {
+    "*": lambda *numbers: math.prod(numbers),
+    "+": lambda *numbers: sum(numbers),
+    "-": lambda first, *others: first - sum(others) if others else -first,
+    "quotient": lambda first, second: int(first / second),
+    "expt": _power,
+}
+_GUIX_CPUS = (
+    # gnu/services/virtualization.scm, as it works: its list is reversed and the first that is older
+    # than the date wins, so Westmere, which is out of order, never does
+    (2015, "Skylake-Client"),
+    (2014, "Broadwell"),
+    (2013, "Haswell"),
+    (2012, "IvyBridge"),
+    (2011, "SandyBridge"),
+    (2008, "Nehalem"),
+    (2006, "core2duo"),
+)
 _FIELD = 2
 _NOT_TAKEN = {
     "image": "ours is a Debian image; set `image`, or `disk` to boot one of Guix System",
@@ -74,7 +106,9 @@ def import_configuration(text: str, *, file: str, name: str | None = None) -> Im
             hint="name the file that has (service virtual-build-machine-service-type …)",
         )
     if not machines:
-        return ImportedMachine(fields={"name": "build-vm"})
+        reading = _Reading(fields={"name": "build-vm"})
+        _tell_cpu(reading)
+        return ImportedMachine(fields=reading.fields, notes=tuple(reading.notes))
     fitting = [one for one in machines if name in {None, one.fields.get("name", "build-vm")}]
     if len(fitting) != 1:
         names = ", ".join(str(one.fields.get("name", "build-vm")) for one in machines)
@@ -133,8 +167,8 @@ def _read_machine(form: list[Any], file: str) -> ImportedMachine:
         if key in _NOT_TAKEN:
             reading.notes.append(f"not taken over: {_shown(part)}; {_NOT_TAKEN[key]}")
         elif key in _READERS:
-            value = part[1] if len(part) == _FIELD else None
-            _READERS[key](part[1:] if value is None else value, reading)
+            value = part[1] if len(part) == _FIELD else part[1:]
+            _READERS[key](_folded(value), reading)
         else:
             known = [*_READERS, *_NOT_TAKEN]
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
@@ -143,7 +177,44 @@ def _read_machine(form: list[Any], file: str) -> ImportedMachine:
                 f"{file}: not a literal field of a virtual-build-machine: {_shown(part)}",
                 hint="write its value in place" if key == "inherit" else hint,
             )
+    _tell_cpu(reading)
     return ImportedMachine(fields=reading.fields, notes=tuple(reading.notes))
+
+
+def _tell_cpu(reading: _Reading) -> None:
+    """Tell where leaving the CPU to the date gives another one than in Guix."""
+    date = reading.fields.get("date", GUIX_DATE)
+    theirs = next((cpu for year, cpu in _GUIX_CPUS if date > datetime(year, 1, 1, tzinfo=UTC)), "")
+    ours = cpu_at(date).name
+    if "cpu" not in reading.fields and theirs != ours:
+        reading.notes.append(
+            f"no cpu is given, so it follows from the date: here {ours}, in Guix "
+            f"{theirs or 'none before 2006'}" + (f'; cpu = "{theirs}" keeps it' if theirs else "")
+        )
+
+
+def _folded(form: Any) -> Any:  # noqa: ANN401 - expressions are of any type
+    """Compute what is constant in a form: arithmetic on numbers, lists of literals."""
+    if not isinstance(form, list) or not form:
+        return form
+    first, *rest = form[0], *map(_folded, form[1:])
+    literal = _literal(first, rest)
+    return [first, *rest] if literal is None else literal
+
+
+def _literal(first: object, rest: list[Any]) -> Any:  # noqa: ANN401
+    """Return the value of a call of constants; None: it is none."""
+    if first == _QUOTE and len(rest) == 1:
+        return Quoted(rest[0])
+    if first == _LIST and not any(isinstance(part, Symbol | list) for part in rest):
+        return Quoted([part.x if isinstance(part, Quoted) else part for part in rest])
+    if first == _CONS and [type(part) for part in rest] == [int, int]:
+        return Quoted([rest[0], _DOT, rest[1]])
+    compute = _ARITHMETIC.get(first.value()) if isinstance(first, Symbol) else None
+    if compute and rest and all(type(part) is int for part in rest):
+        with suppress(TypeError, ArithmeticError, ValueError):
+            return compute(*rest)
+    return None
 
 
 def _computed(key: str, form: object, allowed: str) -> UsageError:
@@ -187,13 +258,7 @@ def _auto_start(form: Any, reading: _Reading) -> None:  # noqa: ANN401
 
 
 def _systems(form: Any, reading: _Reading) -> None:  # noqa: ANN401
-    match form:
-        case Quoted(x=list() as names):
-            pass
-        case [first, *names] if first == _LIST:
-            pass
-        case _:
-            names = [None]
+    names = form.x if isinstance(form, Quoted) and isinstance(form.x, list) else [None]
     if not all(type(name) is str for name in names):
         raise _computed("systems", form, '\'("x86_64-linux")')
     reading.fields["systems"] = tuple(names)

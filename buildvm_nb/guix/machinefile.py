@@ -8,6 +8,7 @@ GNU Guix 1.5, ``gnu/services/virtualization.scm``, record ``<virtual-build-machi
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ SSH_PORT = 22
 SECRETS_PORT = 1004
 """Of the guest, where Guix's secret service waits."""
 
-_DATE = "2020-01-01"
+GUIX_DATE = datetime(2020, 1, 1, tzinfo=UTC)
+"""Guix's default: far enough back for what expires, late enough for what is not too old."""
 _FORWARDINGS = (PortForwarding(host=11022, guest=SSH_PORT),)
 GUIX_FORWARDINGS = (*_FORWARDINGS, PortForwarding(host=11004, guest=SECRETS_PORT))
 """As the manual of Guix has them: for logging in, and for the secret service."""
@@ -97,7 +99,7 @@ class MachineFile(MachineSpec):
     @model_validator(mode="before")
     @classmethod
     def _dated_as_in_guix(cls, data: Any) -> Any:  # noqa: ANN401 - pydantic hands over anything
-        return {"date": _DATE} | data if isinstance(data, dict) else data
+        return {"date": GUIX_DATE.isoformat()} | data if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _ports_are_used_once(self) -> "MachineFile":

@@ -23,8 +23,30 @@ __all__ = ["OffloadMachine", "listed_machines", "with_machine", "without_machine
 _OPEN = "(append ; buildvm-nb: what follows, up to its next mark, is yours\n"
 _BEGIN = ";;; buildvm-nb: begin. Written by `buildvm guix machines`, which --undo takes out\n"
 _END = ";;; buildvm-nb: end\n"
-_BLOCK = re.compile(re.escape(_BEGIN) + r"\(list\n(.*?)\)(\)?)\n" + re.escape(_END), re.DOTALL)
+_LIST = """\
+(let ((answers? (lambda (port)
+                  (false-if-exception
+                   (let ((way (socket PF_INET SOCK_STREAM 0)))
+                     (dynamic-wind
+                       (lambda () #t)
+                       (lambda ()
+                         (connect way AF_INET INADDR_LOOPBACK port)
+                         (and (pair? (car (select (list way) '() '() 10)))
+                              (not (eof-object? (peek-char way)))))
+                       (lambda () (close-port way))))))))
+(append
+"""
+"""A machine that does not answer is not in the list: Guix would ask it again and again, and build
+nothing at all. QEMU takes connections before its guest does, so its SSH server must greet."""
+_CLOSE = "))"
+_OLD_LIST, _OLD_CLOSE = "(list\n", ")"
+_BLOCK = re.compile(
+    f"{re.escape(_BEGIN)}(?:{re.escape(_LIST)}(.*?){re.escape(_CLOSE)}"
+    f"|{re.escape(_OLD_LIST)}(.*?){re.escape(_OLD_CLOSE)})(\\)?)\n{re.escape(_END)}",
+    re.DOTALL,
+)
 _MACHINE = re.compile(r"^;;; machine (\S+)\n(.*?)(?=^;;; machine |\Z)", re.MULTILINE | re.DOTALL)
+_RECORD = re.compile(r"\(build-machine\n.*?^  \(port (\d+)\)$.*?#f\)\)", re.DOTALL | re.MULTILINE)
 _TOKEN = re.compile(
     r"""(?P<skipped>\s+|;[^\n]*|\#\|.*?\|\#)
     |(?P<open>(?:['`,@]\s*)*\#?[(\[])
@@ -147,28 +169,37 @@ def listed_machines(text: str) -> list[str]:
 
 
 def _split(text: str) -> tuple[str, dict[str, str]]:
-    """Tell what the user wrote from what we did."""
+    """Tell what the user wrote from what we did: the record of each machine by its name."""
     block = _BLOCK.search(text)
     theirs = _BLOCK.sub("", text).replace(_OPEN, "")
-    if "buildvm-nb:" in theirs or text.count(_OPEN) != bool(block and block[2]):
+    inside = (block[1] or block[2] or "") if block else ""
+    ours = {name: _RECORD.search(entry) for name, entry in _MACHINE.findall(inside)}
+    is_whole = text.count(_OPEN) == bool(block and block[3]) and all(ours.values())
+    if "buildvm-nb:" in theirs or not is_whole:
         raise UsageError(
             "the marks of buildvm-nb in the list of machines were changed",
             hint='take out by hand what is between them, with the lines that have "buildvm-nb:"',
         )
-    found = _MACHINE.findall(block[1]) if block else []
-    return theirs, {name: scheme.rstrip() for name, scheme in found}
+    return theirs, {name: record[0] for name, record in ours.items() if record}
 
 
 def _joined(theirs: str, ours: dict[str, str]) -> str:
     if not ours:
         return theirs
-    machines = "".join(f";;; machine {name}\n{scheme}\n" for name, scheme in ours.items())
+    machines = "".join(f";;; machine {name}\n{_entry(record)}\n" for name, record in ours.items())
     starts = list(_form_starts(theirs))
     ending = "" if theirs.endswith("\n") or not theirs else "\n"
     if not starts:
-        return f"{theirs}{ending}{_BEGIN}(list\n{machines})\n{_END}"
+        return f"{theirs}{ending}{_BEGIN}{_LIST}{machines}{_CLOSE}\n{_END}"
     before, last = theirs[: starts[-1]], theirs[starts[-1] :]
-    return f"{before}{_OPEN}{last}{ending}{_BEGIN}(list\n{machines}))\n{_END}"
+    return f"{before}{_OPEN}{last}{ending}{_BEGIN}{_LIST}{machines}{_CLOSE})\n{_END}"
+
+
+def _entry(record: str) -> str:
+    found = _RECORD.fullmatch(record)
+    if not found:
+        raise AssertionError("a record of ours names its port")
+    return f"(if (answers? {found[1]})\n(list {record})\n(list))"
 
 
 def _form_starts(text: str) -> Iterator[int]:

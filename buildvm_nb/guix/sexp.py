@@ -26,6 +26,7 @@ DEEPEST = 200
 _OPENING, _CLOSING, _QUOTE, _ESCAPE = b'()"\\'
 _SPACE = b" \t\r\n"
 _SKIPPED = re.compile(r'"(?:[^"\\]|\\.)*"|#\\.|;[^\n]*|#\|.*?\|#|#;', re.DOTALL)
+_SKIPPED_OR_TICK = re.compile(_SKIPPED.pattern + "|`", re.DOTALL)
 _MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|\\.|[()\[\]]', re.DOTALL)
 
 
@@ -100,6 +101,8 @@ def read_forms(text: str) -> list[Any]:
         If parentheses or quotes do not match, are too deep, or there is a comment ``#;``.
     """
     plain = _SKIPPED.sub(_without_comment, text)
+    # sexpdata knows no quasiquote; what is unquoted within keeps its comma, and is no literal
+    plain = _SKIPPED_OR_TICK.sub(lambda found: "'" if found[0] == "`" else found[0], plain)
     _check_depth(plain)
     try:
         # sexpdata reports a text without an end, or an escape without a character, as it meets it

@@ -8,6 +8,7 @@ from buildvm_nb.model.entry import Claim, Window
 from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind
 from buildvm_nb.model.instants import format_instant, parse_instant
 from buildvm_nb.model.outcome import Verdict
+from buildvm_nb.model.plaintext import says
 from buildvm_nb.model.value import Value
 
 __all__ = ["Agreement", "ClaimCheck", "claim_agrees", "describe_claim", "weigh"]
@@ -133,7 +134,7 @@ def _differences(claim: Claim, finding: Finding) -> Iterator[tuple[bool, str]]:
         yield from _places(claimed, (finding.passing_kernels, finding.failing_kernels))
     elif claim.kind == "output-varies":
         yield from _outputs(claim, finding)
-    if claim.evidence and _words(claim.evidence) not in _words(finding.failing_line):
+    if claim.evidence and not says(finding.failing_line, claim.evidence):
         shown = finding.failing_line or "nothing"
         yield False, f"the log is claimed to say {claim.evidence!r}; what was kept of it: {shown!r}"
 
@@ -265,7 +266,3 @@ def _named(what: str, names: tuple[str, ...]) -> str:
 
 def _written(instant: datetime) -> str:
     return format_instant(instant)
-
-
-def _words(text: str) -> str:
-    return " ".join(text.split())

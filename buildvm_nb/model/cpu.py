@@ -13,7 +13,16 @@ from enum import StrEnum
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.value import Value
 
-__all__ = ["CPU_MODELS", "OLDEST_QEMU", "CpuIdentity", "CpuModel", "Vendor", "cpu_at", "find_model"]
+__all__ = [
+    "CPU_MODELS",
+    "OLDEST_QEMU",
+    "CpuIdentity",
+    "CpuModel",
+    "Vendor",
+    "cpu_at",
+    "find_model",
+    "instruction_sets",
+]
 
 OLDEST_QEMU = (7, 2)
 """The oldest QEMU that is supported; a default CPU is one that this version already has."""
@@ -109,6 +118,68 @@ EPYC-Turin         |AMD  |2024-10-10|10.1|EPYC 9755 (Turin)|Epyc\
     )
 )
 """All models with a date, oldest first."""
+
+
+_INSTRUCTION_SETS: dict[str, frozenset[str]] = {}
+for _line in """\
+kvm64: pni cx16
+Opteron_G1: pni
+Opteron_G2: pni cx16 lahf-lm
+qemu64: Opteron_G2
+core2duo: Opteron_G2 ssse3
+Opteron_G3: Opteron_G2 popcnt abm sse4a misalignsse
+Penryn: core2duo sse4.1
+Nehalem: Penryn sse4.2 popcnt
+Westmere: Nehalem aes pclmulqdq
+SandyBridge: Westmere avx
+Opteron_G4: SandyBridge Opteron_G3 fma4 xop
+IvyBridge: SandyBridge f16c rdrand
+Opteron_G5: Opteron_G4 f16c fma tbm
+Haswell: IvyBridge avx2 bmi1 bmi2 fma movbe abm
+Broadwell: Haswell adx rdseed
+Skylake-Client: Broadwell
+EPYC: Broadwell Opteron_G3 clflushopt sha-ni
+Skylake-Server: Broadwell clflushopt clwb avx512f avx512bw avx512cd avx512dq avx512vl
+Cascadelake-Server: Skylake-Server
+EPYC-Rome: EPYC clwb
+EPYC-Milan: EPYC-Rome
+Icelake-Server: Skylake-Server avx512vbmi gfni vaes vpclmulqdq
+SapphireRapids: Icelake-Server avx512ifma sha-ni
+EPYC-Genoa: SapphireRapids EPYC
+SierraForest: Broadwell clflushopt clwb sha-ni gfni vaes vpclmulqdq
+GraniteRapids: SapphireRapids
+EPYC-Turin: EPYC-Genoa\
+""".splitlines():
+    _name, _, _words = _line.partition(": ")
+    _INSTRUCTION_SETS[_name] = frozenset[str]().union(
+        *(_INSTRUCTION_SETS.get(_word, {_word}) for _word in _words.split())
+    )
+
+
+def instruction_sets(cpu: str) -> frozenset[str] | None:
+    """Return the instruction sets of a CPU beyond those of every x86-64 processor.
+
+    Parameters
+    ----------
+    cpu : str
+        Model, then features added (``+x``) or taken away (``-x``).
+
+    Returns
+    -------
+    frozenset of str or None
+        QEMU's names; None: not known of this model. They are the model's: emulation may lack some
+        of them, as QEMU 7.2 lacks AVX-512.
+
+    References
+    ----------
+    QEMU, target/i386/cpu.c, ``builtin_x86_defs``; a test compares them with the QEMU at hand.
+    """
+    name, *changes = cpu.split(",")
+    known = _INSTRUCTION_SETS.get(name)
+    if known is None:
+        return None
+    added = {change[1:] for change in changes if change.startswith("+")}
+    return (known | added) - {change[1:] for change in changes if change.startswith("-")}
 
 
 def cpu_at(

@@ -41,7 +41,8 @@ class GuixSource(Value):
     manifest: RelativePath | None = None
     """Instead: a file below the case file's directory."""
     check: bool = True
-    """Whether it is built once more and both results are compared."""
+    """Whether it is built once more and both results are compared. Only the Guix in the machine
+    does: the host's would build it on the host, today."""
     authenticate: bool = True
     """Whether Guix checks who signed the commits."""
 
@@ -60,7 +61,7 @@ def guix_steps(source: GuixSource) -> tuple[GuixStep, ...]:
     """Compose the commands that build what a source names.
 
     What the packages need may be substituted, they themselves not. Of a manifest everything that
-    has to be built is built.
+    has to be built is built. Grafts are left out: they are made where Guix is, not where it builds.
 
     Parameters
     ----------
@@ -70,8 +71,8 @@ def guix_steps(source: GuixSource) -> tuple[GuixStep, ...]:
     Returns
     -------
     tuple of (str, str)
-        Steps by name: ``prepare`` has Guix of that commit, and what the packages need; ``build``
-        builds; ``test`` builds again and compares.
+        Steps by name: ``prepare`` has Guix of that commit, and what the packages need, and names
+        the derivations; ``build`` builds; ``test`` builds again and compares.
     """
     travel = ["guix", "time-machine", "--no-channel-files"]
     travel += [f"--commit={source.commit}"] if source.commit else [f"--channels={source.channels}"]
@@ -79,9 +80,10 @@ def guix_steps(source: GuixSource) -> tuple[GuixStep, ...]:
     what = [f"--manifest={source.manifest}"] if source.manifest else [*source.packages]
     # `environment` is what the oldest commits have; later ones still do
     ready = ["describe"] if source.manifest else ["environment", *_names(source), "--", "true"]
-    build = ["build", "--no-substitutes", *what]
+    build = ["build", "--no-grafts", "--no-substitutes", *what]
+    prepare = [[*travel, "--", *ready], [*travel, "--", *build, "--derivations"]]
     steps: list[GuixStep] = [
-        ("prepare", shlex.join([*travel, "--", *ready])),
+        ("prepare", "\n".join(map(shlex.join, prepare))),
         ("build", shlex.join([*travel, "--", *build])),
     ]
     if source.check:

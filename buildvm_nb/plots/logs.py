@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.outcome import Outcome
-from buildvm_nb.model.plaintext import clean
+from buildvm_nb.model.plaintext import clean, steady
 from buildvm_nb.plots.style import COLOURS, INK, drawable
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ _MOST_LINES = 3000
 """Of each log, its last ones: that is where a run ends, and comparing takes their product."""
 _TAIL = 512 * 1024
 _WIDTH = 74
-_PASSING_BY = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{12,}\b|\d+", re.IGNORECASE)
-"""Addresses, digests, times and counts: they differ between any two runs."""
 _MARKS = {"same": " ", "changed": "~", "removed": "-", "added": "+", "gap": " "}
 _COLOURS = {"changed": COLOURS["timeout"], "removed": COLOURS["passed"], "added": COLOURS["failed"]}
 
@@ -152,7 +150,7 @@ def _compare(
 
 
 def _without_numbers(line: str) -> str:
-    return _PASSING_BY.sub("0", line)
+    return re.sub(r"\d+", "0", steady(line))
 
 
 def _name(log: Outcome | str, default: str) -> str:

@@ -15,13 +15,15 @@ from buildvm_nb.errors import BootTimeout, LaunchError, MachineError, StateError
 from buildvm_nb.service.notify import VARIABLE
 from buildvm_nb.service.places import Places
 from buildvm_nb.service.processes import end_process
-from buildvm_nb.service.record import Status, machine_status
+from buildvm_nb.service.record import Phase, Status, machine_status, wait_until_started
 
 __all__ = ["restart_machine", "start_machine", "stop_machine"]
 
 _START_TIMEOUT_S = 3600.0
 """An image may have to be made first."""
 _STOP_TIMEOUT_S = 30.0
+_TRIES = 1000
+"""Looks at a machine that is being started; between the first two the other one may just begin."""
 _TAIL = 4000
 _LONGEST_LOG = 2**20
 
@@ -41,7 +43,8 @@ def start_machine(name: str, argv: Sequence[str], *, places: Places) -> Status:
     Returns
     -------
     Status
-        Ready; at once, if it was.
+        Ready; at once, if it was. Where another process is starting it, that is waited for; it is
+        started anew if that did not succeed.
 
     Raises
     ------
@@ -51,7 +54,11 @@ def start_machine(name: str, argv: Sequence[str], *, places: Places) -> Status:
         If it takes more than an hour.
     """
     place = places.state(name)
-    if (status := machine_status(place, name)).is_alive:
+    for _ in range(_TRIES):
+        if (status := machine_status(place, name)).phase is not Phase.STARTING:
+            break
+        wait_until_started(place)  # somebody else is at it
+    if status.is_alive:
         return status
     place.make()
     _rotate(place.log)

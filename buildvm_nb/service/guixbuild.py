@@ -3,6 +3,15 @@
 Guix fetches and authenticates what it needs itself. On the host it does that today, and what is
 built is built at the machine's date. In the machine all of it happens at that date, where today's
 TLS certificates may not be valid yet.
+
+That a derivation was built in the machine is proven there: its daemon keeps a log of each build.
+What this host's Guix says of it ("offloading … to '127.0.0.1'") may be about another machine, and
+what it builds itself (``--check``, sources, whatever could not be offloaded) is built today.
+
+References
+----------
+Guix 1.5: ``guix/scripts/offload.scm`` (`transfer-and-offload`), ``nix/libstore/build.cc`` (nothing
+is offloaded with ``--check``; ``openLogFile``), ``guix/build/download.scm``.
 """
 
 import os
@@ -12,14 +21,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
-from buildvm_nb.errors import HostError, StateError, UsageError
+from buildvm_nb.errors import GuestLost, HostError, StateError, UsageError
 from buildvm_nb.host.tools import find_tool
 from buildvm_nb.model.case import Case, GuixSource, Step
 from buildvm_nb.model.guixsource import too_early
@@ -37,9 +47,31 @@ __all__ = ["Where", "build_with_guix", "guix_commands"]
 
 _DIRECTORY = "/build/guix-case"
 _LARGEST_FILE = 2**20
-_OFFLOADED = re.compile(r"offloading '/gnu/store/[^']+' to '127\.0\.0\.1'")
+_DERIVATION = re.compile(r"^(/gnu/store/[0-9a-z]{32}-[^\s']+\.drv)$", re.MULTILINE)
+_FAILED_THERE = re.compile(
+    r"derivation '(/gnu/store/[^']+\.drv)' offloaded to '127\.0\.0\.1' failed"
+)
+_OFFLOADED = re.compile(r"offloading '(/gnu/store/[^']+\.drv)' to '127\.0\.0\.1'")
+_DONE = re.compile(r"done with offloaded '(/gnu/store/[^']+\.drv)'")
+_LOW_ON_DISK = "may have been caused by lack of free disk space"
+_GONE = re.compile(
+    # only what a server, or a repository that was read, has answered
+    r"\b(?:404|410)\b[^\n]*(?:Not Found|Gone)|HTTP/[\d.]+ (?:404|410)\b"
+    r"|download failed[^\n]* (?:404|410)\b|object not found - no match for id"
+    r"|[Uu]nknown (?:commit|revision)|reference '[^']*' not found"
+)
+_FACTS = """\
+sed -n 's/^oom_kill /kills /p' /proc/vmstat
+df -Pk /gnu/store | awk 'END { print "free " $4 }'
+for log in %s; do stat -c 'log %%Y %%n' /var/log/guix/drvs/$log* 2>/dev/null | head -n 1; done
+date '+clock %%s.%%N'
+"""
+_ASK_TIMEOUT_S = 300.0
+_LITTLE_KIB = 10 * 1024
+"""As Guix itself says: less than this may have caused the failure."""
 _KILL_GRACE_S = 10.0
 _PIECE = 1 << 16
+_SSH_FAILED = 255
 
 
 class Where(StrEnum):
@@ -92,7 +124,9 @@ def _commands(case: Case, where: Where, base: Path, login: Sequence[str]) -> lis
         raise UsageError(f"the case {case.id} is not of kind guix", hint=f"buildvm build {case.id}")
     if where is Where.HOST:
         shell = ("/bin/sh", "-e", "-c")
-        return [_Command(step=one, argv=(*shell, one.run), cwd=base) for one in case.steps]
+        # to build again and compare is never offloaded: it would be built here, today
+        steps = [step for step in case.steps if step.name != "test"]
+        return [_Command(step=one, argv=(*shell, one.run), cwd=base) for one in steps]
     entered = f"mkdir -p {_DIRECTORY} && cd {_DIRECTORY} && "
     return [_Command(step=one, argv=(*login, entered + one.run), cwd=None) for one in case.steps]
 
@@ -148,7 +182,8 @@ def build_with_guix(
     else:
         _send_files(case, base, login)
     began = time.monotonic()
-    log = Log(limit=case.limits.log_mib * 2**20, output=output)
+    log = Log(case.limits.log_mib * 2**20, output)
+    guest = _Guest(status, places)
     outcome = Outcome(
         case=case,
         machine=record.machine.spec(),
@@ -157,11 +192,73 @@ def build_with_guix(
         image_digest=record.image_digest,
         kernel_digest=record.kernel_digest,
     )
-    for one in commands:
-        outcome = _after(outcome, one, where, log)
-        if outcome.verdict is not Verdict.PASSED:
-            break
-    return Trial(outcome=finish(outcome, (), began), log=bytes(log.data))
+    derivations: tuple[str, ...] = ()
+    with closing(log):
+        for one in commands:
+            try:
+                outcome, said = _after(outcome, one, where, log, guest, derivations)
+            except GuestLost as error:
+                changes = {"verdict": Verdict.ERROR, "reason": error.message}
+                outcome = outcome.model_copy(update=changes)
+                break
+            if outcome.verdict is not Verdict.PASSED:
+                break
+            if one.step.name == "prepare":
+                derivations = tuple(dict.fromkeys(_DERIVATION.findall(said)))
+    return Trial(outcome=finish(outcome, (), began), log=log.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What a machine says of itself, at one moment."""
+
+    clock_at: datetime
+    oom_kills: int
+    free_kib: int
+    logs: Mapping[str, int]
+    """Derivations that its daemon has ever begun to build, and when it last wrote of that."""
+
+
+class _Guest:
+    """The machine, asked through its SSH server: no other one can answer with its key."""
+
+    def __init__(self, status: Status, places: Places) -> None:
+        self._name = status.name
+        place = places.state(status.name)
+        self._login = ssh_argv(place, status.name, status.ssh_port or 0)
+
+    def facts(self, derivations: Iterable[str] = ()) -> _Facts:
+        """Ask; derivations are those whose logs are looked for."""
+        logs = {_log_of(one): one for one in derivations}
+        script = _FACTS % " ".join(map(shlex.quote, logs))
+        try:
+            done = subprocess.run(
+                [*self._login, script],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_ASK_TIMEOUT_S,
+                check=False,
+            )
+            lines = [line.split() for line in done.stdout.decode(errors="replace").splitlines()]
+            said = {words[0]: words[1] for words in lines if words[0] != "log"}
+            found = [(words[2], int(words[1])) for words in lines if words[0] == "log"]
+            return _Facts(
+                clock_at=datetime.fromtimestamp(float(said["clock"]), UTC),
+                oom_kills=int(said["kills"]),
+                free_kib=int(said["free"]),
+                logs={drv: at for path, at in found for log, drv in logs.items() if log in path},
+            )
+        except (subprocess.TimeoutExpired, LookupError, ValueError, OverflowError) as error:
+            raise GuestLost(
+                f"the machine {self._name} does not say what it is",
+                hint=f"buildvm machine restart {self._name}",
+            ) from error
+
+
+def _log_of(derivation: str) -> str:
+    """Return where Guix's daemon keeps the log of a build, below its directory of logs."""
+    name = derivation.rpartition("/")[2]
+    return f"{name[:2]}/{name[2:]}"
 
 
 def _usable(status: Status, where: Where) -> Record:
@@ -202,56 +299,153 @@ def _send_files(case: Case, base: Path, login: Sequence[str]) -> None:
             raise HostError(f"cannot send {name} to the machine: {said}")
 
 
-def _after(outcome: Outcome, command: _Command, where: Where, log: Log) -> Outcome:
-    """Run a command and tell the outcome as it is then."""
+def _after(
+    outcome: Outcome,
+    command: _Command,
+    where: Where,
+    log: Log,
+    guest: _Guest,
+    derivations: tuple[str, ...],
+) -> tuple[Outcome, str]:
+    """Run a command; return the outcome as it is then, and what was said."""
     step = command.step
     log.begin(step)
     began = time.monotonic()
+    before = guest.facts(derivations)
     status = _run(command, step.timeout_s or outcome.case.limits.step_timeout_s, log)
-    said = log.end()
-    verdict, reason = _judge(step, status, said, where)
+    printed = log.end()
+    said = printed.kept
+    after = guest.facts((*derivations, *_OFFLOADED.findall(said)))
+    verdict, reason = _judge(_Run(step, status, said, where, derivations, before, after))
     record = StepRecord(
         name=step.name,
         verdict=verdict,
         reason=reason,
         exit_status=status,
+        clock_started_at=before.clock_at,
+        clock_ended_at=after.clock_at,
         duration_s=round(time.monotonic() - began, 3),
-        output_bytes=log.seen,
+        output_bytes=printed.size_bytes,
     )
     passed = verdict is Verdict.PASSED
-    return outcome.model_copy(
-        update={
-            "steps": (*outcome.steps, record),
-            "verdict": verdict,
-            "reason": reason,
-            "evidence": "" if passed else failing_lines(said),
-            "failing_step": None if passed else step.name,
-        }
+    changes: dict[str, object] = {
+        "steps": (*outcome.steps, record),
+        "verdict": verdict,
+        "reason": reason,
+        "evidence": "" if passed else failing_lines(said),
+        "failing_step": None if passed else step.name,
+    }
+    if step.name == "build":  # a machine that has been up for weeks is at another date by now
+        date = before.clock_at.replace(microsecond=0)
+        changes["machine"] = outcome.machine.model_copy(update={"date": date})
+    return outcome.model_copy(update=changes), said
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A step as it ran."""
+
+    step: Step
+    status: int | None
+    """None: its time was over."""
+    said: str
+    where: Where
+    derivations: tuple[str, ...]
+    """Of what the case names; empty: not known yet."""
+    before: _Facts
+    after: _Facts
+
+    @property
+    def built_there(self) -> frozenset[str]:
+        """Derivations that the machine has worked on in this step."""
+        begun = int(self.before.clock_at.timestamp())
+        return frozenset(one for one, at in self.after.logs.items() if at >= begun)
+
+    @property
+    def shortage(self) -> str:
+        """What the machine lacked; empty: nothing that it knows of."""
+        if kills := self.after.oom_kills - self.before.oom_kills:
+            return f"the machine killed {kills} processes for lack of memory"
+        if self.after.free_kib < _LITTLE_KIB or _LOW_ON_DISK in self.said:
+            return f"the machine's store was full ({self.after.free_kib} KiB left)"
+        return ""
+
+
+def _judge(run: _Run) -> tuple[Verdict, str]:
+    if run.status and (explained := too_early(run.said)):
+        return Verdict.UNAVAILABLE, explained
+    if run.status != 0 and run.shortage:
+        return Verdict.ERROR, run.shortage
+    if run.step.name == "prepare":
+        return _judge_prepare(run)
+    return _judge_guest(run) if run.where is Where.GUEST else _judge_host(run)
+
+
+def _judge_prepare(run: _Run) -> tuple[Verdict, str]:
+    if run.status == 0 and _DERIVATION.search(run.said):
+        return Verdict.PASSED, ""
+    if run.status == 0:
+        return Verdict.ERROR, "Guix does not name the derivation of what is to be built"
+    if gone := _GONE.search(run.said):
+        return Verdict.UNAVAILABLE, f"Guix of that commit, or what the packages need: {gone[0]}"
+    ended = "did not end in its time" if run.status is None else f"status {run.status}"
+    return (
+        Verdict.ERROR,
+        f"Guix of that commit, or what the packages need, could not be had: {ended}",
     )
 
 
-def _judge(step: Step, status: int | None, said: str, where: Where) -> tuple[Verdict, str]:
-    if status is None:
-        return Verdict.TIMEOUT, f"{step.name} did not end in its time"
-    if status:
-        return _judge_failure(step, status, said)
-    if step.name == "build" and where is Where.HOST and not _OFFLOADED.search(said):
-        return Verdict.ERROR, (
-            "nothing was built in the machine: it was built before, or Guix found another place; "
-            "see `buildvm guix machines --install`, and `guix gc --delete` of the result"
-        )
+def _judge_host(run: _Run) -> tuple[Verdict, str]:
+    """Judge a build that this host's Guix sent on, or did not."""
+    if run.status == 0:
+        done = set(_DONE.findall(run.said)) & run.built_there
+        if missing := [one for one in run.derivations if one not in done]:
+            return Verdict.ERROR, (
+                f"not built in the machine: {', '.join(missing)}; it was built before (`guix gc "
+                "--delete` of the result), or Guix found another place (`buildvm guix machines`)"
+            )
+        return Verdict.PASSED, ""
+    failed = [one for one in _FAILED_THERE.findall(run.said) if one in run.built_there]
+    if failed:
+        return Verdict.FAILED, f"built in the machine, {failed[-1]} failed"
+    if run.status is None:
+        begun = set(_OFFLOADED.findall(run.said)) - set(_DONE.findall(run.said))
+        if late := sorted(begun & run.built_there):
+            return Verdict.TIMEOUT, f"built in the machine, {late[0]} did not end in its time"
+        return Verdict.ERROR, "its time was over, but nothing was being built in the machine"
+    reason = (
+        f"guix ended with status {run.status}, but no derivation failed in the machine: what "
+        "failed, failed on this host, today"
+    )
+    return _gone(run) or (Verdict.ERROR, reason)
+
+
+def _judge_guest(run: _Run) -> tuple[Verdict, str]:
+    """Judge what the machine's own Guix did."""
+    if run.status is None:
+        return Verdict.TIMEOUT, f"{run.step.name} did not end in its time"
+    if run.status:
+        return _gone(run) or _judge_guest_failure(run, run.status)
+    missing = [one for one in run.derivations if one not in run.built_there]
+    if run.step.name == "build" and missing:
+        return Verdict.ERROR, f"not built now, as it was there already: {', '.join(missing)}"
     return Verdict.PASSED, ""
 
 
-def _judge_failure(step: Step, status: int, said: str) -> tuple[Verdict, str]:
-    if explained := too_early(said):
-        return Verdict.UNAVAILABLE, explained
-    if step.name == "prepare":
-        what = "Guix of that commit, or what the packages need, cannot be had"
-        return Verdict.UNAVAILABLE, f"{what}: status {status}"
-    if step.name == "test":
+def _judge_guest_failure(run: _Run, status: int) -> tuple[Verdict, str]:
+    if status == _SSH_FAILED:
+        return Verdict.ERROR, "the way into the machine broke"
+    if not run.built_there:
+        return Verdict.ERROR, f"guix ended with status {status} before it built what was asked for"
+    if run.step.name == "test":
         return Verdict.FAILED, f"built again, the result is another, or none: status {status}"
-    return Verdict.FAILED, f"{step.name} exited with {status}"
+    return Verdict.FAILED, f"{run.step.name} exited with {status}"
+
+
+def _gone(run: _Run) -> tuple[Verdict, str] | None:
+    """Return a verdict where a server answered that it does not have a source."""
+    gone = _GONE.search(run.said)
+    return (Verdict.UNAVAILABLE, f"a source cannot be had: {gone[0]}") if gone else None
 
 
 def _run(command: _Command, timeout_s: float, log: Log) -> int | None:
@@ -262,6 +456,8 @@ def _run(command: _Command, timeout_s: float, log: Log) -> int | None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=command.cwd,
+        # Guix's own words are looked for; its daemon speaks to each client in its language
+        env={**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C"},
         start_new_session=True,
     )
     with process:

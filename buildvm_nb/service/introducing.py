@@ -43,6 +43,12 @@ def introduction(
     """
     name, place = machine.name, places.state(machine.name)
     port = machine.host_port(SSH_PORT)
+    if machine.disk:
+        raise StateError(
+            f"Guix cannot be sent to the machine {name} by us: what is on its disk has a daemon, a "
+            "user and keys of its own, which we do not know",
+            hint="docs/guix.md says what to put into /etc/guix/machines.scm and the acl by hand",
+        )
     if not machine.offload or port is None:
         raise StateError(
             f"Guix cannot build in the machine {name}: "

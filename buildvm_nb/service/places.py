@@ -25,6 +25,11 @@ class StatePlace:
         return self.root / "lock"
 
     @property
+    def starting(self) -> Path:
+        """Held by it until the machine is ready."""
+        return self.root / "starting"
+
+    @property
     def record(self) -> Path:
         """What is known of the machine while it runs."""
         return self.root / "state.json"

@@ -21,7 +21,17 @@ from buildvm_nb.model.value import Value
 from buildvm_nb.service.places import StatePlace
 from buildvm_nb.service.processes import birth
 
-__all__ = ["Phase", "Record", "Status", "claimed", "machine_status", "read_record", "write_record"]
+__all__ = [
+    "Claim",
+    "Phase",
+    "Record",
+    "Status",
+    "claimed",
+    "machine_status",
+    "read_record",
+    "wait_until_started",
+    "write_record",
+]
 
 
 class Phase(StrEnum):
@@ -73,8 +83,21 @@ class Status(Value):
         return self.record.machine.host_port(SSH_PORT) if self.record else None
 
 
+class Claim:
+    """Being the one process that runs a machine."""
+
+    def __init__(self, starting: int) -> None:
+        self._starting = starting
+
+    def tell_ready(self) -> None:
+        """Let those go on who wait for the machine to be ready; calling it twice does no harm."""
+        if self._starting >= 0:
+            os.close(self._starting)
+        self._starting = -1
+
+
 @contextmanager
-def claimed(place: StatePlace, name: str) -> Iterator[None]:
+def claimed(place: StatePlace, name: str) -> Iterator[Claim]:
     """Be the one process that runs a machine.
 
     Parameters
@@ -86,7 +109,7 @@ def claimed(place: StatePlace, name: str) -> Iterator[None]:
 
     Yields
     ------
-    None
+    Claim
         While the lock is held.
 
     Raises
@@ -97,20 +120,36 @@ def claimed(place: StatePlace, name: str) -> Iterator[None]:
         If the state cannot be written.
     """
     place.make()
+    locks = []
     try:
-        lock = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for path in (place.lock, place.starting):
+            locks.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise HostError(f"cannot write {place.lock}: {error.strerror}") from error
+        for lock in locks:
+            os.close(lock)
+        raise HostError(f"cannot write {path}: {error.strerror}") from error
+    claim = Claim(locks[1])
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(locks[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(locks[1], fcntl.LOCK_EX)  # who waits for an earlier run is gone at once
         except BlockingIOError as error:
             record = read_record(place)
             who = f" by process {record.pid}" if record else ""
             raise StateError(
                 f"the machine {name} is run already{who}", hint=f"buildvm machine status {name}"
             ) from error
-        yield
+        yield claim
+    finally:
+        claim.tell_ready()
+        os.close(locks[0])
+
+
+def wait_until_started(place: StatePlace) -> None:
+    """Wait while a machine is being started by another process, until it is ready or has ended."""
+    lock = os.open(place.starting, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # the kernel frees it, however its holder dies
     finally:
         os.close(lock)
 

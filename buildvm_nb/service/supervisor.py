@@ -4,10 +4,12 @@ import os
 import select
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from buildvm_nb.errors import BuildVMError, GuestLost
+from buildvm_nb.guix.acl import read_signing_key
 from buildvm_nb.guix.machinefile import SSH_PORT, MachineFile
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
@@ -20,7 +22,7 @@ from buildvm_nb.service.notify import Notifier
 from buildvm_nb.service.places import Places, StatePlace
 from buildvm_nb.service.processes import birth
 from buildvm_nb.service.readiness import check_ports, wait_for_banner
-from buildvm_nb.service.record import Phase, Record, claimed, write_record
+from buildvm_nb.service.record import Claim, Phase, Record, claimed, write_record
 from buildvm_nb.study import open_machine
 from buildvm_nb.vm import Provision
 
@@ -66,7 +68,7 @@ def supervise(
     """
     place = places.state(machine.name)
     notifier = Notifier()
-    with claimed(place, machine.name):
+    with claimed(place, machine.name) as claim:
         record = Record(
             machine=machine,
             file=str(file),
@@ -77,7 +79,7 @@ def supervise(
         )
         write_record(place, record)
         try:
-            _run(machine, place, record, notifier, cache, progress)
+            _run(machine, record, _News(place, claim, notifier), cache, progress)
         except BuildVMError as error:
             failed = {"failure": error.message, "phase": Phase.FAILED, "since": now()}
             write_record(place, record.model_copy(update=failed))
@@ -87,20 +89,33 @@ def supervise(
             raise
 
 
+@dataclass(frozen=True)
+class _News:
+    """Who is told that a machine is ready."""
+
+    place: StatePlace
+    claim: Claim
+    notifier: Notifier
+
+    def tell_ready(self, record: Record, known: Mapping[str, Any]) -> None:
+        ready = {"phase": Phase.READY, "since": now(), **known}
+        write_record(self.place, record.model_copy(update=ready))
+        self.claim.tell_ready()
+        self.notifier.tell(READY="1", STATUS=f"{record.machine.name} is up")
+
+
 def _run(
-    machine: MachineFile,
-    place: StatePlace,
-    record: Record,
-    notifier: Notifier,
-    cache: Cache,
-    progress: Progress,
+    machine: MachineFile, record: Record, news: _News, cache: Cache, progress: Progress
 ) -> None:
+    place = news.place
     check_ports(machine)
+    if machine.offload:  # before anything is made for it
+        read_signing_key(Path(machine.signing_key))
     with suppress(FileNotFoundError):
         place.console.replace(place.console.with_suffix(".log.1"))
     if machine.disk:
         with running_disk(machine, place, cache=cache, progress=progress) as disk:
-            _tell_ready(place, record, notifier, {"qemu_pid": disk.pid})
+            news.tell_ready(record, {"qemu_pid": disk.pid})
             _wait_for_end(disk.pid)
         raise _ended(machine, disk.console_text)
     keys = machine_keys(place, machine.name)
@@ -128,18 +143,10 @@ def _run(
             "image_digest": guest.boot_files.image_digest,
             "kernel_digest": guest.boot_files.kernel_digest,
         }
-        _tell_ready(place, record, notifier, proven)
+        news.tell_ready(record, proven)
         if _wait_for_end(guest.pid, daemon) and daemon:
             raise daemon.lost()
     raise _ended(machine, guest.console_text)
-
-
-def _tell_ready(
-    place: StatePlace, record: Record, notifier: Notifier, known: Mapping[str, Any]
-) -> None:
-    ready = {"phase": Phase.READY, "since": now(), **known}
-    write_record(place, record.model_copy(update=ready))
-    notifier.tell(READY="1", STATUS=f"{record.machine.name} is up")
 
 
 def _ended(machine: MachineFile, said: str) -> GuestLost:

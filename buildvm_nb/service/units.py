@@ -28,10 +28,44 @@ TimeoutStopSec=40
 SuccessExitStatus=143
 Restart=on-failure
 RestartSec=10
-
+{confinement}{install}"""
+_CONFINEMENT = """\
+# An account of its own, which exists while the machine runs; its files are in /var/lib/{root} and
+# /var/cache/{root}: BUILDVM_STATE for `buildvm machine` and `buildvm guix machines`.
+DynamicUser=yes
+SupplementaryGroups=-kvm
+StateDirectory={root}
+CacheDirectory={root}
+StateDirectoryMode=0700
+CacheDirectoryMode=0700
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+DevicePolicy=closed
+DeviceAllow=/dev/kvm rw
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+"""
+_INSTALL = """
 [Install]
 WantedBy={target}
 """
+_NOT_BY_ITSELF = """
+# It does not start by itself: auto_start is false in the machine's file. Where it is true, a unit
+# written then has an [Install] section for `systemctl enable`.
+"""
+SYSTEM_ROOT = "buildvm-nb"
+"""Of a system unit, below /var/lib and /var/cache."""
 _SHEPHERD = """\
 ;; Written by `buildvm machine unit {name} --shepherd`.
 ;; Load it from the Shepherd's init.scm, or with: herd load root FILE
@@ -68,8 +102,10 @@ def systemd_unit(
     Returns
     -------
     str
-        The unit. Enabling it starts the machine with the system, or at the user's login.
+        The unit. Where the machine's file says `auto_start`, it can be enabled, to start with the
+        system or at the user's login. For the system it runs as an account of its own.
     """
+    target = "multi-user.target" if is_system else "default.target"
     variables = "".join(
         f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment.items()
     )
@@ -78,7 +114,8 @@ def systemd_unit(
         after="After=network.target\n" if is_system else "",
         command=" ".join(_quoted(word).replace("$", "$$") for word in argv),
         environment=variables,
-        target="multi-user.target" if is_system else "default.target",
+        confinement=_CONFINEMENT.format(root=SYSTEM_ROOT) if is_system else "",
+        install=_INSTALL.format(target=target) if machine.auto_start else _NOT_BY_ITSELF,
     )
 
 

@@ -81,7 +81,7 @@ class BootedCase:
             raise
         except BuildVMError as error:
             outcome = broken(self.case, self.spec, error)
-            trial = Trial(outcome=outcome, log=bytes(log.data))
+            trial = Trial(outcome=outcome, log=log.data)
         finally:
             self.close()
         sources = tuple(one.record for one in self._inputs.fetched)

@@ -20,6 +20,8 @@ _ORDER = (Axis.DATE, Axis.CPU, Axis.KERNEL, Axis.CORES)
 """What is chosen more easily comes first."""
 _WHOLE = EVERYWHERE | {FindingKind.ALWAYS_FAILING}
 """Kinds that speak of all axes at once."""
+_BY_NAME = frozenset({FindingKind.CPU_DEPENDENT, FindingKind.KERNEL_DEPENDENT})
+"""Kinds that name what passes and what does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +51,9 @@ def choose_environment(
     """Choose the least invasive environment in which something was shown to build.
 
     Findings on the very case count (whatever its id, title and claim), else those on the same
-    version of the package. Of findings on one case that answer the same question differently the
-    newest is followed, of those that agree the user's own; all that are left are followed
-    together. Where nothing is known, the date of the source and the CPU of that date are a guess.
+    version of the package. Of findings on one case that contradict each other the newest is
+    followed, of those that say the same the user's own; all that are left are followed together.
+    Where nothing is known, the date of the source and the CPU of that date are a guess.
 
     Parameters
     ----------
@@ -196,13 +198,11 @@ def _settle_case(known: Sequence[_Known]) -> tuple[list[_Known], list[_Known]]:
     questions: dict[Axis | None, list[_Known]] = {}
     for one in told:
         questions.setdefault(_question(one.finding), []).append(one)
-    winners, refuted = [], []
+    winners, refuted = list[_Known](), list[_Known]()
     for same in questions.values():
-        newest = max(same, key=lambda one: one.rank)
-        says = _conclusion(newest.finding)
-        agreeing = [one for one in same if _conclusion(one.finding) == says]
-        winners.append(max(agreeing, key=lambda one: (not one.is_curated, one.rank)))
-        refuted += [one for one in same if one not in agreeing]
+        held, left = _hold_together(same)
+        winners += held
+        refuted += left
     whole = [one for one in winners if one.finding.kind in _WHOLE]
     single = [one for one in winners if one not in whole]
     if not (whole and single):
@@ -212,6 +212,41 @@ def _settle_case(known: Sequence[_Known]) -> tuple[list[_Known], list[_Known]]:
         (whole, single) if newest in whole and _asked_for_dates(newest) else (single, whole)
     )
     return kept, refuted + left
+
+
+def _hold_together(same: Sequence[_Known]) -> tuple[list[_Known], list[_Known]]:
+    """Return the newest answer to one question and all that do not contradict it, and the others.
+
+    Two diagnoses of CPUs or kernels may have tried different ones: then both are true.
+    """
+    held, left = list[_Known](), list[_Known]()
+    for one in sorted(same, key=lambda one: one.rank, reverse=True):
+        is_refuted = any(_contradicts(one.finding, newer.finding) for newer in held)
+        (left if is_refuted else held).append(one)
+    answers: dict[object, list[_Known]] = {}
+    for one in held:
+        answers.setdefault((_conclusion(one.finding), *_named(one.finding)), []).append(one)
+    # of those that say the same, the user's own
+    own = [max(same, key=lambda one: (not one.is_curated, one.rank)) for same in answers.values()]
+    return own, left
+
+
+def _contradicts(older: Finding, newer: Finding) -> bool:
+    """Tell whether two findings on one question cannot both be true."""
+    if older.kind is newer.kind and newer.kind in _BY_NAME:
+        (passing, failing), (passes, fails) = _named(older), _named(newer)
+        return bool(passing & fails or failing & passes)
+    return _conclusion(older) != _conclusion(newer)
+
+
+def _named(finding: Finding) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the CPUs or kernels on which a case passes, and on which it does not."""
+    match finding.kind:
+        case FindingKind.CPU_DEPENDENT:
+            return frozenset(finding.passing_cpus), frozenset(finding.failing_cpus)
+        case FindingKind.KERNEL_DEPENDENT:
+            return frozenset(finding.passing_kernels), frozenset(finding.failing_kernels)
+    return frozenset(), frozenset()
 
 
 def _asked_for_dates(one: _Known) -> bool:

@@ -11,7 +11,13 @@ from buildvm_nb.model.finding import Axis, Finding, FindingKind, Window
 from buildvm_nb.model.instants import EARLIEST
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study.allowing import passes_with, passing_cpus, passing_kernels
-from buildvm_nb.study.showing import Host, Shown, has_a_passing_cpu, passing_date
+from buildvm_nb.study.showing import (
+    Host,
+    Shown,
+    has_a_passing_cpu,
+    has_a_passing_kernel,
+    passing_date,
+)
 from buildvm_nb.study.windows import common_windows, holds, nearest_inside, shown_windows
 
 __all__ = ["RESTRICTING", "combined", "conflicting"]
@@ -138,7 +144,7 @@ def _machine(
     needed = {
         Axis.DATE: date != host.date,
         Axis.CPU: not all(has_a_passing_cpu(one.finding, host) for one in cpus),
-        Axis.KERNEL: bool(kernels) and not host.kernels & _common(kernels),
+        Axis.KERNEL: not all(has_a_passing_kernel(one.finding, host) for one in kernels),
         Axis.CORES: bool(cores),
     }
     axes = frozenset(axis for axis, is_needed in needed.items() if is_needed)

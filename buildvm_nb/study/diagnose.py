@@ -22,6 +22,7 @@ from buildvm_nb.study.conclusion import (
 from buildvm_nb.study.cpus import study_cpus
 from buildvm_nb.study.dates import DateRange, DateStudy, state_of, study_dates
 from buildvm_nb.study.environment import kvm_status
+from buildvm_nb.study.evidence import missing_part
 from buildvm_nb.study.hinting import (
     collect_hints,
     dates_in_logs,
@@ -306,6 +307,8 @@ class _Diagnosis:
         elif states == {State.BAD}:
             kind = FindingKind.ALWAYS_FAILING
             summary = f"fails everywhere: {count} runs along {tried}"
+            if (missing := {missing_part(one.evidence) for one in outcomes}) and len(missing) == 1:
+                summary += "".join(f" (note: {name})" for name in missing if name)
         else:
             kind = FindingKind.UNDETERMINED
             summary = f"verdicts differ, but not along {tried}"

@@ -164,7 +164,7 @@ def _freeze(setting: Setting, spec: MachineSpec, inputs: Inputs, work: Path, log
     with closing(machine):
         machine.boot()
         judgement = run_steps(machine, setting.case, inputs.top, log, steps=before)
-        trial = Trial(outcome=judged(setting.case, machine, judgement, ()), log=bytes(log.data))
+        trial = Trial(outcome=judged(setting.case, machine, judgement, ()), log=log.data)
         if judgement.verdict is Verdict.PASSED:
             machine.freeze(work)
     return trial

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.model.plaintext import says
 from buildvm_nb.study.laboratory import Laboratory
 
 __all__ = ["claimed_line", "quote_line"]
@@ -43,7 +44,8 @@ def quote_line(text: str, logs: Iterable[str]) -> str:
     Parameters
     ----------
     text : str
-        What a log is claimed to say; how its words are spaced does not matter.
+        What a log is claimed to say; how its words are spaced does not matter, nor do durations,
+        addresses and the like.
     logs : iterable of str
         In the order in which they are looked through.
 
@@ -53,17 +55,9 @@ def quote_line(text: str, logs: Iterable[str]) -> str:
         The first line that says it, or the text itself where only several lines together do;
         empty where no log does.
     """
-    wanted = _words(text)
-    if not wanted:
-        return ""
     for log in logs:
-        for line in log.splitlines():
-            if wanted in _words(line):
-                return line.strip()
-        if wanted in _words(log):
+        if found := next((line for line in log.splitlines() if says(line, text)), ""):
+            return found.strip()
+        if says(log, text):
             return text
     return ""
-
-
-def _words(text: str) -> str:
-    return " ".join(text.split())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from buildvm_nb.model.cpu import cpu_at
+from buildvm_nb.model.cpu import cpu_at, instruction_sets
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.instants import now
 from buildvm_nb.model.machine import MachineSpec
@@ -19,6 +19,7 @@ __all__ = [
     "Host",
     "Shown",
     "has_a_passing_cpu",
+    "has_a_passing_kernel",
     "passing_date",
     "shown_by",
     "this_host",
@@ -39,6 +40,8 @@ _SERIES = {
     "6.12": "debian:bookworm-backports",
 }
 """Debian's kernel of each long-lived series; trixie's is that of the backports."""
+_ALL_FEATURES = "max"
+"""QEMU's model with every feature that the accelerator has."""
 _SERIES_OF_TRIXIE = "debian:trixie"
 
 
@@ -165,8 +168,7 @@ def _deciding_field(finding: Finding, host: Host) -> tuple[dict[str, str], bool]
         case FindingKind.CPU_DEPENDENT:
             return {"cpu": _passing_cpu(finding, host)}, not has_a_passing_cpu(finding, host)
         case FindingKind.KERNEL_DEPENDENT:
-            is_passing = bool(host.kernels & set(finding.passing_kernels))
-            return {"kernel": _passing_kernel(finding)}, not is_passing
+            return {"kernel": _passing_kernel(finding)}, not has_a_passing_kernel(finding, host)
         case FindingKind.CORES_DEPENDENT:
             return {}, True
     return {}, False
@@ -183,6 +185,9 @@ def _springs_elsewhere(finding: Finding, host: Host) -> bool:
 def has_a_passing_cpu(finding: Finding, host: Host) -> bool:
     """Tell whether the host's own CPU is of the kind that passes, as far as features decide it.
 
+    It is where it has what the finding names, every instruction set that all passing models have,
+    and these tell each failing model apart: so a host like a failing model never is.
+
     Parameters
     ----------
     finding : Finding
@@ -195,12 +200,46 @@ def has_a_passing_cpu(finding: Finding, host: Host) -> bool:
     bool
         Whether it is known to be.
     """
-    flags = host.cpu_flags
-    if finding.features_harmful:
-        # any of them may be enough elsewhere, so none of them may be there
-        return bool(flags) and not flags & _flags(finding.features_harmful)
-    needed = _flags(finding.features_needed or finding.features)
-    return bool(needed) and needed <= flags
+    flags, harmful = host.cpu_flags, frozenset(finding.features_harmful)
+    needed = finding.features_needed or finding.features
+    if not flags or not (needed or harmful):
+        return False
+    # any of the harmful may be enough elsewhere, so none of them may be there
+    if flags & _flags(harmful) or (not harmful and not _flags(needed) <= flags):
+        return False
+    seen = [finding.environment.cpu] if finding.environment else []
+    passing = [known for cpu in (*seen, *finding.passing_cpus) if (known := instruction_sets(cpu))]
+    common = frozenset.intersection(*passing) if passing else frozenset[str]()
+    if not common or not _flags(common) <= flags:
+        return False  # one minimal set does not tell why each of the models failed
+    return all(_is_told_apart(cpu, common, harmful) for cpu in finding.failing_cpus)
+
+
+def _is_told_apart(cpu: str, common: frozenset[str], harmful: frozenset[str]) -> bool:
+    """Tell whether instruction sets explain that a model fails where others pass."""
+    known = instruction_sets(cpu)
+    if known is None:
+        return cpu.split(",", maxsplit=1)[0] == _ALL_FEATURES and bool(harmful)
+    return bool(known & harmful or common - known)
+
+
+def has_a_passing_kernel(finding: Finding, host: Host) -> bool:
+    """Tell whether the host's own kernel is of a series that passes, and of none that does not.
+
+    Parameters
+    ----------
+    finding : Finding
+        On a case that depends on the kernel.
+    host : Host
+        With the names of its kernel; without, it may be any.
+
+    Returns
+    -------
+    bool
+        Whether it is known to be.
+    """
+    is_passing = bool(host.kernels & set(finding.passing_kernels))
+    return is_passing and not host.kernels & set(finding.failing_kernels)
 
 
 def _flags(features: Iterable[str]) -> frozenset[str]:

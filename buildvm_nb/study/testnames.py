@@ -3,7 +3,7 @@
 References
 ----------
 The reports of pytest, unittest, Python's own regrtest, Automake, prove and other TAP, CTest, Meson,
-cargo, Go, GoogleTest and Maven.
+cargo, Go, GoogleTest, Maven, Gradle and Jest.
 """
 
 import re
@@ -29,7 +29,9 @@ _PATTERNS = tuple(
         r"^\s*--- FAIL: (\S+)",  # Go
         r"^FAIL\t(\S+) \[.*\]$",  # Go: a package that cannot be built
         r"^\[  FAILED  \] ([\w/]+\.[\w/]+)",  # GoogleTest
-        r"^\[ERROR\] ([\w.$]+).*<<< (?:FAILURE|ERROR)!",  # Maven
+        r"^\[ERROR\] (?!Tests run: )([\w.$]+).*<<< (?:FAILURE|ERROR)!",  # Maven
+        r"^(\w\S* > .+) FAILED$",  # Gradle
+        r"^  ● (?!Console$|Test suite failed)(\S.*)$",  # Jest
     )
 )
 _STOPPED = re.compile(

@@ -60,7 +60,8 @@ class Setting:
 
     def new_log(self) -> Log:
         """Return an empty log, limited as the case says."""
-        return Log(limit=self.case.limits.log_mib * 2**20, output=self.output)
+        limit = self.case.limits.log_mib * 2**20
+        return Log(limit, self.output, scratch=self.cache.root)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +246,9 @@ def attempt(setting: Setting, spec: MachineSpec, work: Callable[[Log], Trial]) -
             again = isinstance(error, GuestLost) and error.is_oops
             if not again or number == _ATTEMPTS:
                 outcome = broken(setting.case, spec, error)
-                return Trial(outcome=outcome, log=bytes(log.data))
+                return Trial(outcome=outcome, log=log.data)
+        finally:
+            log.close()
     raise AssertionError("unreachable")
 
 
@@ -289,5 +292,9 @@ def run_part(
     passed = judgement.verdict is Verdict.PASSED
     judgement = replace(judgement, steps=(*part.earlier, *judgement.steps))
     kept = export(setting.case, machine, setting.cache, setting.artifacts) if passed else ()
+    if passed and setting.case.artifacts and not kept:
+        patterns = ", ".join(setting.case.artifacts)
+        reason = f"all steps passed, but left no artifacts: nothing matches {patterns}"
+        judgement = replace(judgement, verdict=Verdict.FAILED, reason=reason)
     outcome = judged(setting.case, machine, judgement, kept)
-    return Trial(outcome=outcome, log=bytes(log.data))
+    return Trial(outcome=outcome, log=log.data)

@@ -6,7 +6,9 @@ the client's, and nothing listens anywhere.
 
 import io
 import socket
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import paramiko
 from cryptography.hazmat.primitives import serialization
@@ -25,7 +27,7 @@ _ALGORITHMS = {
     "key_types": ("ssh-ed25519",),
 }
 _WINDOW = 1 << 24
-_OPEN_TIMEOUT_S = 30.0
+_OPEN_TIMEOUT_S = 100.0
 _OPEN_ATTEMPTS = 3
 
 
@@ -53,6 +55,8 @@ class GuestChannel:
         options = self._transport.get_security_options()
         for name, allowed in _ALGORITHMS.items():
             setattr(options, name, allowed)
+        transport = self._transport
+        transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout_s
         try:
             self._transport.start_client(timeout=timeout_s)
             self._check_server(keys)
@@ -83,12 +87,32 @@ class GuestChannel:
         """
         try:
             session = self._open()
-            if terminal:
-                session.get_pty(*terminal)
-            session.exec_command(line)
+            with self._limited():
+                if terminal:
+                    session.get_pty(*terminal)
+                session.exec_command(line)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise GuestLost(f"the SSH session with the guest is gone: {error}") from error
         return session
+
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        """End the session with the guest if it takes too long: paramiko would wait for ever."""
+        watchdog = threading.Timer(_OPEN_TIMEOUT_S, self._transport.close)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+
+    def check(self) -> None:
+        """Make sure that the guest still answers."""
+        try:
+            self._open().close()
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise GuestLost(f"the guest does not answer any more: {error}") from error
 
     def _open(self) -> paramiko.Channel:
         """Open a session; the server may close it at once, when a process of another one ends."""

@@ -112,5 +112,7 @@ def qemu_argv(
 
 def _disk(name: str, path: Path, mode: str = "readonly=on") -> list[str]:
     escaped = str(path).replace(",", ",,")
-    drive = f"if=none,id={name},format=raw,file.locking=off,{mode},file.filename={escaped}"
+    # by default a full disk of the host pauses the guest; the monitor hears of it in any case
+    drive = f"if=none,id={name},format=raw,werror=report,rerror=report"
+    drive += f",file.locking=off,{mode},file.filename={escaped}"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}"]

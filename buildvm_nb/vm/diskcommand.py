@@ -46,7 +46,7 @@ def disk_argv(emulator: Emulator, spec: MachineSpec, disk: DiskImage, *, monitor
     argv += clock(spec.date) + lines(monitor)
     # boot loaders may want a screen to write to; nobody sees it
     argv += ["-device", "VGA"]
-    argv += ["-drive", f"if=none,id=disk,snapshot=on,{_drive(disk)}"]
+    argv += ["-drive", f"if=none,id=disk,werror=report,rerror=report,snapshot=on,{_drive(disk)}"]
     argv += ["-device", "virtio-blk-pci,drive=disk,bootindex=0"]
     return argv + entropy() + network(spec)
 

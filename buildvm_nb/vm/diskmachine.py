@@ -120,12 +120,20 @@ class DiskMachine:
             If it has ended; with what it said last.
         """
         process = self._running()
+        if not process.is_running and self._trouble:
+            raise GuestLost(self._trouble)
         if not process.is_running and self._console:
             raise account_for(GuestLost("the guest is gone"), process, self._console)
 
     def close(self) -> None:
         """End guest and QEMU; calling it twice does no harm."""
         self._stack.close()
+
+    def _give_up(self, trouble: str) -> None:
+        """End a guest that can prove nothing any more."""
+        self._trouble = trouble
+        if self._process:
+            self._process.kill()
 
     def _running(self) -> QemuProcess:
         if self._process is None:
@@ -145,7 +153,7 @@ class DiskMachine:
         self._process = process
         self._stack.callback(process.close)
         try:
-            monitor = Monitor(ours)
+            monitor = Monitor(ours, on_trouble=self._give_up)
             self._stack.callback(monitor.close)
             _, lacking = monitor.cpu_features(self.spec.cpu, self.emulator.features)
         except GuestLost as error:

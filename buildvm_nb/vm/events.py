@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from buildvm_nb.errors import GuestLost
 from buildvm_nb.model.cpu import CpuIdentity
 
-__all__ = ["Awakening", "Events", "GuestFacts", "StepEnd"]
+__all__ = ["Awakening", "Events", "GuestFacts", "Room", "StepReport"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_LINE = 1 << 16
@@ -53,27 +53,57 @@ class Awakening:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepEnd:
-    """How a step ended, as the guest saw it."""
+class Room:
+    """The least room that was seen in a place while a step ran."""
 
-    clock_at: datetime
-    status: int
-    """As a shell says it: 128 and the number of a signal."""
-    oom_kills: int
-    """Processes of the step that were killed for lack of memory."""
+    place: str
+    """``disk`` (all but what follows), ``tmp`` or ``shm``."""
     free_kib: int
-    """Room left for files."""
-    drift_s: float | None
+    free_inodes: int
+
+
+@dataclass(kw_only=True)
+class StepReport:
+    """What the guest says of a step; it is whole once `is_over`."""
+
+    started_at: datetime | None = None
+    """None: it was not started."""
+    broken: str = ""
+    """Why it could not be started; that is not the command's fault."""
+    ended_at: datetime | None = None
+    """None: it was not started, or whoever waits for it was killed as well."""
+    exit_status: int = 0
+    signal: int | None = None
+    """The signal that the command itself died of."""
+    killed: dict[int, str] = field(default_factory=dict)
+    """Signals that any process of the step died of, to the last such process; only asked for where
+    the exit status may stand for one."""
+    room: tuple[Room, ...] = ()
+    ooms: int = 0
+    """How often memory could not be had within the step's limit."""
+    oom_kills: int = 0
+    """Processes of the step that were killed for lack of memory."""
+    refused_forks: int = 0
+    """Processes and threads that were refused, as there were too many."""
+    drift_s: float | None = None
     """How far a held clock strayed at most; None: it was not held."""
+    over_at: datetime | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the guest has said all."""
+        return self.over_at is not None
 
 
 @dataclass
 class _Inbox:
     facts: GuestFacts = field(default_factory=GuestFacts)
-    starts: dict[str, datetime] = field(default_factory=dict)
-    ends: dict[str, StepEnd] = field(default_factory=dict)
+    steps: dict[str, StepReport] = field(default_factory=dict)
     awakening: Awakening | None = None
     quiet: set[str] = field(default_factory=set)
+
+    def step(self, name: str) -> StepReport:
+        return self.steps.setdefault(name, StepReport())
 
 
 class Events:
@@ -112,26 +142,15 @@ class Events:
             )
             return self._inbox.facts if self._inbox.facts.clock_at else None
 
-    def wait_end(self, step: str, timeout_s: float) -> tuple[datetime, StepEnd] | None:
-        """Wait until a step's beginning and end are known.
-
-        Parameters
-        ----------
-        step : str
-            Its identifier.
-        timeout_s : float
-            Seconds of the host's monotonic clock.
-
-        Returns
-        -------
-        tuple of datetime and StepEnd, or None
-            None when it did not end in time, or the guest is gone.
-        """
+    def wait_end(self, step: str, timeout_s: float) -> StepReport | None:
+        """Wait until a step is over; None when it is not in time, or the guest is gone."""
         with self._news:
-            self._news.wait_for(lambda: self._closed or step in self._inbox.ends, timeout_s)
-            start = self._inbox.starts.pop(step, None)
-            end = self._inbox.ends.pop(step, None)
-            return (start, end) if start and end else None
+            self._news.wait_for(lambda: self._closed or self._is_over(step), timeout_s)
+            return self._inbox.steps.pop(step) if self._is_over(step) else None
+
+    def _is_over(self, step: str) -> bool:
+        report = self._inbox.steps.get(step)
+        return report is not None and report.is_over
 
     def order(self, line: str) -> None:
         """Give the guest an order.
@@ -216,8 +235,10 @@ class Events:
 
     def _take(self, words: list[str]) -> None:
         match words:
-            case ["start" | "end", step, *_] if step.startswith(_NOT_OURS):
+            case ["start" | "ran" | "broken" | "end", step, *_] if step.startswith(_NOT_OURS):
                 pass
+            case ["start" | "ran" | "broken" | "end" as what, step, clock, *more]:
+                self._take_step(what, self._inbox.step(step), _instant(clock), more)
             case ["closing" | "quiet" as stage, _]:
                 self._inbox.quiet.add(stage)
             case ["awake", clock, rtc]:
@@ -225,9 +246,9 @@ class Events:
                     clock_at=_instant(clock), rtc_at=datetime.fromisoformat(rtc)
                 )
             case _:
-                self._take_report(words)
+                self._take_fact(words)
 
-    def _take_report(self, words: list[str]) -> None:
+    def _take_fact(self, words: list[str]) -> None:
         facts = self._inbox.facts
         match words:
             case ["kernel", release]:
@@ -243,16 +264,34 @@ class Events:
                 facts.cpu_words[name] = " ".join(words)
             case ["ready", clock]:
                 facts.clock_at = _instant(clock)
-            case ["start", step, clock]:
-                self._inbox.starts[step] = _instant(clock)
-            case ["end", step, clock, status, killed, free, drift]:
-                self._inbox.ends[step] = StepEnd(
-                    clock_at=_instant(clock),
-                    status=int(status),
-                    oom_kills=int(killed),
-                    free_kib=int(free),
-                    drift_s=None if drift == "-" else float(drift),
+
+    @staticmethod
+    def _take_step(what: str, report: StepReport, at: datetime, more: list[str]) -> None:
+        match what, more:
+            case "start", []:
+                report.started_at = at
+            case "broken", reason:
+                report.broken = " ".join(reason) or "no reason given"
+            case "ran", [status, signal, killed, room]:
+                report.exit_status = int(status)
+                report.signal = None if signal == "-" else int(signal)
+                report.killed = {int(number): name for number, name in _parts(killed)}
+                report.room = tuple(
+                    Room(place=place, free_kib=int(kib), free_inodes=int(inodes))
+                    for place, kib, inodes in _parts(room)
                 )
+                report.ended_at = at
+            case "end", [ooms, oom_kills, refused_forks, drift]:
+                report.ooms = int(ooms)
+                report.oom_kills = int(oom_kills)
+                report.refused_forks = int(refused_forks)
+                report.drift_s = None if drift == "-" else float(drift)
+                report.over_at = at
+
+
+def _parts(text: str) -> list[list[str]]:
+    """Split ``a:1,b:2``, or ``-`` for nothing."""
+    return [] if text == "-" else [part.split(":") for part in text.split(",")]
 
 
 def _instant(text: str) -> datetime:

@@ -45,6 +45,7 @@ _STATE_TIMEOUT_S = 600.0
 """For writing or reading a guest's memory."""
 _QUIET_TIMEOUT_S = 30.0
 _SEED_BYTES = 64
+_MAKE_ROOM = "make room on the disk that holds the cache, or choose another --cache"
 _UNLIMITED = 1 << 60
 """Bytes per second; QEMU's own default is meant for networks."""
 
@@ -81,6 +82,7 @@ class Instance:
         self.provision = provision
         self.console = Console(provision.console_log)
         self._steps = itertools.count(1)
+        self._trouble = ""
         self._stack = ExitStack()
         self._stack.callback(self.console.close)
 
@@ -112,7 +114,7 @@ class Instance:
         )
         channel, monitor = self._launch()
         with self.watched():
-            self.monitor = Monitor(monitor)
+            self.monitor = Monitor(monitor, on_trouble=self._give_up)
             self._stack.callback(self.monitor.close)
             features, lacking = self.monitor.cpu_features(self.spec.cpu, self.emulator.features)
             check_wishes(self.spec, lacking, self.emulator)
@@ -172,7 +174,7 @@ class Instance:
         self.files = lay_out_fork(self._make_place(cache), checkpoint)
         channel, monitor = self._launch()
         with self.watched():
-            self.monitor = Monitor(monitor)
+            self.monitor = Monitor(monitor, on_trouble=self._give_up)
             self._stack.callback(self.monitor.close)
             with checkpoint.state.open("rb") as state:
                 self.monitor.migrate("migrate-incoming", state.fileno(), timeout_s=_STATE_TIMEOUT_S)
@@ -268,7 +270,23 @@ class Instance:
             with interruptible(self.process.kill):
                 yield
         except GuestLost as error:
+            if self._trouble:
+                raise GuestLost(self._trouble, hint=_MAKE_ROOM) from error
             raise account_for(error, self.process, self.console) from error
+
+    def check_disks(self) -> None:
+        """Make sure that nothing has gone wrong below the guest up to now, which runs on.
+
+        An error of its disk reaches the guest too, so a command may have failed for it.
+        """
+        status = self.monitor.execute("query-status")["status"]  # what happened before comes first
+        if self._trouble or status != "running":
+            raise GuestLost(self._trouble or f"QEMU says that the guest is {status}")
+
+    def _give_up(self, trouble: str) -> None:
+        """End a guest that can prove nothing any more."""
+        self._trouble = trouble
+        self.process.kill()
 
     def close(self) -> None:
         """End guest and QEMU; calling it twice does no harm."""

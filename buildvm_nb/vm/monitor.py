@@ -9,10 +9,11 @@ target/i386/cpu.c (property ``unavailable-features``).
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from buildvm_nb.errors import GuestLost, StateError
 from buildvm_nb.model.cpu import CpuIdentity
@@ -29,16 +30,30 @@ class Monitor:
         Connected to QEMU's monitor; owned by the session from now on.
     timeout_s : float
         For each command, by the host's monotonic clock.
+    on_trouble : callable, optional
+        Gets a sentence when QEMU says that a disk of the machine failed, or that it has paused the
+        guest though nobody asked for it; called once, in a thread of the session.
     """
 
-    def __init__(self, connection: socket.socket, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        timeout_s: float = 120.0,
+        on_trouble: Callable[[str], None] | None = None,
+    ) -> None:
         self._timeout_s = timeout_s
+        self._may_stop = False
+        self._on_trouble = on_trouble
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="QEMU monitor", daemon=True
         )
         self._thread.start()
         self._client = QMPClient("buildvm")
+        # its filter sees an event before the answer to any later command is passed on
+        listener = EventListener(("STOP", "BLOCK_IO_ERROR"), self._look_at)
+        self._client.register_listener(listener)
         try:
             self._wait(self._client.connect(connection))
         except GuestLost:
@@ -65,8 +80,25 @@ class Monitor:
         GuestLost
             If QEMU is gone, refuses the command or does not answer in time.
         """
+        self._may_stop |= command == "stop"
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         return self._wait(self._client.execute(command, named or None))
+
+    def _look_at(self, event: Message) -> bool:
+        """Report an event that means trouble, once; nothing is kept for a reader."""
+        name, data = str(event["event"]), cast("dict[str, Any]", event.get("data", {}))
+        if name == "BLOCK_IO_ERROR":
+            disk = data.get("device") or data.get("node-name") or "unknown"
+            reason = data.get("reason") or "no reason given"
+            trouble = f"QEMU could not {data.get('operation', 'use')} the disk {disk!r}: {reason}"
+        elif self._may_stop:
+            return False
+        else:
+            trouble = "QEMU has paused the guest, and nobody has asked for it"
+        report, self._on_trouble = self._on_trouble, None
+        if report:
+            report(trouble)
+        return False
 
     def cpu_features(
         self, cpu: str, known: frozenset[str]

@@ -23,7 +23,12 @@ class CommandResult:
     duration_s: float
     """By the host's monotonic clock."""
     free_kib: int
-    """Room left for files in the guest when it ended."""
+    """The least room for files that was seen in the guest while it ran."""
+    shortage: str = ""
+    """What of the machine's own resources ran out, as the guest's kernel counted: then a failure
+    says nothing about the command. Empty: nothing did."""
+    victim: str = ""
+    """Name of the process that the kernel saw dying of `signal`."""
     drift_s: float | None = None
     """How far a held clock strayed from the beginning of its second; None: it was not held."""
 

@@ -4,10 +4,11 @@ import select
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
 from buildvm_nb.errors import GuestLost
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
 
     from buildvm_nb.vm.channel import GuestChannel
 
-__all__ = ["BUILD_ENVIRONMENT", "GuestCommand", "RunOptions", "Sink", "stream"]
+__all__ = [
+    "BUILD_ENVIRONMENT",
+    "GuestCommand",
+    "RunOptions",
+    "Sink",
+    "ask",
+    "stream",
+    "upload",
+]
 
 BUILD_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
@@ -37,6 +46,9 @@ Sink = Callable[[bytes], None]
 _PIECE = 1 << 16
 _TERM_GRACE_S = 5.0
 _KILL_GRACE_S = 20.0
+_SILENCE_S = 60.0
+_ANSWER_TIMEOUT_S = 300.0
+"""For what takes a moment on an idle host."""
 _LONGEST_COMMAND = 8000
 """dropbear takes command lines of up to 9000 bytes (default_options.h: MAX_CMD_LEN)."""
 
@@ -90,17 +102,19 @@ class GuestCommand:
         """
         clock = f"{self.clock.timestamp():.6f}" if self.clock else "-"
         if self.clock and self.held:
-            clock = f"={self.clock.timestamp():.0f}"
+            clock = f"={int(self.clock.timestamp())}"  # of a second
         given = {**BUILD_ENVIRONMENT, **(_AS_ROOT if self.as_root else {}), **self.env}
         variables = [f"{name}={value}" for name, value in given.items()]
-        enter = ["/usr/bin/unshare", "--root=.", f"--wd={self.cwd}"]
-        enter += [] if self.as_root else ["--setuid=1000", "--setgid=1000"]
-        words = ["step", step, clock, *variables, *enter, "--", *self.argv]
+        user = "-" if self.as_root else "1000"
+        words = ["step", step, clock, self.cwd, user, *variables, "--", *self.argv]
         return shlex.join(words) + (" 2>&1" if self.merged else "")
 
 
 def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:
     """Run a command to its end and pass on what it prints.
+
+    It may be silent for as long as it likes, the guest may not: that is asked after each
+    `_SILENCE_S` in which nothing came.
 
     Parameters
     ----------
@@ -119,30 +133,50 @@ def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:
     Raises
     ------
     GuestLost
-        If the guest is gone, or does not even stop a command.
+        If the guest is gone or silent, or does not even stop a command.
     """
     line = command.line(step)
     if len(line.encode()) > _LONGEST_COMMAND:
-        line = _uploaded(channel, line, step)
+        upload(channel, f"/run/{step}.sh", line.encode(), what="a command")
+        line = f". /run/{step}.sh"
     timed_out = False
     with channel.start(line) as session:
         _feed(session, command.stdin)
         deadline = time.monotonic() + command.timeout_s if command.timeout_s else None
-        if not _drain(session, command, deadline):
+        if not _drain(channel, session, command.stdout, command.stderr, deadline):
             timed_out = True
             _stop(channel, session, command, step)
     return timed_out
 
 
-def _uploaded(channel: "GuestChannel", line: str, step: str) -> str:
-    """Put a line that is too long for a command into a file of the guest's initramfs."""
-    with channel.start(f"cat >/run/{step}.sh") as session:
+def ask(
+    channel: "GuestChannel", argv: Sequence[str], timeout_s: float = _ANSWER_TIMEOUT_S
+) -> tuple[int, bytes, bytes]:
+    """Run one of our own programs in the guest's initramfs; return status, output and errors."""
+    said, complained = bytearray(), bytearray()
+    with channel.start(shlex.join(argv)) as session:
+        session.shutdown_write()
+        deadline = time.monotonic() + timeout_s
+        if not _drain(channel, session, said.extend, complained.extend, deadline):
+            raise GuestLost(f"the guest did not end {argv[0]!r} in {timeout_s:.0f} s")
+        status = session.recv_exit_status()
+    if status < 0:
+        raise GuestLost("the guest went away while it was asked something")
+    return status, bytes(said), bytes(complained)
+
+
+def upload(channel: "GuestChannel", path: str, content: bytes, *, what: str = "") -> None:
+    """Write a file of the guest's initramfs, for root alone."""
+    quoted, parent = shlex.quote(path), shlex.quote(str(PurePosixPath(path).parent))
+    with channel.start(f"umask 077; mkdir -p {parent}; cat >{quoted}") as session:
+        session.settimeout(_ANSWER_TIMEOUT_S)
         with suppress(OSError):  # the status tells
-            session.sendall(line.encode())
+            session.sendall(content)
             session.shutdown_write()
+        if not session.status_event.wait(_ANSWER_TIMEOUT_S):
+            raise GuestLost(f"the guest did not take {what or path} in {_ANSWER_TIMEOUT_S:.0f} s")
         if session.recv_exit_status() != 0:
-            raise GuestLost("the guest does not take a command: its memory may be full")
-    return f". /run/{step}.sh"
+            raise GuestLost(f"the guest does not take {what or path}: its memory may be full")
 
 
 def _feed(session: "paramiko.Channel", source: BinaryIO | None) -> None:
@@ -159,24 +193,33 @@ def _feed(session: "paramiko.Channel", source: BinaryIO | None) -> None:
     threading.Thread(target=pump, args=(source,), name="guest stdin", daemon=True).start()
 
 
-def _drain(session: "paramiko.Channel", command: GuestCommand, deadline: float | None) -> bool:
+def _drain(
+    channel: "GuestChannel",
+    session: "paramiko.Channel",
+    stdout: Sink | None,
+    stderr: Sink | None,
+    deadline: float | None,
+) -> bool:
     """Pass on output until its end; False when the deadline came first."""
     while True:
         # not at the end of the output: the server ends a session that is just being opened when a
         # process of another one ends (dropbear 2022.83, svr-chansession.c, sesscheckclose)
         ended = session.exit_status_ready()
-        more = _pass_on(session.recv_ready, session.recv, command.stdout)
-        more |= _pass_on(session.recv_stderr_ready, session.recv_stderr, command.stderr)
+        more = _pass_on(session.recv_ready, session.recv, stdout)
+        more |= _pass_on(session.recv_stderr_ready, session.recv_stderr, stderr)
         if ended and not more:
             return True
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
+        left = _SILENCE_S if deadline is None else min(deadline - time.monotonic(), _SILENCE_S)
+        if left <= 0:
             return False
-        if not (more or ended):
-            if session.eof_received:
-                session.status_event.wait(left)
-            else:
-                select.select([session.fileno()], [], [], left)
+        if more or ended:
+            continue
+        if session.eof_received:
+            is_news = session.status_event.wait(left)
+        else:
+            is_news = bool(select.select([session.fileno()], [], [], left)[0])
+        if not is_news and left == _SILENCE_S:
+            channel.check()
 
 
 def _pass_on(ready: Callable[[], bool], receive: Callable[[int], bytes], sink: Sink | None) -> bool:
@@ -194,6 +237,7 @@ def _stop(
     for name, grace_s in (("TERM", _TERM_GRACE_S), ("KILL", _KILL_GRACE_S)):
         with channel.start(f"stop {step} {name}") as order:
             order.status_event.wait(grace_s)
-        if _drain(session, command, time.monotonic() + grace_s):
+        deadline = time.monotonic() + grace_s
+        if _drain(channel, session, command.stdout, command.stderr, deadline):
             return
     raise GuestLost("the guest does not answer any more: it did not stop a command when told to")

@@ -6,10 +6,11 @@ import shutil
 import signal
 import sys
 import termios
+import time
 import tty
 from typing import TYPE_CHECKING
 
-from buildvm_nb.errors import UsageError
+from buildvm_nb.errors import GuestLost, UsageError
 from buildvm_nb.vm.session import GuestCommand
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["interact"]
 
 _PIECE = 1 << 14
+_SILENCE_S = 60.0
+_ANSWER_TIMEOUT_S = 300.0
 
 
 def interact(channel: "GuestChannel", command: GuestCommand, step: str) -> int:
@@ -41,6 +44,8 @@ def interact(channel: "GuestChannel", command: GuestCommand, step: str) -> int:
 
     Raises
     ------
+    GuestLost
+        If the guest is gone or silent.
     UsageError
         If standard input is no terminal.
     """
@@ -62,7 +67,9 @@ def interact(channel: "GuestChannel", command: GuestCommand, step: str) -> int:
     old = signal.signal(signal.SIGWINCH, resize)
     try:
         tty.setraw(keyboard)
-        _relay(session, keyboard)
+        _relay(channel, session, keyboard)
+        if not session.status_event.wait(_ANSWER_TIMEOUT_S):
+            raise GuestLost("the guest does not say how the shell ended")
         return session.recv_exit_status()
     finally:
         signal.signal(signal.SIGWINCH, old)
@@ -70,10 +77,16 @@ def interact(channel: "GuestChannel", command: GuestCommand, step: str) -> int:
         session.close()
 
 
-def _relay(session: "paramiko.Channel", keyboard: int) -> None:
+def _relay(channel: "GuestChannel", session: "paramiko.Channel", keyboard: int) -> None:
     sources = [session.fileno(), keyboard]
+    heard_at = time.monotonic()
     while True:
-        readable, _, _ = select.select(sources, [], [])
+        readable, _, _ = select.select(sources, [], [], _SILENCE_S)
+        if session.fileno() in readable:
+            heard_at = time.monotonic()
+        elif time.monotonic() - heard_at > _SILENCE_S:
+            channel.check()
+            heard_at = time.monotonic()
         if session.fileno() in readable:
             data = session.recv(_PIECE)
             if not data:

@@ -63,8 +63,8 @@ def serving(module, home, *options):
         yield found[0]
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        reader.join(60)
+        process.wait(600)
+        reader.join(600)
         process.stderr.close()
 
 

@@ -98,5 +98,5 @@ class GuixHost:
     def stop(self):
         if self._daemon:
             self._daemon.terminate()
-            self._daemon.wait(30)
+            self._daemon.wait(600)
         shutil.rmtree(self.root, ignore_errors=True)

@@ -1,11 +1,13 @@
 """Our secret service and Guix's own, each as client and as server of the other."""
 
+import socket
 import stat
 
 import pytest
 
 from buildvm_nb.errors import MachineError
 from buildvm_nb.guix.endpoint import Endpoint
+from buildvm_nb.guix.machinelist import OffloadMachine, with_machine
 from buildvm_nb.guix.secrets import ClientPatience, ServerPatience, receive_secrets, send_secrets
 
 pytestmark = pytest.mark.network
@@ -17,7 +19,7 @@ FILES = {
     'with "quotes" and \\': (b"", 0o640),
 }
 PATIENT = ClientPatience(retries=200, pause_s=0.1)
-SERVER = ServerPatience(client_timeout_s=20)
+SERVER = ServerPatience(client_timeout_s=600)
 SERVE = """
 (use-modules (fibers) (gnu build secret-service))
 (run-fibers
@@ -73,7 +75,7 @@ def test_guix_receives_what_we_send(guile, secrets, tmp_path, free_port):
     below.rename(target)
     with guile.start(SERVE % {"root": into, "port": free_port}) as process:
         sent = send_secrets(root, Endpoint.parse(f"tcp:127.0.0.1:{free_port}"), PATIENT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 0, (out, err)
     assert f"received {len(FILES)} secret files" in out
     assert len(sent) == len(FILES)
@@ -85,7 +87,7 @@ def test_we_receive_what_guix_sends(guile, secrets, tmp_path, free_port):
     endpoint = Endpoint.parse(f"tcp:127.0.0.1:{free_port}")
     with guile.start(SEND % {"root": f'"{secrets}"', "port": free_port}) as process:
         received = receive_secrets(endpoint, into, SERVER)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 0, (out, err)
     assert f"done sending files to 127.0.0.1:{free_port}" in out
     assert tree_of(into) == FILES
@@ -95,7 +97,7 @@ def test_we_receive_what_guix_sends(guile, secrets, tmp_path, free_port):
 def test_guix_receives_nothing_where_we_have_nothing(guile, tmp_path, free_port):
     with guile.start(SERVE % {"root": tmp_path, "port": free_port}) as process:
         assert send_secrets(None, Endpoint.parse(f"tcp:127.0.0.1:{free_port}"), PATIENT) == []
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert out.endswith("received 0 secret files\n()"), (out, err)
 
 
@@ -103,7 +105,7 @@ def test_we_receive_nothing_where_guix_has_nothing(guile, tmp_path, free_port):
     endpoint = Endpoint.parse(f"tcp:127.0.0.1:{free_port}")
     with guile.start(SEND % {"root": "#f", "port": free_port}) as process:
         assert receive_secrets(endpoint, tmp_path / "into", SERVER) == []
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
 
 
 def test_more_than_is_allowed_is_refused_from_guix_as_well(guile, secrets, tmp_path, free_port):
@@ -111,5 +113,30 @@ def test_more_than_is_allowed_is_refused_from_guix_as_well(guile, secrets, tmp_p
     with guile.start(SEND % {"root": f'"{secrets}"', "port": free_port}) as process:
         with pytest.raises(MachineError, match="allowed: 10"):
             receive_secrets(endpoint, tmp_path / "into", SERVER, limit=10)
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
     assert not tree_of(tmp_path / "into")
+
+
+LIST = """
+(define-syntax-rule (build-machine field ...) 'machine)
+(write (primitive-load "%s"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("greeting", "listed"), [(b"SSH-2.0-x\r\n", "(mine machine)"), (b"", "(mine)")]
+)
+def test_only_a_machine_that_greets_is_in_the_list(guile, tmp_path, greeting, listed):
+    file = tmp_path / "machines.scm"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        fields = {"systems": ["x86_64-linux"], "user": "o", "host_key": "k", "private_key": "/k"}
+        machine = OffloadMachine(port=server.getsockname()[1], **fields)
+        file.write_text(with_machine("(list 'mine)\n", "vm", machine))
+        with guile.start(LIST % file) as process:
+            way, _ = server.accept()
+            with way:
+                way.sendall(greeting)
+            out, err = process.communicate(timeout=600)
+    assert out == listed, err
+    with guile.start(LIST % file) as process:  # nobody listens there
+        assert process.communicate(timeout=600)[0] == "(mine)"

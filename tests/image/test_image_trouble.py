@@ -14,7 +14,7 @@ from buildvm_nb.image import list_images
 
 pytestmark = pytest.mark.network
 
-SOON_S = 60.0
+SOON_S = 600.0
 PROGRAM = "import sys; from buildvm_nb.cli import main; sys.exit(main())"
 SLOW = pytest.mark.slow
 FULL = """

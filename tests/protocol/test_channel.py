@@ -12,7 +12,7 @@ from buildvm_nb.vm.channel import GuestChannel, _private
 from buildvm_nb.vm.keys import ChannelKeys
 
 # ruff: noqa: ARG002 - paramiko says what its methods are given
-SOON_S = 10.0
+SOON_S = 600.0
 
 
 class Guest(paramiko.ServerInterface):

@@ -8,9 +8,9 @@ import pytest
 
 from buildvm_nb.errors import GuestLost
 from buildvm_nb.model.cpu import CpuIdentity
-from buildvm_nb.vm.events import Events
+from buildvm_nb.vm.events import Events, Room
 
-SOON_S = 5.0
+SOON_S = 600.0
 AT = datetime(2019, 5, 1, tzinfo=UTC)
 HELLO = b"""\
 kernel 6.1.0-40-amd64
@@ -23,6 +23,13 @@ model_name  Intel(R) Core(TM)2 Duo CPU     T7700  @ 2.40GHz
 stepping  11
 ready 1556668800.25
 """
+
+
+def over(step, status=0, drift="-"):
+    """What a guest says of a step, from beginning to end."""
+    return (
+        f"start {step} 1\nran {step} 2 {status} - - disk:9:9\nend {step} 3 0 0 0 {drift}\n".encode()
+    )
 
 
 @pytest.fixture
@@ -67,18 +74,43 @@ def test_a_guest_that_is_not_ready_in_time_is_told_as_none(guest):
 
 def test_beginning_and_end_of_a_step_are_read(guest):
     port, events = guest
-    port.sendall(b"start s1 1556668800\nend s1 1556668801.5 132 1 2048 -\n")
-    started_at, end = events.wait_end("s1", SOON_S)
-    assert started_at == AT
-    assert end.clock_at == AT.replace(second=1, microsecond=500_000)
-    assert (end.status, end.oom_kills, end.free_kib) == (132, 1, 2048)
+    port.sendall(
+        b"start s1 1556668800\nran s1 1556668801.5 132 - 4:cc1,11:a.out disk:2048:7,shm:9:8\n"
+    )
+    port.sendall(b"end s1 1556668802 3 1 5 -\n")
+    step = events.wait_end("s1", SOON_S)
+    assert step.started_at == AT
+    assert step.ended_at == AT.replace(second=1, microsecond=500_000)
+    assert step.over_at == AT.replace(second=2)
+    assert (step.exit_status, step.signal, step.killed) == (132, None, {4: "cc1", 11: "a.out"})
+    assert step.room == (
+        Room(place="disk", free_kib=2048, free_inodes=7),
+        Room(place="shm", free_kib=9, free_inodes=8),
+    )
+    assert (step.ooms, step.oom_kills, step.refused_forks, step.drift_s) == (3, 1, 5, None)
+
+
+def test_a_step_that_could_not_be_started_says_why(guest):
+    port, events = guest
+    port.sendall(b"start s1 1\nbroken s1 1 cannot enter the directory /build/x: No such file\n")
+    port.sendall(b"end s1 1 0 0 0 -\n")
+    step = events.wait_end("s1", SOON_S)
+    assert step.broken == "cannot enter the directory /build/x: No such file"
+    assert step.ended_at is None
+
+
+def test_the_signal_that_a_command_died_of_is_read(guest):
+    port, events = guest
+    port.sendall(b"start s1 1\nran s1 1 0 9 - -\nend s1 1 0 0 0 -\n")
+    step = events.wait_end("s1", SOON_S)
+    assert (step.signal, step.killed, step.room) == (9, {}, ())
 
 
 def test_how_far_a_held_clock_strayed_is_read(guest):
     port, events = guest
-    port.sendall(b"start s1 1\nend s1 1 0 0 9 0.014123\nstart s2 1\nend s2 1 0 0 9 -\n")
-    assert events.wait_end("s1", SOON_S)[1].drift_s == 0.014123
-    assert events.wait_end("s2", SOON_S)[1].drift_s is None
+    port.sendall(over("s1", drift="0.014123") + over("s2"))
+    assert events.wait_end("s1", SOON_S).drift_s == 0.014123
+    assert events.wait_end("s2", SOON_S).drift_s is None
 
 
 def test_a_resumed_guest_says_what_its_clocks_are(guest):
@@ -110,9 +142,12 @@ def test_an_order_to_a_guest_that_is_gone_is_told(guest):
 
 def test_steps_are_kept_apart_whatever_their_order(guest):
     port, events = guest
-    port.sendall(b"start a 1\nstart b 2\nend b 3 0 0 9 -\nend a 4 1 0 9 -\n")
-    assert events.wait_end("a", SOON_S)[1].status == 1
-    assert events.wait_end("b", SOON_S)[1].status == 0
+    first, second = (
+        over(name, status).splitlines(keepends=True) for name, status in (("a", 1), ("b", 0))
+    )
+    port.sendall(b"".join([first[0], *second, *first[1:]]))
+    assert events.wait_end("a", SOON_S).exit_status == 1
+    assert events.wait_end("b", SOON_S).exit_status == 0
 
 
 def test_a_step_that_does_not_end_in_time_is_told_as_none(guest):
@@ -126,9 +161,9 @@ def test_a_wait_ends_when_another_thread_hears_the_news(guest):
     heard = []
     waiter = threading.Thread(target=lambda: heard.append(events.wait_end("s1", SOON_S)))
     waiter.start()
-    port.sendall(b"start s1 1\nend s1 2 0 0 9 -\n")
+    port.sendall(over("s1", 3))
     waiter.join(SOON_S)
-    assert heard[0][1].status == 0
+    assert heard[0].exit_status == 3
 
 
 @pytest.mark.parametrize(
@@ -142,8 +177,11 @@ def test_a_wait_ends_when_another_thread_hears_the_news(guest):
         b"ready \n\n\n",
         b"start s1\n",
         b"start s1 never\n",
-        b"end s1 1 fine 0 0\n",
+        b"end s1 1 fine 0 0 -\n",
         b"end s1 1 0\n",
+        b"ran s1 1 0 - 4 -\n",
+        b"ran s1 1 0 - - disk:9\n",
+        b"ran s1 1 0 - - disk:many:9\n",
         b"\xff\xfe\x00 cpus\n",
         b"[    1.000000] systemd: hello\n",
         b"x" * 300_000 + b"\n",
@@ -151,15 +189,15 @@ def test_a_wait_ends_when_another_thread_hears_the_news(guest):
 )
 def test_garbage_does_not_stop_the_reader(guest, garbage):
     port, events = guest
-    port.sendall(garbage + HELLO + b"start s2 1\nend s2 2 0 0 9 -\n")
+    port.sendall(garbage + HELLO + over("s2", 3))
     assert events.wait_ready(SOON_S).cpu_count == 2
-    assert events.wait_end("s2", SOON_S)[1].status == 0
+    assert events.wait_end("s2", SOON_S).exit_status == 3
 
 
-def test_an_end_without_a_beginning_is_no_end(guest):
+def test_an_end_without_a_beginning_is_told_as_such(guest):
     port, events = guest
-    port.sendall(b"end s1 2 0 0 9 -\n")
-    assert events.wait_end("s1", SOON_S) is None
+    port.sendall(b"end s1 2 0 0 0 -\n")
+    assert events.wait_end("s1", SOON_S).started_at is None
 
 
 def test_a_guest_that_goes_away_early_ends_every_wait_at_once(guest):
@@ -172,10 +210,10 @@ def test_a_guest_that_goes_away_early_ends_every_wait_at_once(guest):
 
 def test_what_was_said_before_the_end_is_still_known(guest):
     port, events = guest
-    port.sendall(HELLO + b"start s1 1\nend s1 2 7 0 9 -\n")
+    port.sendall(HELLO + over("s1", 7))
     port.close()
     assert events.wait_ready(SOON_S).cpu_count == 2
-    assert events.wait_end("s1", SOON_S)[1].status == 7
+    assert events.wait_end("s1", SOON_S).exit_status == 7
 
 
 def test_closing_twice_does_no_harm_and_ends_the_thread(guest):
@@ -188,9 +226,7 @@ def test_closing_twice_does_no_harm_and_ends_the_thread(guest):
 
 def test_sessions_of_others_are_not_kept(guest):
     port, events = guest
-    port.sendall(
-        b"start session-7-1.5 1\nend session-7-1.5 2 0 0 9 -\nstart s1 1\nend s1 2 0 0 9 -\n"
-    )
+    port.sendall(over("session-7-1.5") + over("s1"))
     assert events.wait_end("s1", SOON_S)
     assert events.wait_end("session-7-1.5", 0.01) is None
-    assert not events._inbox.starts
+    assert not events._inbox.steps

@@ -24,7 +24,8 @@ SILENCE, HANG_UP = object(), object()
 class FakeQemu:
     """Greets, agrees on capabilities, then gives each command the reply laid down for it."""
 
-    def __init__(self, replies, *, greeting=GREETING):
+    def __init__(self, replies, *, greeting=GREETING, event=EVENT):
+        self.event = event
         self.replies = {"qmp_capabilities": {"return": {}}} | replies
         self.greeting = greeting
         self.heard = []
@@ -46,7 +47,7 @@ class FakeQemu:
                 if reply is SILENCE:
                     continue
                 if "id" in request:  # events begin after the capabilities were agreed on
-                    self._say(EVENT)
+                    self._say(self.event)
                     reply |= {"id": request["id"]}
                 self._say(reply)
 
@@ -72,7 +73,7 @@ class FakeQemu:
 
     def __exit__(self, *_):
         self.client.close()
-        self._thread.join(10)
+        self._thread.join(600)
         assert not self._thread.is_alive()
 
 
@@ -81,10 +82,10 @@ def talk():
     """Connect a monitor to a fake QEMU with given replies."""
     opened = []
 
-    def connect(replies, *, timeout_s=5.0, **more):
+    def connect(replies, *, timeout_s=60.0, on_trouble=None, **more):
         qemu = FakeQemu(replies, **more)
         opened.append(qemu.__exit__)
-        monitor = Monitor(qemu.client, timeout_s=timeout_s)
+        monitor = Monitor(qemu.client, timeout_s=timeout_s, on_trouble=on_trouble)
         opened.append(monitor.close)
         return qemu, monitor
 
@@ -188,3 +189,39 @@ def test_closing_twice_does_no_harm_and_ends_the_thread(talk):
     monitor.close()
     monitor.close()
     assert not [t for t in threading.enumerate() if t.name == "QEMU monitor"]
+
+
+RUNNING = {"query-status": {"return": {"status": "running"}}, "stop": {"return": {}}}
+
+
+def event(name, **data):
+    return {"timestamp": {"seconds": 1, "microseconds": 0}, "event": name, "data": data}
+
+
+def test_a_disk_that_fails_is_reported_before_the_next_answer_and_once(talk):
+    heard = []
+    failure = event(
+        "BLOCK_IO_ERROR", device="scratch", operation="write", reason="No space left on device",
+        action="report", nospace=True,
+    )  # fmt: skip
+    _, monitor = talk(RUNNING, event=failure, on_trouble=heard.append)
+    for _ in range(3):
+        monitor.execute("query-status")
+        assert heard == ["QEMU could not write the disk 'scratch': No space left on device"]
+
+
+def test_a_pause_that_nobody_asked_for_is_reported(talk):
+    heard = []
+    _, monitor = talk(RUNNING, event=event("STOP"), on_trouble=heard.append)
+    monitor.execute("query-status")
+    assert heard == ["QEMU has paused the guest, and nobody has asked for it"]
+
+
+def test_a_pause_that_was_asked_for_and_other_news_are_no_trouble(talk):
+    heard = []
+    _, monitor = talk(RUNNING, event=event("STOP"), on_trouble=heard.append)
+    monitor.execute("stop")
+    assert heard == []
+    _, monitor = talk(RUNNING, on_trouble=heard.append)
+    monitor.execute("query-status")
+    assert heard == []

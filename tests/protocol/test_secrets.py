@@ -19,9 +19,9 @@ from buildvm_nb.guix.endpoint import Endpoint
 from buildvm_nb.guix.secrets import ClientPatience, ServerPatience, receive_secrets, send_secrets
 from buildvm_nb.guix.secretwords import GREETING
 
-ONCE = ClientPatience(retries=0, pause_s=0.01, handshake_timeout_s=10, transfer_timeout_s=10)
-PATIENT = ClientPatience(retries=600, pause_s=0.02, handshake_timeout_s=30)
-SERVER = ServerPatience(client_timeout_s=30, transfer_timeout_s=30)
+ONCE = ClientPatience(retries=0, pause_s=0.01, handshake_timeout_s=300, transfer_timeout_s=300)
+PATIENT = ClientPatience(retries=600, pause_s=0.02, handshake_timeout_s=600)
+SERVER = ServerPatience(client_timeout_s=30, transfer_timeout_s=600)
 HASTY = ServerPatience(client_timeout_s=30, transfer_timeout_s=0.2)
 ACL, KEY = b"(acl)\n", bytes(range(256)) * 300
 MESSAGE = (
@@ -470,7 +470,7 @@ def test_of_clients_that_race_for_a_tcp_port_one_is_served_and_the_others_are_no
     start, over = threading.Barrier(4), threading.Event()
 
     def race(number):
-        start.wait(30)
+        start.wait(600)
         while not over.wait(0.005):
             try:
                 client = socket.create_connection(("127.0.0.1", free_port), 10)
@@ -488,7 +488,7 @@ def test_of_clients_that_race_for_a_tcp_port_one_is_served_and_the_others_are_no
 
     with ThreadPoolExecutor(4) as pool, serving(endpoint, into) as received:
         racers = [pool.submit(race, number) for number in range(3)]
-        start.wait(30)
+        start.wait(600)
         try:
             received.result()
         finally:

@@ -394,7 +394,7 @@ def test_gc_never_takes_a_log_from_a_process_that_is_recording(place, tmp_path):
         removed = []
         while recorder.poll() is None:
             removed += catalog.collect().logs
-        recorder.communicate(timeout=60)
+        recorder.communicate(timeout=600)
         assert recorder.returncode == 0
         assert removed == []
         assert len(catalog.outcomes()) == 60

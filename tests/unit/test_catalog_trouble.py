@@ -44,7 +44,7 @@ def python(code, *arguments, wrapper=()):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return out
 

@@ -351,7 +351,7 @@ def test_processes_that_open_a_catalog_at_once_make_or_upgrade_it_once(
     for process in processes:
         process.stdin.close()
         process.stdin = None  # or communicate() would flush it
-    told = [process.communicate(timeout=60)[0] for process in processes]
+    told = [process.communicate(timeout=600)[0] for process in processes]
 
     assert told == [f"{key}\n" for key in keys]
     with opened(place) as catalog:

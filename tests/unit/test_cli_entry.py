@@ -28,7 +28,7 @@ def start(*words, program=PROGRAM, **settings):
 
 def call(*words, **settings):
     with start(*words, **settings) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     return process.returncode, out.decode(), err.decode()
 
 
@@ -151,12 +151,12 @@ def test_a_reader_that_leaves_early_is_no_error(place):
         assert process.stdout.read(5) == b"\x1b[31m"
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+        assert process.wait(timeout=600) == 128 + signal.SIGPIPE
 
 
 def test_a_log_comes_out_byte_for_byte(place):
     with start("catalog", "log", "01K", "--catalog", place) as process:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=600)
     assert out == b"\x1b[31m\xff line\n" * 500_000
 
 
@@ -164,7 +164,7 @@ def test_a_full_disk_behind_standard_output_is_told():
     with Path("/dev/full").open("w") as full:
         process = start("case", "schema", stdout=full)
         with process:
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert b"No space left" in err
     assert b"Traceback" not in err
@@ -177,7 +177,7 @@ def test_an_interruption_exits_with_the_signals_status_without_a_traceback(numbe
     with start("catalog", "log", "01K", "--catalog", place) as process:
         assert process.stdout.read(5)  # now it is writing, more than a pipe holds
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == expected
     assert b"Traceback" not in err
 

@@ -87,7 +87,7 @@ def on_terminal(code):
                 break
             shown += piece
         os.close(ours)
-    assert process.wait(timeout=60) == 0, shown
+    assert process.wait(timeout=600) == 0, shown
     return shown.decode()
 
 

@@ -35,7 +35,20 @@ packages = ["hello@2.10"]
 """
 TRAVEL = f"guix time-machine --no-channel-files --commit={COMMIT} -- "
 TOO_EARLY = "cannot travel past commit \\`4a0b87f0ec5b' from May 1st, 2019"
-OFFLOADED = "offloading '/gnu/store/x-hello.drv' to '127.0.0.1'..."
+HASH = "0123456789abcdfghijklmnpqrsvwxyz"
+DRV = f"/gnu/store/{HASH}-hello-2.10.drv"
+TAR = f"/gnu/store/{HASH[::-1]}-hello-2.10.tar.gz.drv"
+OFFLOADED = f"offloading '{DRV}' to '127.0.0.1'..."
+DONE = f"done with offloaded '{DRV}'"
+FAILED = f"derivation '{DRV}' offloaded to '127.0.0.1' failed: build of it failed"
+SSH = """\
+#!/bin/sh
+# a machine: asks are answered with files of this test's; its clock has gone on a while
+[ ! -e {place}/gone ] || exit 255
+for last; do :; done
+echo "$last" | sed -e 's#/var/log/guix#{place}/log#g' -e 's#/proc/vmstat#{place}/vmstat#' \\
+    -e "s#df -Pk /gnu/store#cat {place}/df#" | sh
+"""
 
 
 def case_of(text=CASE):
@@ -43,10 +56,11 @@ def case_of(text=CASE):
 
 
 def test_the_commands_follow_from_the_source():
+    build = f"{TRAVEL}build --no-grafts --no-substitutes hello@2.10"
     assert [(step.name, step.run) for step in case_of().steps] == [
-        ("prepare", f"{TRAVEL}environment hello@2.10 -- true"),
-        ("build", f"{TRAVEL}build --no-substitutes hello@2.10"),
-        ("test", f"{TRAVEL}build --no-substitutes hello@2.10 --check"),
+        ("prepare", f"{TRAVEL}environment hello@2.10 -- true\n{build} --derivations"),
+        ("build", build),
+        ("test", f"{build} --check"),
     ]
 
 
@@ -62,9 +76,10 @@ check = false
 authenticate = false
 """
     travel = "guix time-machine --no-channel-files --channels=channels.scm --disable-authentication"
+    build = f"{travel} -- build --no-grafts --no-substitutes '--manifest=my manifest.scm'"
     assert [step.run for step in case_of(text).steps] == [
-        f"{travel} -- describe",
-        f"{travel} -- build --no-substitutes '--manifest=my manifest.scm'",
+        f"{travel} -- describe\n{build} --derivations",
+        build,
     ]
 
 
@@ -98,7 +113,13 @@ def test_such_a_source_is_not_fetched_by_us(tmp_path):
 def test_in_the_machine_the_same_commands_run_after_a_login(tmp_path):
     commands = guix_commands(case_of(), Where.GUEST, tmp_path, ("ssh", "vm"))
     assert commands[1][1][:2] == ("ssh", "vm")
-    assert commands[1][1][2].endswith(f"&& {TRAVEL}build --no-substitutes hello@2.10")
+    assert commands[1][1][2].endswith(f"&& {TRAVEL}build --no-grafts --no-substitutes hello@2.10")
+    assert [name for name, _ in commands] == ["prepare", "build", "test"]
+
+
+def test_what_would_be_built_on_this_host_today_is_left_out(tmp_path):
+    commands = guix_commands(case_of(), Where.HOST, tmp_path)
+    assert [name for name, _ in commands] == ["prepare", "build"]
 
 
 @pytest.fixture
@@ -112,68 +133,163 @@ def ready(**fields):
     return Status(name="vm", phase=Phase.READY, record=record)
 
 
+def there(drv):
+    """What Guix says, and what is in the machine then, when a derivation is built there."""
+    name = drv.rpartition("/")[2]
+    logs = f"$PLACE/log/drvs/{name[:2]}"
+    said = f"offloading '{drv}' to '127.0.0.1'..."
+    return f'echo "{said}"; mkdir -p {logs} && touch {logs}/{name[2:]}.gz'
+
+
+NAMED = f"*--derivations) echo {DRV};; *environment*) ;;"
+THERE = there(DRV)
+
+
 @pytest.fixture
 def built(tmp_path, places, monkeypatch):
-    """Build with a guix that says and does what a script says."""
+    """Build with a guix that says and does what a script says, and a machine that is asked."""
 
-    def built(script, case=None):
-        guix = tmp_path / "bin/guix"
-        guix.parent.mkdir(exist_ok=True)
-        guix.write_text(f'#!/bin/sh\ncase "$*" in {script} esac\n')
-        guix.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{guix.parent}:{os.environ['PATH']}")
-        trial = build_with_guix(
-            case or case_of(), ready(), Where.HOST, places=places, base=tmp_path
-        )
+    def built(script, case=None, where=Where.HOST):
+        programs = tmp_path / "bin"
+        programs.mkdir(exist_ok=True)
+        texts = {
+            "guix": f'#!/bin/sh\nPLACE={tmp_path}\ncase "$*" in {script} esac\n',
+            "ssh": SSH.format(place=tmp_path),
+        }
+        for name, text in texts.items():
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        (tmp_path / "vmstat").write_text("pgfault 7\noom_kill 2\n")
+        (tmp_path / "df").write_text("Filesystem 1024-blocks\nnone 9 9 500000 1% /\n")
+        monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        trial = build_with_guix(case or case_of(), ready(), where, places=places, base=tmp_path)
         return trial.outcome, trial.log.decode()
 
     return built
 
 
-def test_what_was_built_in_the_machine_and_again_here_has_passed(built):
-    outcome, log = built(f'*--check) echo same;; *build*) echo "{OFFLOADED}";;')
-    assert outcome.verdict is Verdict.PASSED
-    assert [step.name for step in outcome.steps] == ["prepare", "build", "test"]
+def test_what_was_built_in_the_machine_has_passed_at_the_clock_it_had_then(built):
+    outcome, log = built(f'{NAMED} *build*) {THERE}; echo "{DONE}";;')
+    assert outcome.verdict is Verdict.PASSED, outcome.reason
+    assert [step.name for step in outcome.steps] == ["prepare", "build"]
     assert OFFLOADED in log
     assert f"==> build: {TRAVEL}build" in log
+    build = outcome.steps[-1]
+    assert build.clock_started_at <= build.clock_ended_at
+    # the clock of the machine here is this host's: not the date at which it was started
+    assert outcome.machine.date == build.clock_started_at.replace(microsecond=0)
+    assert abs((outcome.machine.date - now()).total_seconds()) < 600
+
+
+NOT_FOUND = "'download failed https://x.example/a 404 Not Found'"
+KILLS = "echo oom_kill 3 >$PLACE/vmstat"
+FULL = "echo a b c 900 1% >$PLACE/df"
+CANNOT = "Guix of that commit, or what the packages need"
 
 
 @pytest.mark.parametrize(
     ("script", "verdict", "step", "reason"),
     [
-        ("*environment*) echo no network; exit 1;;", "unavailable", "prepare", "cannot be had"),
+        ("*environment*) echo no network; exit 1;;", "error", "prepare", f"{CANNOT}, could not"),
+        (
+            "*environment*) echo Git error: object not found - no match for id; exit 1;;",
+            "unavailable",
+            "prepare",
+            "no match for id",
+        ),
+        (
+            f"*environment*) echo {NOT_FOUND}; exit 1;;",
+            "unavailable",
+            "prepare",
+            "404",
+        ),
         (
             f'*environment*) echo "{TOO_EARLY}"; exit 1;;',
             "unavailable",
             "prepare",
             "older than 4a0b87f0ec5b.*v1.0.0, of 2019-05-01",
         ),
-        ("*build*) exit 1;;", "failed", "build", "build exited with 1"),
-        ("*build*) ;;", "error", "build", "nothing was built in the machine"),
+        ("*) ;;", "error", "prepare", "does not name the derivation"),
+        # it failed there, by Guix's word and the machine's
         (
-            f'*build*) echo "{OFFLOADED.replace("127.0.0.1", "other.example")}";;',
+            f'{NAMED} *build*) {THERE}; echo "{FAILED}"; exit 1;;',
+            "failed",
+            "build",
+            f"{DRV} failed",
+        ),
+        # a build of this host, a daemon that is gone, a full store of this host
+        (f"{NAMED} *build*) exit 1;;", "error", "build", "on this host, today"),
+        (f'{NAMED} *build*) echo "{FAILED}"; exit 1;;', "error", "build", "on this host, today"),
+        (
+            f"{NAMED} *build*) {THERE}; echo 'failed to connect to daemon'; exit 1;;",
             "error",
             "build",
-            "nothing was built in the machine",
+            "on this host, today",
         ),
         (
-            f'*--check) exit 1;; *build*) echo "{OFFLOADED}";;',
-            "failed",
-            "test",
-            "the result is another",
+            f"{NAMED} *build*) echo {NOT_FOUND}; exit 1;;",
+            "unavailable",
+            "build",
+            "404",
+        ),
+        # nothing, something else, or on another machine of that name
+        (f"{NAMED} *build*) ;;", "error", "build", "not built in the machine"),
+        (f'{NAMED} *build*) echo "{OFFLOADED}"; echo "{DONE}";;', "error", "build", "not built in"),
+        (
+            f'{NAMED} *build*) {there(TAR)}; echo "{DONE}";;',
+            "error",
+            "build",
+            "not built in the machine",
+        ),
+        (
+            f'{NAMED} *build*) {THERE}; {KILLS}; echo "{FAILED}"; exit 1;;',
+            "error",
+            "build",
+            "killed 1 processes for lack of memory",
+        ),
+        (
+            f'{NAMED} *build*) {THERE}; {FULL}; echo "{FAILED}"; exit 1;;',
+            "error",
+            "build",
+            "store was full",
         ),
     ],
 )
 def test_how_it_ended_is_a_verdict_with_its_reason(built, script, verdict, step, reason):
     outcome, _ = built(script)
-    assert (outcome.verdict, outcome.failing_step) == (verdict, step)
-    assert re.search(reason, outcome.reason)
+    assert (outcome.verdict, outcome.failing_step) == (verdict, step), outcome.reason
+    assert re.search(reason, outcome.reason), outcome.reason
+
+
+def test_a_machine_that_is_lost_on_the_way_is_no_failure(built):
+    outcome, _ = built(f'{NAMED} *build*) {THERE}; >$PLACE/gone; echo "{FAILED}"; exit 1;;')
+    assert outcome.verdict is Verdict.ERROR
+    assert "does not say what it is" in outcome.reason
+
+
+def test_a_log_from_before_proves_nothing(built, tmp_path):
+    log = tmp_path / "log/drvs" / HASH[:2] / f"{DRV[13:]}.gz"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    os.utime(log, (1, 1))
+    outcome, _ = built(f'{NAMED} *build*) echo "{OFFLOADED}"; echo "{DONE}";;')
+    assert outcome.verdict is Verdict.ERROR
 
 
 def test_a_build_without_an_end_is_ended(built):
-    text = CASE + "[limits]\nstep_timeout_s = 1\n"
-    outcome, _ = built("*environment*) exec tail -f /dev/null;;", case_of(text))
+    case = case_of(CASE + "[limits]\nstep_timeout_s = 1\n")
+    outcome, _ = built(f"{NAMED} *build*) {THERE}; exec tail -f /dev/null;;", case)
     assert outcome.verdict is Verdict.TIMEOUT
+    assert DRV in outcome.reason
+
+
+def test_a_wait_for_what_is_not_being_built_in_the_machine_is_no_time_out(built):
+    case = case_of(CASE + "[limits]\nstep_timeout_s = 1\n")
+    for script in (
+        "*environment*) exec tail -f /dev/null;;",
+        f"{NAMED} *) exec tail -f /dev/null;;",
+    ):
+        assert built(script, case)[0].verdict is Verdict.ERROR
 
 
 def test_a_machine_that_cannot_take_it_is_told(places, tmp_path, monkeypatch):
@@ -203,6 +319,6 @@ def test_a_dry_run_shows_the_exact_commands_and_needs_no_machine(tmp_path):
         ).stdout
 
     lines = [line for line in call().splitlines() if not line.startswith("#")]
-    assert lines == [step.run for step in case_of().steps]
+    assert "\n".join(lines) == "\n".join(step.run for step in case_of().steps[:2])
     assert "buildvm machine ssh build-vm" in call("--in", "guest")
-    assert call().count("guix time-machine") == len(json.loads(call("--json")))
+    assert [one["step"] for one in json.loads(call("--json"))] == ["prepare", "build"]

@@ -58,6 +58,18 @@ def test_what_the_user_wrote_is_kept_and_all_that_is_left_in_the_end(theirs):
     assert without_machine(text, "vm").rstrip("\n") == theirs.rstrip("\n")
 
 
+def test_a_list_that_an_older_version_wrote_is_read_and_renewed():
+    old = with_machine("(list mine)\n", "vm", MACHINE)
+    head = old[old.index("(let ((answers?") : old.index(";;; machine")]
+    old = old.replace(head, "(list\n").replace("(if (answers? 11022)\n(list ", "")
+    old = old.replace("\n(list))\n)))\n", "\n))\n").replace("#f)))", "#f))")
+    assert old.count("(") == old.count(")")
+    assert "answers?" not in old
+    assert listed_machines(old) == ["vm"]
+    assert without_machine(old, "vm") == "(list mine)\n"
+    assert with_machine(old, "vm", MACHINE) == with_machine("(list mine)\n", "vm", MACHINE)
+
+
 def test_a_machine_is_replaced_not_added_twice():
     text = with_machine(with_machine("(list)\n", "vm", MACHINE), "vm", OTHER)
     assert listed_machines(text) == ["vm"]
@@ -151,6 +163,37 @@ def test_a_list_that_had_only_ours_is_gone_in_the_end(settings):
     host.introduce(KNOWN)
     host.forget("vm", "")
     assert not (settings / "machines.scm").exists()
+
+
+def test_whoever_undoes_it_need_not_have_the_machines_state(settings):
+    host = GuixHost(settings)
+    before = (settings / "machines.scm").read_text()
+    host.introduce(KNOWN)
+    GuixHost(settings).forget("vm")
+    assert "DD" * 32 not in (settings / "acl").read_text()
+    assert (settings / "machines.scm").read_text() == before
+    assert not list((settings / "offload").rglob("vm*"))
+
+
+def test_a_key_that_is_not_known_any_more_is_told_and_nothing_changed(settings):
+    host = GuixHost(settings)
+    host.introduce(KNOWN)
+    host._installed_key("vm").unlink()  # as an older version left it
+    kept = {path: path.read_bytes() for path in settings.rglob("*") if path.is_file()}
+    with pytest.raises(HostError, match=r"not known which key in .*acl is that of the machine vm"):
+        host.forget("vm")
+    assert {path: path.read_bytes() for path in settings.rglob("*") if path.is_file()} == kept
+    host.forget("vm", key("DD"))
+    assert "DD" * 32 not in (settings / "acl").read_text()
+
+
+def test_a_machine_that_was_made_anew_replaces_its_old_key(settings):
+    host = GuixHost(settings)
+    host.introduce(KNOWN)
+    host.introduce(KNOWN.model_copy(update={"signing_key": key("EE")}))
+    acl = (settings / "acl").read_text()
+    assert "DD" * 32 not in acl
+    assert "EE" * 32 in acl
 
 
 def test_nothing_is_written_where_a_file_is_not_understood(settings):

@@ -162,7 +162,7 @@ def test_two_processes_that_want_the_same_entry_make_it_once(cache, builder):
     for process in (first, second):  # whoever has the lock makes it, the other one then finds it
         process.stdin.write("go\n")
         process.stdin.flush()
-    outputs = [process.communicate(timeout=20)[0] for process in (first, second)]
+    outputs = [process.communicate(timeout=600)[0] for process in (first, second)]
     lines = "".join(outputs).splitlines()
     place = str(cache.path("things", cache_key(RECIPE)))
     assert sorted(lines) == sorted(["made", place, place])

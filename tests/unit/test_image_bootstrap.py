@@ -209,7 +209,7 @@ def running(marker):
     return count
 
 
-def wait_for(condition, *, timeout_s=20):
+def wait_for(condition, *, timeout_s=600):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

@@ -1,3 +1,6 @@
+import json
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -6,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildvm_nb.errors import UsageError
-from buildvm_nb.model.cpu import CPU_MODELS, OLDEST_QEMU, CpuModel, Vendor, cpu_at, find_model
+from buildvm_nb.model.cpu import (
+    CPU_MODELS,
+    OLDEST_QEMU,
+    CpuModel,
+    Vendor,
+    cpu_at,
+    find_model,
+    instruction_sets,
+)
+from buildvm_nb.vm import INSTRUCTION_SETS
 
 BY_NAME = {model.name: model for model in CPU_MODELS}
 KNOWN = frozenset({"Haswell", "Broadwell", "Westmere", "qemu64", "EPYC", "EPYC-Rome"})
@@ -116,3 +128,49 @@ def test_where_no_name_is_near_the_list_is_pointed_to():
     with pytest.raises(UsageError) as caught:
         find_model("zzz", KNOWN)
     assert caught.value.hint == "`buildvm cpus` lists them"
+
+
+# instruction sets
+
+QEMU = shutil.which("qemu-system-x86_64")
+
+
+def test_every_model_in_the_table_has_its_instruction_sets():
+    assert all(instruction_sets(model.name) for model in CPU_MODELS)
+    assert instruction_sets("Haswell,-cx16,+adx") == instruction_sets("Haswell") - {"cx16"} | {
+        "adx"
+    }
+    assert instruction_sets("max") is None
+
+
+@pytest.mark.skipif(QEMU is None, reason="no QEMU")
+def test_the_instruction_sets_are_those_that_qemu_gives_a_model():
+    asked = [model.name for model in CPU_MODELS] + ["qemu64", "kvm64"]
+    named = [
+        {
+            "execute": "query-cpu-model-expansion",
+            "arguments": {"type": "full", "model": {"name": name}},
+        }
+        for name in asked
+    ]
+    commands = [{"execute": "qmp_capabilities"}, *named, {"execute": "quit"}]
+    done = subprocess.run(
+        [QEMU, "-machine", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"],
+        input="".join(f"{json.dumps(command)}\n" for command in commands),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = [one for one in told if "return" in one or "error" in one][1:-1]
+    everywhere = {"mmx", "sse", "sse2", "syscall", "nx", "lm"}
+    of_speed = {"erms"}  # says that an instruction is fast, and adds none
+    seen = 0
+    for name, answer in zip(asked, answers, strict=True):
+        if "error" in answer:  # a model of a newer QEMU
+            continue
+        has = {key for key, value in answer["return"]["model"]["props"].items() if value is True}
+        assert instruction_sets(name) == has & INSTRUCTION_SETS - everywhere - of_speed, name
+        seen += 1
+    assert seen > 20

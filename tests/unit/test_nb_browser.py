@@ -18,7 +18,7 @@ from buildvm_nb.nb.browser import CatalogBrowser
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 START = parse_instant("2026-01-01")
-LONG_S = 60
+LONG_S = 600.0
 
 
 class PatientBrowser(CatalogBrowser):

@@ -17,7 +17,7 @@ from buildvm_nb.nb.jobs import TaskEvent
 from buildvm_nb.nb.stages import Stages
 from buildvm_nb.nb.verdicts import verdict_html
 
-LONG_S = 60
+LONG_S = 600.0
 SCRIPT = "<script>alert(1)</script>"
 CASE = parse_case(
     """
@@ -246,7 +246,7 @@ def test_a_tab_that_cannot_be_made_says_so_in_its_place(cache, closing, tmp_path
     lab = Lab(case=CASE, cache=cache, catalog=tmp_path / "c.sqlite")
     closing(lab)
     shown = lab.show_tab("Catalog")
-    assert not isinstance(shown, Panel) or shown.wait(60)
+    assert not isinstance(shown, Panel) or shown.wait(600)
     assert "Error:" in (shown.error_html if isinstance(shown, Panel) else shown.value)
     assert lab.show_tab("Build") is lab.build
 

@@ -18,7 +18,7 @@ from buildvm_nb.nb import ownership
 from buildvm_nb.nb.jobs import Job, JobState, TaskEvent
 from buildvm_nb.nb.ownership import end_everything, release, take_over
 
-LONG_S = 30
+LONG_S = 600.0
 
 
 def waits_for(began, work):

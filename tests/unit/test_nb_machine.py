@@ -9,7 +9,7 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.nb.machinepanel import MachinePanel
 
-LONG_S = 60
+LONG_S = 600.0
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from buildvm_nb.host.interruption import Interrupted
 from buildvm_nb.nb.logview import LogView
 from buildvm_nb.nb.panel import Panel
 
-LONG_S = 30
+LONG_S = 600.0
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 
 

@@ -11,7 +11,7 @@ from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.nb.picker import CommitPicker
 from buildvm_nb.source import Revision
 
-LONG_S = 60
+LONG_S = 600.0
 DAY_S = 86_400
 QUARTER_S = DAY_S // 4
 SCRIPT = "<script>alert(1)</script>"

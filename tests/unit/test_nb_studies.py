@@ -21,7 +21,7 @@ from buildvm_nb.nb.forecast import ForecastPanel
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 CASE = Case(id="demo", title=SCRIPT, step=[Step(name="test", run=f"echo '{SCRIPT}'")])
-LONG_S = 30
+LONG_S = 600.0
 
 
 def an_outcome(date, verdict="passed", **more):

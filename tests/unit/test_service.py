@@ -105,9 +105,9 @@ def test_a_machine_that_is_not_there_is_told_with_those_that_are(places):
         find_machine(places, "old")
 
 
-def a_record(pid, born):
+def a_record(pid, born, phase=Phase.READY):
     return Record(
-        machine=MACHINE, file="f", pid=pid, born=born, phase=Phase.READY, since=now(), qemu_pid=1
+        machine=MACHINE, file="f", pid=pid, born=born, phase=phase, since=now(), qemu_pid=1
     )
 
 
@@ -165,12 +165,12 @@ def test_a_state_that_cannot_be_kept_is_told(tmp_path):
 def test_a_process_is_known_by_its_number_and_its_birth():
     with subprocess.Popen(["sleep", "100"]) as process:
         born = birth(process.pid)
-        assert end_process(process.pid, born + 1, timeout_s=30)
+        assert end_process(process.pid, born + 1, timeout_s=600)
         assert process.poll() is None
-        assert end_process(process.pid, born, timeout_s=30)
+        assert end_process(process.pid, born, timeout_s=600)
         assert process.wait() == -signal.SIGTERM
     assert birth(process.pid) is None
-    assert end_process(process.pid, born, timeout_s=30)
+    assert end_process(process.pid, born, timeout_s=600)
 
 
 def test_a_process_that_does_not_end_is_killed():
@@ -241,6 +241,46 @@ def test_of_two_starts_at_once_one_makes_the_machine(places, argv):
         assert result in pids or "run already" in result
 
 
+def test_whoever_starts_a_machine_that_is_being_started_waits_until_it_is_ready(places):
+    place = places.state("vm")
+    seen = []
+    second = threading.Thread(
+        target=lambda: seen.append(start_machine("vm", ["/bin/false"], places=places).phase)
+    )
+    with claimed(place, "vm") as claim:
+        write_record(place, a_record(os.getpid(), birth(os.getpid()), phase=Phase.STARTING))
+        second.start()
+        while not is_waited_for(place.starting):
+            threading.Event().wait(0.01)
+        assert not seen
+        write_record(place, a_record(os.getpid(), birth(os.getpid())))
+        claim.tell_ready()
+        second.join(600)
+        assert seen == [Phase.READY]
+
+
+def is_waited_for(path):
+    """Tell whether somebody waits for a lock on a file, by the kernel's list."""
+    inode = str(path.stat().st_ino)
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any(line[1] == "->" and line[6].endswith(f":{inode}") for line in lines)
+
+
+def test_a_machine_whose_start_by_another_fails_is_started_anew(places, argv):
+    place = places.state("vm")
+    started = []
+    second = threading.Thread(
+        target=lambda: started.append(start_machine("vm", argv, places=places).phase)
+    )
+    with claimed(place, "vm"):
+        second.start()
+        while not is_waited_for(place.starting):
+            threading.Event().wait(0.01)
+    second.join(600)
+    assert started == [Phase.READY]
+    assert stop_machine("vm", places=places)
+
+
 def test_a_machine_that_does_not_start_is_told_with_what_its_process_said(places):
     argv = ["sh", "-c", "echo port 22 is taken >&2; exit 7"]
     with pytest.raises(LaunchError, match="vm did not start: its process ended with 7") as caught:
@@ -264,7 +304,7 @@ start_machine("vm", {argv!r}, places=Places(files=Path("/"), states=Path({str(pl
         while not (tmp_path / "pid").exists():
             threading.Event().wait(0.01)
         starter.send_signal(signal.SIGINT)
-        assert b"KeyboardInterrupt" in starter.communicate(timeout=60)[1]
+        assert b"KeyboardInterrupt" in starter.communicate(timeout=600)[1]
     left = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 20  # whose parent has ended is reaped by init
     while birth(left) is not None and time.monotonic() < deadline:
@@ -356,10 +396,13 @@ WORDS = ["/usr/bin/env", "-", "/path with/100% $HOME", 'a"b\\c']
 
 @pytest.mark.parametrize("is_system", [True, False])
 def test_a_unit_is_one_that_systemd_accepts(is_system, tmp_path):
-    text = systemd_unit(MACHINE, WORDS, {"BUILDVM_STATE": "/s p"}, is_system=is_system)
+    machine = MACHINE.model_copy(update={"auto_start": True})
+    text = systemd_unit(machine, WORDS, {"BUILDVM_STATE": "/s p"}, is_system=is_system)
     assert 'ExecStart="/usr/bin/env" "-" "/path with/100%% $$HOME" "a\\"b\\\\c"' in text
     assert 'Environment="BUILDVM_STATE=/s p"' in text
     assert ("WantedBy=multi-user.target" in text) is is_system
+    assert ("DynamicUser=yes" in text) is is_system
+    assert "\n[Install]" not in systemd_unit(MACHINE, WORDS, {}, is_system=is_system)
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("this host has no systemd-analyze")

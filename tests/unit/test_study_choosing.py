@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from buildvm_nb.catalog.proofs import curated_findings
 from buildvm_nb.model.case import (
     Case,
     DebianSource,
@@ -13,7 +14,7 @@ from buildvm_nb.model.case import (
     Step,
     WheelsSource,
 )
-from buildvm_nb.model.cpu import cpu_at
+from buildvm_nb.model.cpu import CPU_MODELS, cpu_at, instruction_sets
 from buildvm_nb.model.finding import Boundary, Finding, Window
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
@@ -21,13 +22,24 @@ from buildvm_nb.study.choice import Basis, Choice
 from buildvm_nb.study.choosing import choose_environment
 from buildvm_nb.study.packages import Package, package_of
 from buildvm_nb.study.showing import Host, this_host
+from buildvm_nb.vm import linux_flag
 
 TODAY = datetime(2026, 11, 23, tzinfo=UTC)
 DIAGNOSED = TODAY - timedelta(days=30)
 OWN_DATE = datetime(2019, 5, 1, 12, tzinfo=UTC)
+
+
+def flags_of(cpu):
+    """Return what ``/proc/cpuinfo`` shows of a model."""
+    every = {"fpu", "mmx", "sse", "sse2", "syscall", "nx", "lm", "constant_tsc"}
+    sets = instruction_sets(cpu)
+    saving = {"xsave", "xsaveopt"} if "avx" in sets else set()
+    return frozenset(every | saving | {linux_flag(name) for name in sets})
+
+
 HOST = Host(
     date=TODAY,
-    cpu_flags=frozenset({"sse4_2", "avx", "cx16"}),
+    cpu_flags=flags_of("SandyBridge"),
     kernels=frozenset({"debian:bookworm"}),
 )
 STEPS = [Step(name="test", run="make check")]
@@ -188,11 +200,16 @@ def test_a_host_with_the_features_needs_no_machine():
 @pytest.mark.parametrize(
     ("changes", "flags"),
     [
-        ({}, {"sse4_1"}),
+        ({}, flags_of("Penryn")),
+        ({}, {"sse4_2"}),
         ({}, set()),
-        ({"features": (), "features_needed": ()}, {"sse4_2"}),
-        ({"features": (), "features_harmful": ("cx16",)}, {"cx16", "avx"}),
+        ({"features": (), "features_needed": ()}, flags_of("SandyBridge")),
+        ({"features": (), "features_harmful": ("cx16",)}, flags_of("SandyBridge")),
         ({"features": (), "features_harmful": ("cx16",)}, set()),
+        # what is named does not tell why all of these fail
+        ({"features": ("cx16",), "features_base": "Haswell"}, flags_of("Penryn")),
+        ({"failing_cpus": ("core2duo", "EPYC")}, flags_of("EPYC")),
+        ({"failing_cpus": ("core2duo", "Unheard-Of")}, flags_of("EPYC")),
     ],
 )
 def test_a_host_that_lacks_or_may_lack_a_passing_cpu_needs_one(changes, flags):
@@ -200,6 +217,25 @@ def test_a_host_that_lacks_or_may_lack_a_passing_cpu_needs_one(changes, flags):
     choice = choose(a_cpu_finding(**changes), host=host)
     assert (choice.level, choice.environment.cpu) == ("cpu", "Nehalem")
     assert (choice.environment.date, choice.overrides()["cpu"]) == (TODAY, "Nehalem")
+
+
+def test_findings_on_the_cpus_of_one_build_hold_together_and_the_newest_does_not_hide_another():
+    old = a_cpu_finding(features=("popcnt",), recorded_at=DIAGNOSED - timedelta(days=1))
+    new = a_cpu_finding(
+        features=("cx16",), features_base="Haswell", failing_cpus=("core2duo", "Haswell,-cx16")
+    )
+    for model in ("Penryn", "Haswell,-cx16"):
+        choice = choose(old, new, host=Host(date=TODAY, cpu_flags=flags_of(model)))
+        assert (choice.level, choice.environment.cpu) == ("cpu", "Nehalem")
+        assert {choice.because.id, *(one.id for one in choice.also)} == {old.id, new.id}
+        assert choice.against == ()
+
+
+def test_of_findings_on_cpus_that_contradict_each_other_the_newest_is_followed():
+    old = a_cpu_finding(recorded_at=DIAGNOSED - timedelta(days=1))
+    new = a_cpu_finding(passing_cpus=("Nehalem", "Penryn"), failing_cpus=("core2duo",))
+    choice = choose(old, new)
+    assert (choice.because, [one.id for one in choice.against]) == (new, [old.id])
 
 
 def test_todays_default_cpu_is_preferred_where_it_was_seen_to_pass():
@@ -214,7 +250,7 @@ def test_a_harmful_feature_is_switched_off_as_the_finding_showed():
     assert choose(shown).environment.cpu == without
     unseen = a_cpu_finding(**harmful, passing_cpus=("Nehalem",))
     assert choose(unseen).environment.cpu == "Nehalem"
-    assert choose(unseen, host=Host(date=TODAY, cpu_flags=frozenset({"avx"}))).level == "nothing"
+    assert choose(unseen, host=HOST).level == "nothing"
 
 
 def test_a_cpu_that_was_studied_at_the_own_date_alone_asks_for_both():
@@ -231,6 +267,11 @@ def test_a_kernel_is_chosen_where_the_hosts_kind_was_not_seen_to_pass():
     both = ("debian:bullseye", "debian:bookworm")
     later = choose(a_kernel_finding(passing_kernels=both, failing_kernels=("debian:sid",)))
     assert (later.level, later.environment.kernel) == ("nothing", "debian:bookworm")
+
+
+def test_a_host_whose_kernel_may_be_one_that_fails_needs_another():
+    host = Host(date=TODAY, kernels=frozenset({"debian:bullseye", "debian:bookworm"}))
+    assert choose(a_kernel_finding(), host=host).level == "kernel"
 
 
 def test_a_number_of_cores_is_chosen():
@@ -301,7 +342,8 @@ def test_date_and_cpu_are_chosen_where_the_host_fails_on_both_axes():
 
 def test_the_least_invasive_of_two_shown_environments_is_chosen():
     trap = a_trap((None, "2020-01-01"))  # on the CPU of its date
-    cpu = a_cpu_finding(failing_cpus=("Skylake-Server",))  # passes today on another one
+    harmful = {"features": (), "features_harmful": ("avx512f",)}
+    cpu = a_cpu_finding(**harmful, failing_cpus=("Skylake-Server",))  # passes today on another one
     choice = choose(trap, cpu)
     assert (choice.level, choice.because) == ("nothing", cpu)
     assert choose(trap, cpu, host=Host(date=TODAY)).level == "cpu"
@@ -488,3 +530,33 @@ def test_a_boundary_beside_the_windows_changes_nothing():
         is_exact=True,
     )
     assert choose(a_trap((None, "2020-01-01"), boundaries=(edge,))).level == "date"
+
+
+# all shipped findings
+
+CPU_CASES = {
+    one.case.build_digest(): one.case for one in curated_findings() if one.kind == "cpu-dependent"
+}
+
+
+@pytest.mark.parametrize("case", CPU_CASES.values(), ids=lambda case: case.id)
+def test_a_shipped_finding_says_that_no_machine_is_needed_only_on_cpus_that_pass(case):
+    findings = [one for one in curated_findings() if one.case.build_digest() == case.build_digest()]
+    passing = frozenset.intersection(*(frozenset(one.passing_cpus) for one in findings))
+    failing = frozenset().union(*(one.failing_cpus for one in findings))
+    models = {*(model.name for model in CPU_MODELS), *passing, *failing} - {"max"}
+    today = max(one.recorded_at for one in findings).replace(microsecond=0)
+    levels = {}
+    for model in models:
+        host = Host(date=today, cpu_flags=flags_of(model), kernels=HOST.kernels)
+        choice = choose(curated=findings, subject=case, host=host)
+        levels[model] = choice.level
+        assert choice.environment.cpu not in failing
+    assert {levels[name] for name in failing} == {"cpu"}
+    assert {levels[name] for name in passing - {"max"}} == {"nothing"}
+    worse = {name for name in models if any(_is_within(name, other) for other in failing)}
+    assert {levels[name] for name in worse} == {"cpu"}
+
+
+def _is_within(cpu, other):
+    return instruction_sets(cpu) <= instruction_sets(other)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildvm_nb.model.case import Case, PyPISource, Step
+from buildvm_nb.model.cpu import instruction_sets
 from buildvm_nb.model.finding import Boundary, Finding, Window
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
@@ -16,13 +17,13 @@ from buildvm_nb.study.choice import Basis
 from buildvm_nb.study.choosing import choose_environment
 from buildvm_nb.study.packages import Package
 from buildvm_nb.study.showing import Host
+from buildvm_nb.vm import linux_flag
 
 TODAY = datetime(2026, 11, 23, tzinfo=UTC)
 OWN_DATE = datetime(2019, 5, 1, 12, tzinfo=UTC)
 PACKAGE = Package(name="demo", version="1.0")
-HOST = Host(
-    date=TODAY, cpu_flags=frozenset({"avx", "avx2"}), kernels=frozenset({"debian:bookworm"})
-)
+FLAGS = frozenset(map(linux_flag, instruction_sets("Skylake-Server")))
+HOST = Host(date=TODAY, cpu_flags=FLAGS, kernels=frozenset({"debian:bookworm"}))
 OLD_HOST = Host(date=TODAY)
 CPUS = ("Nehalem", "Haswell", "Skylake-Server", "max")
 AXES = {

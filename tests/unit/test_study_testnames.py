@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from buildvm_nb.study.testnames import failed_tests, section_of, stopped_early
@@ -123,3 +125,18 @@ def test_the_section_about_a_test_ends_at_a_line_across_or_another_test():
     assert section_of(UNITTEST, "test_a (test_x.TestX.test_a)").endswith("\nValueError: expired")
     assert section_of("FAILED a\nError: x\nFAILED b\nError: y\n", "a") == "FAILED a\nError: x"
     assert section_of("FAILED a\n", "b") == ""
+
+
+@pytest.mark.parametrize(
+    ("log", "names"),
+    [
+        ("maven", ("leafIsValid",)),
+        ("gradle", ("ChainTest > leafIsValid",)),
+        ("jest", ("leaf is valid",)),
+        ("go_old", ("TestCertificate", "TestYears", "TestYears/leap")),
+        ("node_tap", ("certificate is valid", "sum")),
+    ],
+)
+def test_the_names_are_found_at_the_ends_of_logs_of_many_runners(log, names):
+    text = (Path(__file__).parent / "log_ends" / f"{log}.txt").read_text()
+    assert failed_tests(text) == names

@@ -14,7 +14,7 @@ from buildvm_nb.vm import process as process_module
 from buildvm_nb.vm.console import Console
 from buildvm_nb.vm.process import QemuProcess
 
-SOON_S = 20.0
+SOON_S = 600.0
 STUBBORN = """
 import signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

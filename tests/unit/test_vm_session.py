@@ -11,13 +11,14 @@ def words_of(**fields):
 
 def test_a_command_runs_as_the_unprivileged_user_in_a_clean_environment():
     words = words_of(env={"LANG": "C"})
-    assert words[:3] == ["step", "s1", "-"]
-    assert words[-5:] == ["--setuid=1000", "--setgid=1000", "--", "id", "a b"]
+    assert words[:5] == ["step", "s1", "-", "/build", "1000"]
+    assert words[-3:] == ["--", "id", "a b"]
     assert {"HOME=/home/build", "USER=build", "LANG=C", "TZ=UTC"} < set(words)
 
 
 def test_a_command_that_sets_a_machine_up_runs_as_root():
     words = words_of(as_root=True)
-    assert words[-4:] == ["--wd=/build", "--", "id", "a b"]
+    assert words[:5] == ["step", "s1", "-", "/build", "-"]
+    assert words[-3:] == ["--", "id", "a b"]
     assert {"HOME=/root", "USER=root", "LOGNAME=root"} < set(words)
-    assert not any("setuid" in word or "=build" in word for word in words)
+    assert not any("1000" in word or "=build" in word for word in words)

@@ -61,7 +61,7 @@ def unpack(path, common, into):
     into.mkdir()
     appended = path.read_bytes()[common.stat().st_size :]
     subprocess.run(
-        ["busybox", "cpio", "-idm", "--quiet"], input=appended, cwd=into, check=True, timeout=20
+        ["busybox", "cpio", "-idm", "--quiet"], input=appended, cwd=into, check=True, timeout=600
     )
 
 

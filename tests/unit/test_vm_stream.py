@@ -14,13 +14,14 @@ import paramiko
 import pytest
 
 from buildvm_nb.errors import GuestLost
+from buildvm_nb.vm import channel as channel_module
 from buildvm_nb.vm import session as session_module
 from buildvm_nb.vm.channel import GuestChannel, _private
 from buildvm_nb.vm.keys import ChannelKeys
-from buildvm_nb.vm.session import GuestCommand, stream
+from buildvm_nb.vm.session import GuestCommand, ask, stream, upload
 
 # ruff: noqa: ARG002 - paramiko says what its methods are given
-SOON_S = 20.0
+SOON_S = 600.0
 STEP = 'step() { while [ "$1" != -- ]; do shift; done; shift; exec "$@"; }\n'
 
 GONE = (EOFError, OSError, paramiko.SSHException)
@@ -32,8 +33,11 @@ class Guest(paramiko.ServerInterface):
 
     def __init__(self, run):
         self.run = run  # in place of /run
+        self.gone = threading.Event()
         self.lines = []
         self.obeys = True
+        self.answers = True
+        self.asked = threading.Event()
         self.steps = {}
         self.threads = []
 
@@ -44,6 +48,10 @@ class Guest(paramiko.ServerInterface):
         return "publickey"
 
     def check_channel_request(self, kind, chanid):
+        if self.lines:
+            self.asked.set()
+        if not self.answers:
+            self.gone.wait(SOON_S)
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel, command):
@@ -110,6 +118,7 @@ def server(guest):
     server = paramiko.Transport(theirs)
     server.ours = ours
     yield server
+    guest.gone.set()
     for process in guest.steps.values():
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -212,10 +221,64 @@ def test_a_guest_that_does_not_even_kill_is_lost(call, guest, monkeypatch):
         call("sleep 1000", timeout_s=0.1)
 
 
+def test_a_command_may_be_silent_while_its_guest_answers(call, guest, monkeypatch, tmp_path):
+    monkeypatch.setattr(session_module, "_SILENCE_S", 0.1)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def open_gate():
+        assert guest.asked.wait(SOON_S)
+        gate.write_text("late\n")
+
+    opener = threading.Thread(target=open_gate)
+    opener.start()
+    assert call(f"read x <{gate}; echo $x") == (False, b"late\n", b"")
+    opener.join()
+
+
+def test_a_guest_that_has_fallen_silent_is_lost_though_the_command_has_no_limit(
+    call, guest, monkeypatch
+):
+    monkeypatch.setattr(session_module, "_SILENCE_S", 0.1)
+    monkeypatch.setattr(channel_module, "_OPEN_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(guest, "check_channel_exec_request", take_and_fall_silent(guest))
+    with pytest.raises(GuestLost, match="the guest does not answer any more"):
+        call("exec sleep 1000")
+
+
+@pytest.mark.parametrize("call_it", [ask, upload])
+def test_what_is_asked_of_a_silent_guest_has_a_deadline(channel, guest, monkeypatch, call_it):
+    monkeypatch.setattr(session_module, "_ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(guest, "check_channel_exec_request", take_and_fall_silent(guest))
+    arguments = (channel, ["dmesg"], 0.3) if call_it is ask else (channel, "/run/x", b"x")
+    with pytest.raises(GuestLost, match=r"the guest did not (end 'dmesg'|take /run/x) in 0 s"):
+        call_it(*arguments)
+
+
+def test_a_guest_that_never_takes_a_command_is_lost(call, guest, monkeypatch):
+    monkeypatch.setattr(channel_module, "_OPEN_TIMEOUT_S", 0.3)
+
+    def hesitate(channel, command):
+        guest.gone.wait(SOON_S)
+        return False
+
+    monkeypatch.setattr(guest, "check_channel_exec_request", hesitate)
+    with pytest.raises(GuestLost, match="the SSH session with the guest is gone"):
+        call("true")
+
+
+def take_and_fall_silent(guest):
+    def take(channel, command):
+        guest.answers = False
+        return True
+
+    return take
+
+
 def test_a_command_longer_than_the_server_takes_goes_by_a_file(call, guest, tmp_path):
     script = f"echo {'x' * 20_000}"
     assert call(script) == (False, b"x" * 20_000 + b"\n", b"")
-    assert guest.lines == ["cat >/run/s1.sh", ". /run/s1.sh"]
+    assert guest.lines == ["umask 077; mkdir -p /run; cat >/run/s1.sh", ". /run/s1.sh"]
     assert (tmp_path / "s1.sh").stat().st_size > 20_000
 
 

@@ -65,7 +65,7 @@ def test_what_a_killed_owner_left_is_cleared_while_live_ones_stay(tmp_path, owne
     with scratch_directory(tmp_path / "machines") as place:
         assert present(tmp_path) == sorted([kept, str(place)])
     assert present(tmp_path) == [kept]
-    alive.communicate("end\n", timeout=20)
+    alive.communicate("end\n", timeout=600)
     assert present(tmp_path) == []
 
 

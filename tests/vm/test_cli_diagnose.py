@@ -26,7 +26,7 @@ name = "test"
 run = "test $(date +%s) -lt 1638026938"
 """
 WORDS = ("--axis", "date", "--from", "2015", "--to", "2030", "--accelerator", "tcg", "--jobs", "2")
-PATIENCE_S = 120
+PATIENCE_S = 600.0
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def call(start):
     def call(*words, text=None):
         stdin = subprocess.DEVNULL if text is None else subprocess.PIPE
         with start(*words, stdin=stdin) as process:
-            out, err = process.communicate(text, timeout=120)
+            out, err = process.communicate(text, timeout=600)
         return process.returncode, out, err
 
     return call
@@ -77,7 +77,7 @@ def test_run_ends_when_nobody_reads_any_more(start):
     with start("run", "-q", *MACHINE, "--", "yes") as process:
         assert process.stdout.read(2) == "y\n"
         process.stdout.close()
-        assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+        assert process.wait(timeout=600) == 128 + signal.SIGPIPE
         assert process.stderr.read() == ""
 
 
@@ -88,7 +88,7 @@ def test_an_interrupted_run_leaves_no_machine_behind(start, number, expected):
         tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
         children = [child for task in tasks for child in task.read_text().split()]
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == expected
     assert "Traceback" not in err
     assert children

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from buildvm_nb.errors import CommandFailed, StateError
+from buildvm_nb.errors import CommandFailed, MachineError, StateError
 
 from .conftest import output_of
 
@@ -40,7 +40,7 @@ def test_output_comes_while_the_command_runs(machine):
             return True
 
         def readinto(self, _):
-            assert seen.wait(60)
+            assert seen.wait(600)
             return 0
 
     result = machine.run("echo first; cat; echo last", stdout=watch, stdin=Input())
@@ -53,6 +53,11 @@ def test_output_comes_while_the_command_runs(machine):
     [
         ("true", 0, None),
         ("exit 3", 3, None),
+        ("exit 132", 132, None),
+        (["python3", "-c", "import sys; sys.exit(134)"], 134, None),
+        ("sh -c 'kill -ILL $$'; exit $?", None, 4),
+        ("sh -c 'kill -ABRT $$'; exit $?", None, 6),
+        ("sh -c 'kill -ABRT $$' || exit 132", 132, None),
         ("kill -ILL $$", None, 4),
         ("kill -SEGV $$", None, 11),
         (["/bin/sh", "-c", "exit 7"], 7, None),
@@ -143,3 +148,21 @@ def test_commands_in_quick_succession_each_get_their_own_session(machine):
 def test_a_command_that_has_closed_its_outputs_is_waited_for(machine):
     result = machine.run("exec >&- 2>&-; sleep 2; exit 7")
     assert result.exit_status == 7
+
+
+def test_a_directory_that_is_not_there_is_no_fault_of_the_command(machine):
+    with pytest.raises(MachineError, match=r"cannot enter the directory /build/no/such: No such"):
+        machine.run("true", cwd="no/such")
+    with pytest.raises(MachineError, match="cannot enter the directory /etc/passwd: Not a dir"):
+        machine.run(["true"], cwd="/etc/passwd")
+    assert machine.run("true").exit_status == 0
+
+
+def test_a_command_finds_no_signal_ignored_or_blocked(machine):
+    _, text = output_of(machine, ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"])
+    assert text.split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+
+
+def test_the_process_that_died_is_named(machine):
+    result = machine.run("python3 -c 'import os; os.abort()'; exit $?")
+    assert (result.signal, result.victim) == (6, "python3")

@@ -60,7 +60,7 @@ def call(tmp_path, cache):
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), **places},
-            timeout=180,
+            timeout=600,
             check=False,
             stdin=subprocess.DEVNULL,
         )

@@ -12,7 +12,7 @@ from buildvm_nb.vm.process import QemuProcess
 
 pytestmark = [pytest.mark.vm, pytest.mark.network]
 
-LONG_S = 240
+LONG_S = 600.0
 MACHINE = {"date": "2019-05-01", "accelerator": "tcg", "memory_mib": 512}
 CASE = """
 schema = 1

@@ -11,7 +11,7 @@ from buildvm_nb.nb.diagnosis import DiagnosisPanel
 
 pytestmark = pytest.mark.vm
 
-LONG_S = 120
+LONG_S = 600.0
 CASE = Case.parse(
     {
         "id": "tiny",

@@ -59,7 +59,7 @@ def call(place):
     }
     write_file(root, port)
 
-    def call(*words, timeout=180):
+    def call(*words, timeout=600):
         argv = [sys.executable, "-W", "error", "-m", "buildvm_nb.cli", "--quiet", "machine"]
         result = subprocess.run(
             [*argv, *map(str, words)],

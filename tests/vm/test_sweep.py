@@ -37,7 +37,7 @@ echo "it is $year"
 {run}
 '''
 """
-PATIENCE_S = 30
+PATIENCE_S = 600.0
 
 
 @pytest.fixture

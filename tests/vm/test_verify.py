@@ -27,7 +27,7 @@ evidence = "expired"
 [entry]
 status = "proposed"
 """
-PATIENCE_S = 300
+PATIENCE_S = 600.0
 
 
 @pytest.fixture
