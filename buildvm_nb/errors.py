@@ -9,7 +9,8 @@ process borders.
     BuildVMError
     ├── UsageError              the request itself is wrong
     ├── HostError               this host lacks something
-    ├── SourceError             a source or input cannot be fetched or verified
+    │   └── Unreachable         a server or mirror does not answer, or has trouble
+    ├── SourceError             a source or input is gone, or not what was named
     ├── MachineError            a virtual build machine did not do its part
     │   ├── LaunchError         QEMU did not start
     │   ├── BootTimeout         the guest did not come up in time
@@ -44,6 +45,7 @@ __all__ = [
     "SearchError",
     "SourceError",
     "StateError",
+    "Unreachable",
     "UsageError",
 ]
 
@@ -85,8 +87,12 @@ class HostError(BuildVMError):
     """This host lacks something: a program, a permission, disk space, a mirror."""
 
 
+class Unreachable(HostError):
+    """A server, mirror or proxy does not answer or has trouble: nothing is known of what it has."""
+
+
 class SourceError(BuildVMError):
-    """A source or an input cannot be fetched or does not match its digest.
+    """A source or an input is not there, by its own server's word, or is not what was named.
 
     Parameters
     ----------

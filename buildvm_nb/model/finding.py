@@ -9,6 +9,7 @@ from pydantic import Field
 
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.display import finding_html
+from buildvm_nb.model.documents import DOCUMENT_VERSION
 from buildvm_nb.model.entry import Window
 from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.instants import Instant, now
@@ -91,6 +92,8 @@ class Finding(Value):
     """In the order of their axis."""
     windows: tuple[Window, ...] = ()
     """On the date axis: when it passes, within the range that was studied."""
+    recurs: str = ""
+    """Recurring rule (RFC 5545) of the dates at which it fails, where one was seen."""
     studied_from: Instant | None = None
     studied_until: Instant | None = None
     """The range of the date axis that was studied."""
@@ -130,6 +133,8 @@ class Finding(Value):
     study: str | None = None
     tool_version: str = ""
     recorded_at: Instant = Field(default_factory=now)
+    document_version: str = Field(default=DOCUMENT_VERSION, pattern=r"^[0-9]{1,9}\.[0-9]{1,9}$")
+    """Of its JSON; see `buildvm_nb.model.documents`."""
 
     @property
     def repeats(self) -> str:

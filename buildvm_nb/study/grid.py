@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from buildvm_nb.errors import HostError, SourceError, UsageError
+from buildvm_nb.errors import HostError, SourceError, Unreachable, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.image import build_image, fetch_kernel
@@ -226,7 +226,7 @@ def _fetched(case: Case, place: Place) -> list[Fetched] | None:
             fetch(source, place.cache, base=place.base, progress=place.progress)
             for source in wanted
         ]
-    except SourceError:
+    except (SourceError, Unreachable):
         return None
 
 

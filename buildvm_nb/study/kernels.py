@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from debian.debian_support import NativeVersion
 
-from buildvm_nb.errors import SourceError
+from buildvm_nb.errors import SourceError, Unreachable
 from buildvm_nb.image import fetch_kernel
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
@@ -142,7 +142,7 @@ def study_kernels(
     for name in dict.fromkeys([*(names or KERNELS), spec.kernel]):
         try:
             release = fetch_kernel(name, lab.cache, lab.progress).release
-        except SourceError as error:
+        except (SourceError, Unreachable) as error:
             notes.append(f"kernel {name} cannot be had: {error.message}")
         else:
             if releases.setdefault(release, name) != name:

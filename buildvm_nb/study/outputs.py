@@ -6,7 +6,6 @@ from datetime import datetime
 from pathlib import Path
 from shutil import which
 from subprocess import DEVNULL, PIPE, run
-from tempfile import TemporaryDirectory
 
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.machine import MachineSpec
@@ -15,6 +14,7 @@ from buildvm_nb.search import coin_confidence
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.probe import Order
 from buildvm_nb.study.trial import Part, Setting, run_once
+from buildvm_nb.vm import scratch_directory
 
 __all__ = ["study_outputs"]
 
@@ -152,8 +152,7 @@ def _first_difference(lab: Laboratory, found: _Variation) -> str:
     program = which("diffoscope")
     if program is None:
         return ""
-    with TemporaryDirectory(prefix="difference-", dir=lab.cache.root) as scratch:
-        place = Path(scratch)
+    with scratch_directory(lab.cache.root / "machines", "difference-") as place:
         sides = [place / name for name in ("first", "second")]
         for side, outcome in zip(sides, (found.first, found.second), strict=True):
             side.mkdir()

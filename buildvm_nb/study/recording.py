@@ -3,7 +3,6 @@
 import time
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from buildvm_nb.errors import BuildVMError, HostError, SourceError
 from buildvm_nb.host.cache import Cache, file_digest, free_bytes
@@ -13,7 +12,7 @@ from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Artifact, Outcome, Probing, SourceRecord, Verdict
 from buildvm_nb.model.value import Digest, Value
 from buildvm_nb.study.steps import Judgement
-from buildvm_nb.vm import BuildMachine
+from buildvm_nb.vm import BuildMachine, scratch_directory
 
 __all__ = ["Basis", "as_host_error", "broken", "export", "finish", "judged", "unavailable"]
 
@@ -220,8 +219,8 @@ def export(
     """
     if not case.artifacts:
         return ()
-    with TemporaryDirectory(prefix="artifacts-", dir=cache.root) as scratch:
-        target = into or Path(scratch)
+    with scratch_directory(cache.root / "machines", "artifacts-") as scratch:
+        target = into or scratch
         paths = machine.export(case.artifacts, target)
         return tuple(
             Artifact(

@@ -119,7 +119,7 @@ def test_findings_can_be_filtered(buildvm, findings, filters, ids):
         (trap,) = (record for record in records if record["id"] == TRAP)
         assert trap["summary"] == NASTY
         assert trap["boundaries"][0]["cause"]["path"] == "tests/c.pem"
-        assert (trap["evidence"], trap["supersedes"]) == ([OUTCOME], OLD)
+        assert (trap["evidence"], trap["supersedes"]) == ([OUTCOME], None)
 
 
 def test_a_kind_of_finding_that_is_none_is_refused(buildvm, findings):
@@ -152,10 +152,23 @@ def test_a_finding_is_shown_with_boundaries_cause_environment_and_evidence(build
     ) in out
     assert told["failing line"] == "certificate has expired"
     assert told["confirmed by"] == "4 confirming runs"
-    assert (told["evidence"], told["supersedes"]) == (OUTCOME, OLD)
+    assert told["evidence"] == OUTCOME
     assert "\x1b" not in out
     assert "superseded by" not in told
     assert f"superseded by  {TRAP}\n" in buildvm("catalog", "show", OLD)[1]
+
+
+def test_a_finding_is_retracted_and_the_earlier_one_stands_again(buildvm, findings):
+    status, out, _ = buildvm("catalog", "retract", TRAP[:26], "--because", "a broken\x1b mirror")
+    assert (status, out) == (0, f"retracted finding {TRAP}: a broken\\x1b mirror\n")
+    shown = [one["id"] for one in json.loads(buildvm("catalog", "findings", "--json")[1])]
+    assert OLD in shown
+    assert TRAP not in shown
+    assert "retracted  a broken" in buildvm("catalog", "show", TRAP)[1]
+    status, _, err = buildvm("catalog", "retract", TRAP, "--because", "again")
+    assert status == 2
+    assert "retracted already" in err
+    assert buildvm("catalog", "retract", TRAP)[0] == 2
 
 
 def test_a_flaky_case_is_shown_with_the_counts(buildvm, findings):
