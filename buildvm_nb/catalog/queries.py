@@ -1,7 +1,7 @@
 """Queries that outcomes and findings have in common."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.entry import plain_name
 from buildvm_nb.model.finding import Finding
+from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value
 
@@ -23,6 +24,7 @@ __all__ = [
     "documents",
     "filtered",
     "find",
+    "instant_of",
     "names_of",
     "newest_rows",
     "of_package",
@@ -37,6 +39,7 @@ _TABLES: dict[type[Value], Table] = {Outcome: tables.outcomes, Finding: tables.f
 _LISTS = {Outcome: "`buildvm catalog list`", Finding: "`buildvm catalog findings`"}
 _LONGEST_BEGINNING = 100
 _SOME = 5
+_LATEST = datetime.max.replace(tzinfo=UTC)
 _PAGE = 1000
 
 
@@ -253,8 +256,8 @@ def of_package(table: Table, name: str) -> ColumnElement[bool]:
 def filtered(
     query: Select[Any],
     table: Table,
-    wanted: Mapping[str, str | tuple[str, ...] | None],
-    since: datetime | None = None,
+    wanted: Mapping[str, str | Iterable[str] | None],
+    since: datetime | str | None = None,
 ) -> Select[Any]:
     """Keep the rows that are asked for.
 
@@ -265,10 +268,10 @@ def filtered(
     table : Table
         Which table it is.
     wanted : mapping
-        What a column must hold, one of several values where it is a tuple; None: anything. The
+        What a column must hold, one of several values where it is no text; None: anything. The
         column ``package`` is that of the case: see `of_package`.
-    since : datetime, optional
-        Aware; only what was recorded at this instant or later.
+    since : datetime or str, optional
+        Only what was recorded at this instant or later; see `instant_of`.
 
     Returns
     -------
@@ -278,21 +281,50 @@ def filtered(
     Raises
     ------
     UsageError
-        If the instant is naive.
+        If a value is no text, or the instant is naive or none.
     """
-    for name, value in wanted.items():
-        if name == "package" and value is not None:
-            names = value if isinstance(value, tuple) else (value,)
-            query = query.where(or_(false(), *(of_package(table, one) for one in names)))
-        elif isinstance(value, tuple):
-            query = query.where(table.c[name].in_(tuple(map(storable, value))))
-        elif value is not None:
-            query = query.where(table.c[name] == storable(value))
+    for name, given in wanted.items():
+        if given is None:
+            continue
+        is_one = isinstance(given, str) or not isinstance(given, Iterable)
+        values: list[Any] = [given] if is_one else list(given)
+        for value in values:
+            if not isinstance(value, str):
+                raise UsageError(f"{name}: expected text, got {type(value).__name__}: {value!r}")
+        if name == "package":
+            query = query.where(or_(false(), *(of_package(table, one) for one in values)))
+        elif isinstance(given, str):
+            query = query.where(table.c[name] == storable(given))
+        else:
+            query = query.where(table.c[name].in_(tuple(map(storable, values))))
     if since is None:
         return query
-    if since.tzinfo is None:
-        raise UsageError(f"an instant needs a zone: {since.isoformat()}")
-    return query.where(table.c.recorded_at >= since)
+    return query.where(table.c.recorded_at >= instant_of(since))
+
+
+def instant_of(given: datetime | str) -> datetime:
+    """Return an instant that a filter names.
+
+    Parameters
+    ----------
+    given : datetime or str
+        Aware, or text as everywhere: ``2026-11-24``, ``2026-11-24T12:00:00Z``, ``today``.
+
+    Returns
+    -------
+    datetime
+        Aware.
+
+    Raises
+    ------
+    UsageError
+        If it has no zone, or the text is no date.
+    """
+    if not isinstance(given, datetime):
+        return parse_instant(given, latest=_LATEST)
+    if given.tzinfo is None:
+        raise UsageError(f"an instant needs a zone: {given.isoformat()}")
+    return given
 
 
 def names_of(
