@@ -9,7 +9,8 @@ process borders.
     BuildVMError
     ├── UsageError              the request itself is wrong
     ├── HostError               this host lacks something
-    ├── SourceError             a source or input cannot be fetched or verified
+    │   └── Unreachable         a server or mirror does not answer, or has trouble
+    ├── SourceError             a source or input is gone, or not what was named
     ├── MachineError            a virtual build machine did not do its part
     │   ├── LaunchError         QEMU did not start
     │   ├── BootTimeout         the guest did not come up in time
@@ -21,6 +22,7 @@ process borders.
     │   ├── CatalogUnreachable  its server cannot be reached now
     │   └── SchemaVersionError  it was written by another version
     ├── SearchError             a search was asked something it cannot answer
+    ├── BudgetSpent             no more guest runs may be made
     └── CommandFailed           a guest command failed and the caller asked for ``check=True``
 """
 
@@ -28,6 +30,7 @@ from typing import Any
 
 __all__ = [
     "BootTimeout",
+    "BudgetSpent",
     "BuildVMError",
     "CatalogError",
     "CatalogUnreachable",
@@ -42,6 +45,7 @@ __all__ = [
     "SearchError",
     "SourceError",
     "StateError",
+    "Unreachable",
     "UsageError",
 ]
 
@@ -83,8 +87,12 @@ class HostError(BuildVMError):
     """This host lacks something: a program, a permission, disk space, a mirror."""
 
 
+class Unreachable(HostError):
+    """A server, mirror or proxy does not answer or has trouble: nothing is known of what it has."""
+
+
 class SourceError(BuildVMError):
-    """A source or an input cannot be fetched or does not match its digest.
+    """A source or an input is not there, by its own server's word, or is not what was named.
 
     Parameters
     ----------
@@ -175,6 +183,10 @@ class SchemaVersionError(CatalogError):
 
 class SearchError(BuildVMError):
     """A search was asked something that it cannot answer."""
+
+
+class BudgetSpent(BuildVMError):
+    """No more guest runs may be made; what was asked for is not known yet."""
 
 
 class CommandFailed(BuildVMError):

@@ -213,7 +213,7 @@ FINDINGS = TableSchema(
         _always(
             "confidence",
             Kind.REAL,
-            "0 to 1: 1 less the chance that coins, thrown for the confirming runs, look the same",
+            "the number n of confirming runs, as 1 - 0.5**n: not the chance that the finding holds",
         ),
         _always("assumptions", Kind.JSON, "list of what was taken for granted"),
         _always("evidence", Kind.JSON, "list of the outcomes that prove it, by id"),

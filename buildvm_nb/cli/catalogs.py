@@ -105,6 +105,7 @@ def findings(
 ) -> None:
     """List what diagnoses concluded, oldest first."""
     from buildvm_nb.catalog import FINDINGS
+    from buildvm_nb.model.finding import tell_repeats
 
     with session.catalog(existing=True) as catalog:
         frame = catalog.findings(case=case, kind=kind or None, current=not everything)
@@ -120,12 +121,21 @@ def findings(
             record["kind"],
             record["last_before"],
             record["first_after"],
-            f"{record['confidence']:.3f}",
+            tell_repeats(record["kind"], record["confidence"]),
             record["summary"],
         )
         for record in listed
     ]
-    columns = ("id", "recorded", "case", "kind", "last before", "first after", "confidence ", "why")
+    columns = (
+        "id",
+        "recorded",
+        "case",
+        "kind",
+        "last before",
+        "first after",
+        "confirmed by",
+        "why",
+    )
     write_table(columns, rows)
 
 

@@ -18,6 +18,7 @@ from buildvm_nb.cli.options import command
 from buildvm_nb.cli.output import discard_output, write_error, write_json, write_line
 from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import UsageError
+from buildvm_nb.host.trees import tree_bytes
 
 if TYPE_CHECKING:
     from buildvm_nb.model.machine import MachineSpec
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["run", "shell", "show_command_line"]
 
 _STDIN = 0
+_MOST_BYTES = 200 * 10**6
+"""More is copied into a guest only where the directory was named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,13 @@ class ShareOptions:
         False
     )
 
-    def directory(self) -> Path | None:
+    def directory(self, cache: Path) -> Path | None:
         """Return the directory to share.
+
+        Parameters
+        ----------
+        cache : Path
+            Is not copied, so its size does not count.
 
         Returns
         -------
@@ -55,7 +63,8 @@ class ShareOptions:
         Raises
         ------
         UsageError
-            If it is no directory, or all of the host.
+            If it is no directory, or all of the host; if it was not named, and is a home
+            directory, holds one, or is large.
         """
         if self.no_share:
             if self.share:
@@ -69,7 +78,26 @@ class ShareOptions:
                 "the whole file system of this host would be copied into the guest",
                 hint="change to another directory, or say --share DIR or --no-share",
             )
+        if self.share is None:
+            _refuse_unnamed(path, cache)
         return path
+
+
+def _refuse_unnamed(path: Path, cache: Path) -> None:
+    """Refuse to copy the current directory where nobody can have meant that."""
+    home = Path.home().resolve()
+    if path == home or path in home.parents:
+        raise UsageError(
+            f"the current directory {path} holds all of a home directory, which would be copied "
+            "into the guest",
+            hint=f"change to another directory, or say --share {path} or --no-share",
+        )
+    if tree_bytes(path, without=[cache.resolve()], enough=_MOST_BYTES) > _MOST_BYTES:
+        raise UsageError(
+            f"the current directory {path} holds more than {_MOST_BYTES // 10**6} MB, which "
+            "would be copied into the guest",
+            hint=f"say --share {path} if it is meant, --share DIR for a part of it, or --no-share",
+        )
 
 
 @command(
@@ -97,8 +125,8 @@ def run(
     --timeout ended it. 125 says that the machine itself failed, 2 that the request was wrong.
     """
     session.trouble = ExitStatus.MACHINE
-    share, timeout_s = sharing.directory(), machine.timeout_s()
-    spec = _faithful(machine)
+    spec, timeout_s = _faithful(machine), machine.timeout_s()
+    share = sharing.directory(session.cache().root)
     if machine.dry_run:
         show_command_line(session, spec, share)
         return
@@ -132,7 +160,7 @@ def shell(session: Session, machine: MachineOptions, sharing: ShareOptions) -> N
     session.trouble = ExitStatus.MACHINE
     if machine.timeout is not None:
         raise UsageError("--timeout says nothing for a shell")
-    spec, share = _faithful(machine), sharing.directory()
+    spec, share = _faithful(machine), sharing.directory(session.cache().root)
     if machine.dry_run:
         show_command_line(session, spec, share)
         return
@@ -181,7 +209,9 @@ def _booted(session: Session, spec: "MachineSpec", share: Path | None) -> "Itera
     from buildvm_nb.study import open_machine
 
     progress = session.progress()
-    guest = open_machine(spec, cache=session.cache(), progress=progress, share=share)
+    guest = open_machine(
+        spec, cache=session.cache(), progress=progress, share=share, on_note=session.note
+    )
     with closing(guest):
         with progress.task(f"boot {guest.spec.cpu} at {format_instant(spec.date)}"):
             guest.boot()

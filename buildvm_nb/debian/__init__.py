@@ -8,6 +8,7 @@ from buildvm_nb.debian.mirrors import (
     check_suite,
     without_password,
 )
+from buildvm_nb.debian.private_apt import is_archives_answer
 from buildvm_nb.debian.unpack import unpack_deb
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PackageArchive",
     "acquire_settings",
     "check_suite",
+    "is_archives_answer",
     "unpack_deb",
     "without_password",
 ]

@@ -9,8 +9,8 @@ from pathlib import Path
 from debian.deb822 import Deb822, PkgRelation
 
 from buildvm_nb.debian.mirrors import AptSource, sources_for
-from buildvm_nb.debian.private_apt import PrivateApt, complaints
-from buildvm_nb.errors import HostError, SourceError, UsageError
+from buildvm_nb.debian.private_apt import PrivateApt, complaints, is_archives_answer
+from buildvm_nb.errors import HostError, SourceError, Unreachable, UsageError
 from buildvm_nb.host.cache import Cache, cache_key, file_digest
 from buildvm_nb.host.progress import SILENT, Progress
 
@@ -72,7 +72,9 @@ class PackageArchive:
         UsageError
             If the mirror does not serve the suite; the message names the known ones.
         SourceError
-            If there are no lists yet and the mirror cannot be reached or verified.
+            If there are no lists yet and the archive cannot be verified.
+        HostError
+            If there are no lists yet and the mirror cannot be reached.
         """
         self._binary.ensure(max_age)
 
@@ -141,6 +143,8 @@ class PackageArchive:
             if not found or (version and version not in found):
                 self.refresh(max_age=_FRESH_WHEN_MISSING)
                 found = self.versions(name)
+            if self._binary.trouble and (not found or (version and version not in found)):
+                raise self._binary.trouble  # newer lists might have it
             if not found:
                 raise self._missing(name)
             if version and version not in found:
@@ -256,6 +260,8 @@ class PackageArchive:
         except SourceError:
             # a mirror drops superseded files: newer lists name what it has now
             apt.ensure(_FRESH_WHEN_MISSING)
+            if apt.trouble:
+                raise apt.trouble from None
             return self._fetch_once(apt, kind, command)
 
     def _fetch_once(self, apt: PrivateApt, kind: str, command: tuple[str, ...]) -> list[Path]:
@@ -267,11 +273,12 @@ class PackageArchive:
             except HostError as error:
                 if error.hint:  # it is this host's own: no program, no room
                     raise
-                raise SourceError(
-                    f"Debian package {wanted} of {self.suite} cannot be fetched: "
-                    f"{complaints(error.message)}",
-                    sought=self.sought,
-                ) from error
+                message = f"Debian package {wanted} of {self.suite} cannot be fetched: " + (
+                    complaints(error.message)
+                )
+                if is_archives_answer(error.message):
+                    raise SourceError(message, sought=self.sought) from error
+                raise Unreachable(message, hint="is the mirror in reach?") from error
 
         files = dict(_FETCHED.findall(get("--print-uris")))
         recipe = {"files": files}

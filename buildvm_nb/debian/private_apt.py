@@ -18,17 +18,23 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from buildvm_nb.debian.mirrors import KEYRING, AptSource, unknown_suite, without_password
-from buildvm_nb.errors import HostError, SourceError
+from buildvm_nb.errors import HostError, SourceError, Unreachable
 from buildvm_nb.host.cache import Cache, cache_key
 from buildvm_nb.host.tools import find_tool, run_tool
 from buildvm_nb.model.instants import format_instant, now
 
-__all__ = ["PrivateApt"]
+__all__ = ["PrivateApt", "complaints", "is_archives_answer"]
 
 _KIND = "apt"
 _C_LOCALE = {"LC_ALL": "C", "LANGUAGE": "C"}
 _HOOKS = ("Update::Pre-Invoke", "Update::Post-Invoke", "Update::Post-Invoke-Success")
 _REFUSED = re.compile(r"The repository '\S+ (\S+) Release' (?:does not have|no longer has)")
+_TROUBLE = re.compile(r"Failed to fetch \S+ +(?!404 |410 |File not found)|Could not resolve")
+_ANSWER = re.compile(
+    r"Failed to fetch \S+ +(404 |410 |File not found)|is not signed|public key is not available"
+    r"|NO_PUBKEY|is expired|Release' (does not have|no longer has)|Unable to (find a source|locate)"
+    r"|was not found|Can not find version"
+)
 _FULL = "No space left on device"
 _DATED = """\
 Acquire::Check-Valid-Until "false";
@@ -57,6 +63,22 @@ Acquire::AllowInsecureRepositories "false";
 Acquire::GzipIndexes "false";
 Acquire::Languages "none";
 """
+
+
+def is_archives_answer(said: str) -> bool:
+    """Tell whether apt failed at what the archive has and has not, and not at reaching it.
+
+    Parameters
+    ----------
+    said : str
+        apt's output.
+
+    Returns
+    -------
+    bool
+        False for refused connections, names that nobody knows, time-outs, and servers in trouble.
+    """
+    return bool(_ANSWER.search(said)) and not _TROUBLE.search(said)
 
 
 class PrivateApt:
@@ -96,7 +118,8 @@ class PrivateApt:
         self._root = cache.path(_KIND, self._key)
         self._stamp = self._root / "updated.json"
         self._settings = _CONFIGURATION.format(root=self._root) + (_DATED if dated else "")
-        self._was_out_of_reach = False
+        self.trouble: SourceError | Unreachable | None = None
+        """Why the lists are older than was asked for."""
 
     def ensure(self, max_age: timedelta) -> None:
         """Have package lists, not older than asked if the mirror can be reached.
@@ -111,19 +134,21 @@ class PrivateApt:
         UsageError
             If the mirror does not serve the suite.
         SourceError
-            If there are no lists yet and they cannot be had.
+            If there are no lists yet and the archive's are not signed, expired or incomplete.
+        HostError
+            If there are no lists yet and the mirror cannot be reached.
         """
         with self._cache.lock(_KIND, self._key):
             self._cache.hold(_KIND, self._key)
             age = self._age()
-            if age is not None and (age < max_age or self._was_out_of_reach):
+            if age is not None and (age < max_age or self.trouble):
                 return
             try:
                 self._update()
-            except SourceError:
+            except (SourceError, Unreachable) as error:
                 if age is None:
                     raise
-                self._was_out_of_reach = True
+                self.trouble = error
 
     def run(self, *argv: str, cwd: Path | None = None) -> str:
         """Run an apt program on the private state.
@@ -209,12 +234,14 @@ class PrivateApt:
                 raise unknown_suite(main.suite, where=main.uri) from error
             if refused:
                 return refused
-            raise SourceError(
-                f"package lists of Debian {main.suite} cannot be fetched: "
-                f"{complaints(error.message)}",
-                sought=tuple(map(str, self.sources)),
-                hint=f"is {without_password(main.uri)} in reach? apt-get update tells",
-            ) from error
+            message = f"package lists of Debian {main.suite} cannot be fetched: " + complaints(
+                error.message
+            )
+            hint = f"is {without_password(main.uri)} in reach? apt-get update tells"
+            if is_archives_answer(error.message):
+                sought = tuple(map(str, self.sources))
+                raise SourceError(message, sought=sought, hint=hint) from error
+            raise Unreachable(message, hint=hint) from error
         return set()
 
 

@@ -9,9 +9,10 @@ that a process got is marked as in use until that process ends (see `buildvm_nb.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import platformdirs
@@ -196,6 +197,87 @@ class Cache:
             os.utime(record if record.exists() else place)
         return self._is_whole(place)
 
+    def is_sound(
+        self,
+        kind: str,
+        key: str,
+        digests: Mapping[str, str] = MappingProxyType({}),
+        *,
+        progress: Progress = SILENT,
+    ) -> bool:
+        """Tell whether the files of an entry are what they were; if not, it is removed, and told.
+
+        A file is read again only when it is another one, or of another size or time, than when it
+        was read last. Where nobody knows its digest, the first reading counts.
+
+        Parameters
+        ----------
+        kind, key : str
+            The entry; it is there.
+        digests : mapping of str to str
+            SHA-256 of files, as far as they were recorded when the entry was made.
+        progress : Progress
+            Shows what is damaged.
+
+        Returns
+        -------
+        bool
+            False: the entry has to be made anew.
+
+        Raises
+        ------
+        HostError
+            If it is damaged and the cache cannot be written.
+        """
+        place = self.path(kind, key)
+        try:
+            if self._read_again(place, digests, only_look=True) is None:
+                return True
+            if not os.access(self.root, os.W_OK):
+                damaged = self._read_again(place, digests)
+                if damaged is None:
+                    return True
+                raise HostError(
+                    f"{place / damaged} is damaged", hint="the cache cannot be written; use another"
+                )
+            with self.lock(kind, key):  # who else reads it may have made it anew meanwhile
+                if not self._is_whole(place):
+                    return False
+                damaged = self._read_again(place, digests)
+                if damaged is None:
+                    return True
+                with progress.task(f"{place / damaged} is damaged; it is made anew"):
+                    delete_tree(self._put_away(place))
+        except OSError as error:
+            raise self.unwritable(error.strerror or str(error), place) from error
+        return False
+
+    def _read_again(
+        self, place: Path, digests: Mapping[str, str], *, only_look: bool = False
+    ) -> str | None:
+        """Return the name of a damaged file; to look only, of one that has to be read."""
+        memo = self._memo(place)
+        try:
+            known = dict(json.loads(memo.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            known = {}
+        seen = {}
+        for name in self.record(place)["files"]:
+            status = (place / name).stat()
+            stamp = [status.st_ino, status.st_size, status.st_mtime_ns]
+            *old_stamp, old_digest = known.get(name, [None])
+            if stamp != old_stamp and only_look:
+                return str(name)
+            digest = old_digest if stamp == old_stamp else file_digest(place / name)
+            if digest != digests.get(name, old_digest or digest):
+                return str(name)
+            seen[name] = [*stamp, digest]
+        if seen != known:
+            with suppress(OSError):  # it only saves time
+                memo.parent.mkdir(exist_ok=True)
+                memo.write_text(json.dumps(seen))
+        return None
+
     def record(self, place: Path) -> dict[str, Any]:
         """Return what was recorded about an entry: ``recipe``, ``facts`` and ``files``.
 
@@ -338,6 +420,7 @@ class Cache:
             }
             record = {"recipe": recipe, "facts": facts, "files": files}
             (work / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True))
+            self._memo(place).unlink(missing_ok=True)
             work.rename(place)
         except OSError as error:
             raise self.unwritable(error.strerror or str(error), place) from error
@@ -368,6 +451,10 @@ class Cache:
 
     def _locks(self, kind: str) -> Path:
         return self.root / kind / ".locks"
+
+    def _memo(self, place: Path) -> Path:
+        """Return the file that tells what an entry's files were when they were read last."""
+        return place.parent / ".read" / f"{place.name}.json"
 
     def _beside(self, place: Path) -> Path:
         return place.with_name(f".{place.name}{PARTIAL}")

@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
-from buildvm_nb.debian import AptSource, acquire_settings
-from buildvm_nb.errors import BuildVMError, HostError, SourceError
+from buildvm_nb.debian import AptSource, acquire_settings, is_archives_answer
+from buildvm_nb.errors import BuildVMError, HostError, SourceError, Unreachable
 from buildvm_nb.host.progress import Task
 from buildvm_nb.host.tools import find_tool
 
@@ -55,9 +55,8 @@ _TELLING = re.compile(
     r"|tar: | *\S+ : (Pre)?(Depends|Conflicts|Breaks): | {4,}(Depends|Conflicts|Breaks): "
     r"|.*(No space left|symbol lookup error|version `GLIBC|proot (error|warning)))"
 )
-_ARCHIVES_FAULT = re.compile(
-    "(Depends|Conflicts|Breaks): |Unable to locate|Failed to fetch|held br"
-)
+_UNFIT = re.compile("(Depends|Conflicts|Breaks): |held br")
+"""What apt says of packages that the archive has, and that do not go together."""
 _SHOWN_LINES = 8
 _LONGEST_LINE = 300
 _KEPT_LINES = 400
@@ -273,6 +272,8 @@ class Watcher:
         message = f"image {subject} cannot be made, mmdebstrap exited with {exit_status}:\n{said}"
         if "No space left" in said:
             return HostError(message, hint="make room, or choose another place with --cache")
-        if _ARCHIVES_FAULT.search(said):
+        if _UNFIT.search(said) or is_archives_answer(said):
             return SourceError(message)
+        if "Failed to fetch" in said:
+            return Unreachable(message, hint="is the mirror in reach? try again later")
         return HostError(message)

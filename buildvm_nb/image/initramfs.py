@@ -102,7 +102,10 @@ def build_initramfs(kernel: Kernel, cache: Cache, progress: Progress = SILENT) -
             archive.close()
         return {"release": kernel.release}
 
-    place = cache.entry("initramfs", recipe, make, label="make the initramfs", progress=progress)
+    label = "make the initramfs"
+    place = cache.entry("initramfs", recipe, make, label=label, progress=progress)
+    if not cache.is_sound("initramfs", place.name, progress=progress):
+        place = cache.entry("initramfs", recipe, make, label=label, progress=progress)
     return place / "initramfs.cpio"
 
 

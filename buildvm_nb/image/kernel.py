@@ -6,7 +6,7 @@ A kernel in the cache is a directory with ``vmlinuz`` as it was packaged, ``vmli
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,8 @@ def fetch_kernel(
             hint="or give the path of a directory with vmlinuz and modules/",
         )
     check_suite(suite)
-    known = None if refresh else _cached(suite, cache)
-    if known and cache.hold(_KIND, known.path.name):
+    known = None if refresh else _usable(suite, cache, progress)
+    if known:
         return known
     archive = PackageArchive(suite, cache=cache, progress=progress)
     with progress.task(f"look up kernel {name}"):
@@ -177,7 +177,7 @@ def fetch_kernel(
         version = next(iter(packages.values()))
         return {**facts, "suite": suite, "version": version, "sources": archive.sought}
 
-    place = cache.entry(_KIND, recipe, make, label=f"unpack kernel {name}", progress=progress)
+    place = _sound_entry(recipe, make, f"unpack kernel {name}", cache, progress)
     return _load(name, place, cache)
 
 
@@ -283,8 +283,22 @@ def _import_local(name: str, cache: Cache, progress: Progress) -> Kernel:
             shutil.copyfile(root / "config", work / "config")
         return {**_fill(work, root / "vmlinuz", root / "modules"), "version": ""}
 
-    place = cache.entry(_KIND, recipe, make, label=f"import kernel {name}", progress=progress)
+    place = _sound_entry(recipe, make, f"import kernel {name}", cache, progress)
     return _load(name, place, cache)
+
+
+def _sound_entry(
+    recipe: dict[str, Any],
+    make: Callable[[Path], dict[str, Any]],
+    label: str,
+    cache: Cache,
+    progress: Progress,
+) -> Path:
+    """Return a kernel's entry, made once more if it is damaged."""
+    place = cache.entry(_KIND, recipe, make, label=label, progress=progress)
+    if cache.is_sound(_KIND, place.name, progress=progress):
+        return place
+    return cache.entry(_KIND, recipe, make, label=label, progress=progress)
 
 
 def _load(name: str, place: Path, cache: Cache) -> Kernel:
@@ -309,6 +323,14 @@ def _all_cached(cache: Cache) -> Iterator[Kernel]:
         if recipe.get("recipe") == _RECIPE and recipe.get("modules") == _wanted():
             suite = recipe.get("suite")
             yield _load(f"debian:{suite}" if suite else recipe["kernel"], place, cache)
+
+
+def _usable(suite: str, cache: Cache, progress: Progress) -> Kernel | None:
+    """Return the cached kernel of a suite for use; one that is damaged is removed."""
+    known = _cached(suite, cache)
+    if known is None or not cache.hold(_KIND, known.path.name):
+        return None
+    return known if cache.is_sound(_KIND, known.path.name, progress=progress) else None
 
 
 def _cached(suite: str, cache: Cache) -> Kernel | None:

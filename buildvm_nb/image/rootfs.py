@@ -108,12 +108,17 @@ def build_image(spec: ImageSpec, cache: Cache, progress: Progress = SILENT) -> I
         check_suite(base)
     recipe = {"spec": spec.model_dump(mode="json"), "recipe": _RECIPE, "packed": COMPRESSION}
     key = cache_key(recipe)
-    if not cache.hold(IMAGE_KIND, key):
+    if not (cache.hold(IMAGE_KIND, key) and _is_sound(key, cache, progress)):
         lock = cache.root / IMAGE_KIND / ".locks" / f"{key}.alive"
         with alive_lock(lock) as hold:
             request = _Request(spec=spec, base=base, hold=hold, cache=cache, progress=progress)
             cache.entry(IMAGE_KIND, recipe, lambda work: _MAKERS[kind](request, work))
     return load_image(key, cache)
+
+
+def _is_sound(key: str, cache: Cache, progress: Progress) -> bool:
+    facts = cache.record(cache.path(IMAGE_KIND, key))["facts"]
+    return cache.is_sound(IMAGE_KIND, key, {SQUASHFS: facts["digest"]}, progress=progress)
 
 
 def load_image(key: str, cache: Cache) -> Image:

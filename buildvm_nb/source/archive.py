@@ -106,10 +106,12 @@ def _copy(path: Path, target: Path) -> str:
             )
         with path.open("rb"):
             pass
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise SourceError(
             f"cannot be read: {path}: {error.strerror}", sought=(str(path),)
         ) from error
+    except OSError as error:
+        raise HostError(f"cannot be read: {path}: {error.strerror}") from error
     if size > (free := free_bytes(target.parent)):
         raise HostError(
             f"no room for {path} ({size // 2**20} MiB): {free // 2**20} MiB are free in "

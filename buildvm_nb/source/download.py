@@ -1,9 +1,7 @@
 """Downloading one file: http, https or a local path, bounded in size and time, digested.
 
-Where a file cannot be had is told apart from why nothing can be had. A place that a case names
-and that does not answer is link rot: `SourceError`. A host without name service or route, or an
-index that this host is configured for and that does not answer, says nothing about the source:
-`HostError`.
+That a source is gone is what its own server says: 404 or 410, `SourceError`. Who cannot be reached,
+does not answer, has trouble or refuses this host says nothing about the source: `Unreachable`.
 """
 
 import errno
@@ -18,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx2
 from unearth.fetchers import PyPIClient
 
-from buildvm_nb.errors import BuildVMError, HostError, SourceError
+from buildvm_nb.errors import BuildVMError, HostError, SourceError, Unreachable
 from buildvm_nb.host.cache import free_bytes
 from buildvm_nb.host.progress import Progress
 
@@ -30,6 +28,7 @@ _TRIES = 3
 _PAUSE_S = 0.5
 _NO_NETWORK = {errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH}
 _NO_DNS = {socket.EAI_AGAIN}
+_GONE = {httpx2.codes.NOT_FOUND, httpx2.codes.GONE}
 
 
 def redacted(url: str) -> str:
@@ -91,18 +90,19 @@ def network_error(error: Exception, url: str, *, configured: bool = False) -> Bu
     Returns
     -------
     BuildVMError
-        `HostError` where the host or its configuration is to blame, else `SourceError`.
+        `SourceError` where the server itself leads to what is refused, else `Unreachable`.
     """
     shown = redacted(url)
+    said = str(error) or type(error).__name__
+    if isinstance(error, (httpx2.UnsupportedProtocol, httpx2.InvalidURL)):
+        return SourceError(f"cannot be had: {shown}: {said}", sought=(shown,))
     if configured or isinstance(error, httpx2.ProxyError) or _has_no_network(error):
-        return HostError(
-            f"cannot be reached: {shown}: {str(error) or type(error).__name__}",
+        return Unreachable(
+            f"cannot be reached: {shown}: {said}",
             hint="check this host's network, proxy and package index settings",
         )
-    return SourceError(
-        f"does not answer: {shown}: {str(error) or type(error).__name__}",
-        sought=(shown,),
-        hint="try again later, or look for a copy elsewhere",
+    return Unreachable(
+        f"does not answer: {shown}: {said}", hint="try again later, or look for a copy elsewhere"
     )
 
 
@@ -162,14 +162,15 @@ def download(
     Raises
     ------
     SourceError
-        If the server says that it is not there, does not answer, or it is too large.
+        If the server says that it is not there.
     HostError
-        If this host has no network or the disk has no room.
+        If the server cannot be reached, has trouble or refuses this host, if the file is too large
+        or the disk has no room.
     """
     for left in reversed(range(_TRIES)):
         try:
             with client.get_stream(url) as answer:
-                _check_status(answer, url, may_try_again=left > 0, configured=configured)
+                _check_status(answer, url, may_try_again=left > 0)
                 return _store(answer, url, target, progress)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             if left == 0 or _has_no_network(error) or not isinstance(error, httpx2.TransportError):
@@ -178,9 +179,7 @@ def download(
     raise AssertionError  # pragma: no cover - the last try returns or raises
 
 
-def _check_status(
-    answer: httpx2.Response, url: str, *, may_try_again: bool, configured: bool
-) -> None:
+def _check_status(answer: httpx2.Response, url: str, *, may_try_again: bool) -> None:
     if answer.status_code < httpx2.codes.BAD_REQUEST:
         return
     said = f"{answer.status_code} {answer.reason_phrase}"
@@ -188,10 +187,9 @@ def _check_status(
     if broken and may_try_again:
         raise httpx2.RemoteProtocolError(said, request=answer.request)
     shown = redacted(url)
-    if broken and configured:
-        raise HostError(
-            f"cannot be had now: {shown}: the server answered {said}", hint="try again later"
-        )
+    if answer.status_code not in _GONE:
+        hint = "try again later" if broken else "does it ask for a password, or block this host?"
+        raise Unreachable(f"cannot be had now: {shown}: the server answered {said}", hint=hint)
     raise SourceError(
         f"cannot be had: {shown}: the server answered {said}",
         sought=(shown,),
@@ -229,18 +227,13 @@ def _check_room(total: int | None, url: str, target: Path) -> None:
         )
 
 
-def _too_large(url: str) -> SourceError:
-    return SourceError(
-        f"larger than {MAX_BYTES // 2**30} GiB: {redacted(url)}", sought=(redacted(url),)
-    )
+def _too_large(url: str) -> HostError:
+    return HostError(f"larger than {MAX_BYTES // 2**30} GiB: {redacted(url)}")
 
 
 def _within_deadline(chunks: Iterator[bytes], url: str) -> Iterator[bytes]:
     deadline = time.monotonic() + _DEADLINE_S
     for chunk in chunks:
         if time.monotonic() > deadline:
-            raise SourceError(
-                f"not downloaded within {_DEADLINE_S:.0f} s: {redacted(url)}",
-                sought=(redacted(url),),
-            )
+            raise Unreachable(f"not downloaded within {_DEADLINE_S:.0f} s: {redacted(url)}")
         yield chunk

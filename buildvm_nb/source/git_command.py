@@ -126,8 +126,11 @@ def git(
         If it exits non-zero.
     """
     where = [f"--git-dir={git_dir}"] if git_dir else []
+    program = [find_tool("git")]
+    if protocols != NO_PROTOCOL:  # it writes, and must not go on when the lock died with us
+        program = [find_tool("setpriv"), "--pdeathsig", "KILL", "--", *program]
     result = run_process(
-        [find_tool("git"), "--no-pager", *where, *arguments],
+        [*program, "--no-pager", *where, *arguments],
         env={**git_environment(protocols), "GIT_CEILING_DIRECTORIES": ceiling},
     )
     if result.returncode != 0:

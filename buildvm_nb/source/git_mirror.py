@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from buildvm_nb.errors import BuildVMError, HostError, SourceError
+from buildvm_nb.errors import BuildVMError, HostError, SourceError, Unreachable
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import Progress
 from buildvm_nb.model.instants import now
@@ -23,6 +23,19 @@ _NO_NETWORK = re.compile(
     r"|Connection to proxy|Proxy CONNECT aborted|No route to host",
     re.IGNORECASE,
 )
+_GONE = re.compile(
+    r"repository .*not found|requested URL returned error: 4(04|10)\b|could not read Username"
+    r"|Authentication failed"
+    r"|does not appear to be a git repository|repository not exported|remote error: .*not found"
+    r"|couldn't find remote ref|no such remote ref|not our ref|unadvertised object"
+    r"|Cannot obtain needed object",
+    re.IGNORECASE,
+)
+"""What a server says of a repository or commit that it does not have, or not for everybody.
+
+Of one that is not public forges tell nothing, but ask for a name: nobody may know that it is there.
+"""
+_TROUBLE = re.compile(r"(http_code = |returned error: )(?!404|410)\d")
 _DAMAGED = re.compile(
     r"bad object|did not send all necessary objects|corrupt|unable to read|not a valid object"
     r"|inflate|index-pack|packfile",
@@ -75,9 +88,9 @@ class Mirror:
         Raises
         ------
         SourceError
-            If the repository is not there, asks for a password or does not answer.
+            If its server says that it is not there, or not for everybody.
         HostError
-            If this host has no network.
+            If it cannot be fetched for another reason.
         """
         started = now()
         git_dir = self.repository.git_dir
@@ -87,7 +100,7 @@ class Mirror:
                 git("init", "--quiet", "--bare", "--template=", str(git_dir))
             try:
                 self._fetch("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
-            except SourceError as error:
+            except (SourceError, HostError) as error:
                 if anew or not _DAMAGED.search(error.message):
                     raise
                 return self.update(anew=True)
@@ -106,9 +119,9 @@ class Mirror:
         Raises
         ------
         SourceError
-            If the repository cannot be had or does not give the commit.
+            If its server says that repository or commit is not there.
         HostError
-            If this host has no network.
+            If it cannot be fetched for another reason.
         """
         if has_commit(self.repository.git_dir, commit):
             return
@@ -121,6 +134,7 @@ class Mirror:
             raise self.repository.missing(f"no commit {commit}") from error
 
     def _fetch(self, *refs: str) -> None:
+        self._clear_locks()
         options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"]
         try:
             git(
@@ -129,6 +143,11 @@ class Mirror:
             )  # fmt: skip
         except GitFailed as error:
             raise self._cannot(error) from error
+
+    def _clear_locks(self) -> None:
+        """Remove what a git that was killed left behind: who holds the mirror is alone in it."""
+        for path in self.repository.git_dir.rglob("*.lock"):
+            path.unlink(missing_ok=True)
 
     def _follow_default_branch(self) -> None:
         try:
@@ -143,15 +162,17 @@ class Mirror:
         message = f"cannot be fetched: {self.repository.origin}: {said}"
         unknown = re.search(r"Could not resolve host(?:name)?:? (\S+)", said, re.IGNORECASE)
         if _NO_NETWORK.search(said) or (unknown and is_name_service_down(unknown[1].strip(":"))):
-            return HostError(message, hint="check this host's network and proxy")
+            return Unreachable(message, hint="check this host's network and proxy")
         if "No space left on device" in said:
             return HostError(message, hint="make room or choose another --cache")
-        return SourceError(
-            message,
-            sought=(self.repository.origin,),
-            hint="the repository moved, is private or is gone; look for a copy, for example in an "
-            "archive of software, or name a local clone",
-        )
+        if _GONE.search(said) and not _TROUBLE.search(said):
+            return SourceError(
+                message,
+                sought=(self.repository.origin,),
+                hint="the repository moved, is private or is gone; look for a copy, for example in "
+                "an archive of software, or name a local clone",
+            )
+        return Unreachable(message, hint="try again later, or name a local clone")
 
 
 @contextmanager

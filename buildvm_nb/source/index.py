@@ -13,7 +13,7 @@ from unearth import Link, Package, PackageFinder, TargetPython
 from unearth.auth import MultiDomainBasicAuth
 from unearth.fetchers import PyPIClient
 
-from buildvm_nb.errors import HostError
+from buildvm_nb.errors import HostError, Unreachable
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.source.download import network_error, redacted
 from buildvm_nb.source.pip_settings import IndexSettings, Place, manylinux_platforms
@@ -22,7 +22,8 @@ __all__ = ["open_client", "search", "what_there_is"]
 
 logging.getLogger("unearth").addHandler(logging.NullHandler())  # what it says, we raise
 
-_REFUSALS = {401, 407, 429}
+_ANSWERS = {404, 410}
+"""What an index says of a package that it does not have; all else is trouble."""
 _TRIES = 3
 _SHOWN_VERSIONS = 8
 
@@ -131,10 +132,8 @@ def _local(place: Place) -> Path:
 def _refuse_trouble(answers: list[httpx2.Response], place: Place) -> None:
     """Tell "there is no such package" from "I cannot say", which the finder does not."""
     for answer in answers:
-        if answer.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR or (
-            answer.status_code in _REFUSALS
-        ):
-            raise HostError(
+        if answer.is_error and answer.status_code not in _ANSWERS:
+            raise Unreachable(
                 f"the package index does not serve this host: {redacted(place.url)}: it answered "
                 f"{answer.status_code} {answer.reason_phrase}",
                 hint="see `pip config list` for where it is configured",

@@ -20,6 +20,7 @@ __all__ = ["VERSION_CONTROL", "fetch_local"]
 
 VERSION_CONTROL = frozenset({".git", ".hg", ".svn", ".bzr"})
 """Names, at any depth, that are left out."""
+_STOP_WRITING = "stop whatever writes there and try again"
 
 
 def fetch_local(source: LocalSource, cache: Cache, *, base: Path, progress: Progress) -> Fetched:
@@ -44,7 +45,9 @@ def fetch_local(source: LocalSource, cache: Cache, *, base: Path, progress: Prog
     Raises
     ------
     SourceError
-        If it is no directory, cannot be read, holds pipes or devices, or changes meanwhile.
+        If it is no directory, or holds pipes or devices.
+    HostError
+        If it cannot be read or changes meanwhile.
     """
     path = (base / Path(source.path).expanduser()).absolute()
     if not path.is_dir():
@@ -68,15 +71,11 @@ def fetch_local(source: LocalSource, cache: Cache, *, base: Path, progress: Prog
         try:
             _copy(entries, tree)
         except FileNotFoundError as error:
-            raise SourceError(
-                f"vanished while it was copied: {error.filename}", sought=(str(path),)
+            raise HostError(
+                f"vanished while it was copied: {error.filename}", hint=_STOP_WRITING
             ) from error
         if tree_digest(tree) != digest:
-            raise SourceError(
-                f"changed while it was copied: {path}",
-                sought=(str(path),),
-                hint="stop whatever writes there and try again",
-            )
+            raise HostError(f"changed while it was copied: {path}", hint=_STOP_WRITING)
         record = SourceRecord(
             kind=source.kind, name=path.name, version="", digest=digest, origin=str(path)
         )

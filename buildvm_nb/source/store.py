@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildvm_nb.errors import SourceError
+from buildvm_nb.errors import HostError, SourceError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.outcome import SourceRecord
@@ -97,5 +97,5 @@ def _is_untouched(cache: Cache, place: Path) -> bool:
     tree = place / "tree"
     try:
         return bool(tree.is_dir() and tree_stamp(tree) == cache.record(place)["facts"]["stamp"])
-    except (SourceError, OSError, KeyError):
+    except (SourceError, HostError, OSError, KeyError):
         return False

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildvm_nb.errors import SourceError
+from buildvm_nb.errors import HostError, SourceError
 from buildvm_nb.host.cache import file_digest
 
 __all__ = ["TreeEntry", "single_directory", "tree_digest", "tree_stamp", "walk_tree"]
@@ -65,7 +65,9 @@ def walk_tree(root: Path, *, skip: Callable[[Path], bool] = lambda _: False) -> 
     Raises
     ------
     SourceError
-        If a directory cannot be read or a named pipe or device lies in the tree.
+        If a named pipe or device lies in the tree.
+    HostError
+        If a directory cannot be read.
     """
     stack = [root]
     while stack:
@@ -83,18 +85,14 @@ def _children(path: Path) -> list[Path]:
     try:
         return list(path.iterdir())
     except OSError as error:
-        raise SourceError(
-            f"cannot be read: {path}: {error.strerror}", sought=(str(path),)
-        ) from error
+        raise HostError(f"cannot be read: {path}: {error.strerror}") from error
 
 
 def _look_at(root: Path, path: Path) -> TreeEntry | None:
     try:
         status = path.lstat() if path != root else path.stat()
     except OSError as error:
-        raise SourceError(
-            f"cannot be read: {path}: {error.strerror}", sought=(str(path),)
-        ) from error
+        raise HostError(f"cannot be read: {path}: {error.strerror}") from error
     kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFSOCK:
         return None
@@ -127,7 +125,9 @@ def tree_digest(root: Path, *, skip: Callable[[Path], bool] = lambda _: False) -
     Raises
     ------
     SourceError
-        If something in it cannot be read or is a named pipe or device.
+        If something in it is a named pipe or device.
+    HostError
+        If something in it cannot be read.
     """
     whole = hashlib.sha256()
     for entry in walk_tree(root, skip=skip):
@@ -144,9 +144,7 @@ def _content(entry: TreeEntry) -> str:
             target = os.fsencode(entry.path.readlink())
             return hashlib.sha256(target).hexdigest()
     except OSError as error:
-        raise SourceError(
-            f"cannot be read: {entry.path}: {error.strerror}", sought=(str(entry.path),)
-        ) from error
+        raise HostError(f"cannot be read: {entry.path}: {error.strerror}") from error
     return "-"
 
 

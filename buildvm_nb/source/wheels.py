@@ -15,7 +15,7 @@ from typing import NoReturn
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from buildvm_nb.errors import HostError, SourceError, UsageError
+from buildvm_nb.errors import HostError, SourceError, Unreachable, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import Progress
 from buildvm_nb.host.tools import run_process
@@ -32,7 +32,11 @@ from buildvm_nb.source.wheel_layout import lay_out
 __all__ = ["fetch_wheels"]
 
 _SKIPPED = re.compile(r"Could not fetch URL (\S+): (?!40[34] |410 )(.*?) - skipping")
-"""What pip says, if asked to say more, before it goes on without an index."""
+"""What pip says, if asked to say more, before it goes on without an index.
+
+Some indexes answer 403 for what they do not have, so that alone does not stop who has it elsewhere.
+"""
+_FORBIDDEN = re.compile(r"Could not fetch URL (\S+): (403 .*?) - skipping")
 _COMPLAINT = re.compile(r"^ *(ERROR: .*)$", re.MULTILINE)
 _MISSING = re.compile(r"No matching distribution found for ([A-Za-z0-9._-]+)")
 _NO_TIMES = "does not provide upload-time metadata"
@@ -169,8 +173,9 @@ def _run_pip(source: WheelsSource, arguments: list[str], settings: IndexSettings
         [sys.executable, "-P", str(script), source.python, *arguments], env=_environment(settings)
     )
     said = (result.stdout + result.stderr).decode(errors="replace")
-    if silent := _SKIPPED.search(said):
-        raise HostError(
+    silent = _SKIPPED.search(said) or (result.returncode and _FORBIDDEN.search(said))
+    if silent:
+        raise Unreachable(
             f"a package index does not answer: {redacted(silent[1])}: {silent[2]}",
             hint="check this host's network and `pip config list`",
         )

@@ -1,6 +1,6 @@
 """From a machine's description to a machine: its image, kernel and initramfs had ready."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from buildvm_nb.host.cache import Cache
@@ -69,6 +69,7 @@ def open_machine(
     progress: Progress = SILENT,
     share: Path | None = None,
     provision: Provision | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> BuildMachine:
     """Return a machine to be entered as a context.
 
@@ -84,6 +85,8 @@ def open_machine(
         A directory of the host, of which the guest gets a copy as ``/build/NAME``.
     provision : Provision, optional
         What else the machine is given; not together with `share`.
+    on_note : callable, optional
+        Gets a sentence about each shared file that could not be copied; None: that is an error.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def open_machine(
     UsageError, SourceError, HostError
         As `prepare` does.
     """
-    provision = provision or Provision(inputs=_shared(share))
+    provision = provision or Provision(inputs=_shared(share), on_note=on_note)
     boot = prepare(spec, cache=cache, progress=progress, qemu=provision.qemu)
     return BuildMachine(spec, boot, cache=cache, provision=provision)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from buildvm_nb.errors import SourceError, UsageError
+from buildvm_nb.errors import SourceError, Unreachable, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.agreement import Agreement, ClaimCheck, claim_agrees, weigh
@@ -149,6 +149,9 @@ def verify_case(  # noqa: PLR0913 - what `diagnose_case` takes, handed on
     except SourceError as error:
         check = weigh(claim, "nothing was shown", (), [f"unavailable: {error.message}"])
         seen.verdicts.append(Verdict.UNAVAILABLE)
+    except Unreachable as error:
+        check = weigh(claim, "nothing was shown", (), [f"error: {error.message}"])
+        seen.verdicts.append(Verdict.ERROR)
     return Verification(
         case_id=case.id,
         check=check,

@@ -21,7 +21,7 @@ from buildvm_nb.vm.hardware import RTC_RANGE
 from buildvm_nb.vm.monitor import Monitor
 from buildvm_nb.vm.process import QemuProcess
 from buildvm_nb.vm.provision import Provision
-from buildvm_nb.vm.workdir import machine_directory
+from buildvm_nb.vm.workdir import scratch_directory
 
 __all__ = ["DiskMachine"]
 
@@ -141,7 +141,7 @@ class DiskMachine:
         return self._process
 
     def _launch(self) -> None:
-        place = self._stack.enter_context(machine_directory(self._cache.root / "machines"))
+        place = self._stack.enter_context(scratch_directory(self._cache.root / "machines"))
         self._console = console = Console(self._provision.console_log)
         self._stack.callback(console.close)
         ours, theirs = socket.socketpair()

@@ -33,7 +33,7 @@ from buildvm_nb.vm.process import QemuProcess
 from buildvm_nb.vm.proof import prove, prove_clock
 from buildvm_nb.vm.provision import Provision, lay_out, lay_out_fork
 from buildvm_nb.vm.workarounds import kernel_workarounds
-from buildvm_nb.vm.workdir import machine_directory
+from buildvm_nb.vm.workdir import scratch_directory
 
 if TYPE_CHECKING:
     from buildvm_nb.vm.channel import GuestChannel
@@ -109,7 +109,9 @@ class Instance:
         started = time.monotonic()
         self.keys = ChannelKeys.generate()
         place = self._make_place(cache)
-        self.files = lay_out(place, self.spec, self.boot, self.provision, self.keys)
+        self.files = lay_out(
+            place, self.spec, self.boot, self.provision, self.keys, cache_root=cache.root
+        )
         channel, monitor = self._launch()
         with self.watched():
             self.monitor = Monitor(monitor, on_trouble=self._give_up)
@@ -291,7 +293,7 @@ class Instance:
         self._stack.close()
 
     def _make_place(self, cache: Cache) -> Path:
-        return self._stack.enter_context(machine_directory(cache.root / "machines"))
+        return self._stack.enter_context(scratch_directory(cache.root / "machines"))
 
     def _write_state(self, checkpoint: Checkpoint) -> None:
         shutil.copyfile(self.files.initramfs, checkpoint.initramfs)
@@ -314,7 +316,9 @@ class Instance:
         argv = qemu_argv(self.emulator, self.spec, self.boot, self.files, sockets)
         try:
             inherit = [end.fileno() for end in theirs.values()]
-            self.process = QemuProcess(argv, inherit=inherit, console=self.console)
+            self.process = QemuProcess(
+                argv, inherit=inherit, console=self.console, temporary=self.files.exports.parent
+            )
         finally:
             for end in theirs.values():
                 end.close()

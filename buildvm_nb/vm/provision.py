@@ -1,7 +1,7 @@
 """What a machine is given beside its description, and the files made for it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class Provision:
 
     inputs: Mapping[str, Path] | None = None
     """Place below ``/build`` to a directory of the host; the guest gets copies."""
+    on_note: Callable[[str], None] | None = None
+    """Gets a sentence about each input file that could not be copied; None: that is an error."""
     built: Path | None = None
     """Instead of inputs: a build directory that `BuildMachine.export_built` wrote."""
     exports_mib: int = 1024
@@ -40,7 +42,13 @@ class Provision:
 
 
 def lay_out(
-    place: Path, spec: MachineSpec, boot: BootFiles, provision: Provision, keys: ChannelKeys
+    place: Path,
+    spec: MachineSpec,
+    boot: BootFiles,
+    provision: Provision,
+    keys: ChannelKeys,
+    *,
+    cache_root: Path,
 ) -> MachineFiles:
     """Write the files that a machine needs to boot.
 
@@ -56,6 +64,8 @@ def lay_out(
         What it is given.
     keys : ChannelKeys
         Its keys.
+    cache_root : Path
+        Left out of inputs that hold it.
 
     Returns
     -------
@@ -71,7 +81,13 @@ def lay_out(
     initramfs = place / "initramfs.cpio"
     try:
         if provision.inputs and inputs:
-            pack_inputs(provision.inputs, inputs, newest=spec.date)
+            pack_inputs(
+                provision.inputs,
+                inputs,
+                newest=spec.date,
+                without=cache_root,
+                on_note=provision.on_note,
+            )
         exports = _make_disk(place / "exports.tar", provision.exports_mib)
         scratch = None
         if provision.scratch_mib is not None:

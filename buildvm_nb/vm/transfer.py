@@ -5,17 +5,20 @@ there. What comes out is a tar archive on a sparse disk; it was written by an un
 """
 
 import errno
+import os
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from buildvm_nb.errors import HostError, MachineError
+from buildvm_nb.host.cache import free_bytes
 from buildvm_nb.host.tools import find_tool, run_tool
+from buildvm_nb.host.trees import tree_bytes
 
 __all__ = ["pack_exports", "pack_inputs", "unpack_exports"]
 
@@ -27,7 +30,23 @@ _PACK = ("sqfstar", "-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX")
 """Not compressed: the guest would have to undo it under emulation."""
 
 
-def pack_inputs(trees: Mapping[str, Path], target: Path, *, newest: datetime) -> None:
+_NOTED = re.compile(
+    r"^\S*tar: (.*: (?:socket ignored|file changed as we read it|File removed before we read it"
+    r"|File shrank by .*|(?:Warning: )?Cannot (?:open|stat|read|readlink).*))$",
+    re.MULTILINE,
+)
+"""What GNU tar says of files that it cannot pack as they are."""
+_NOTES = 8
+
+
+def pack_inputs(
+    trees: Mapping[str, Path],
+    target: Path,
+    *,
+    newest: datetime,
+    without: Path | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> None:
     """Write directories of the host into a squashfs, owned by the guest's unprivileged user.
 
     Parameters
@@ -39,12 +58,19 @@ def pack_inputs(trees: Mapping[str, Path], target: Path, *, newest: datetime) ->
     newest : datetime
         Times of files after this instant become it, so that none lies in the guest's future:
         make(1) and its kin would rebuild or refuse.
+    without : Path, optional
+        A directory that is left out where it lies in one of the trees, as the cache does in a home.
+    on_note : callable, optional
+        Gets a sentence about each file that could not be packed, or changed meanwhile. None: a
+        file that cannot be read is an error.
 
     Raises
     ------
     HostError
-        If a file cannot be read, or the disk is full.
+        If a file cannot be read, or the disk has no room.
     """
+    left_out = [path for tree in trees.values() if (path := _inside(tree, without))]
+    _check_room(trees, target, left_out)
     argv = [find_tool(_PACK[0]), *_PACK[1:]]
     with tempfile.TemporaryFile() as complaints:
         packer = subprocess.Popen(
@@ -56,10 +82,11 @@ def pack_inputs(trees: Mapping[str, Path], target: Path, *, newest: datetime) ->
         with packer:
             try:
                 result = subprocess.run(
-                    _tar(trees, newest),
+                    _tar(trees, newest, left_out, is_lenient=on_note is not None),
                     stdin=subprocess.DEVNULL,
                     stdout=packer.stdin,
                     stderr=subprocess.PIPE,
+                    env={**os.environ, "LANGUAGE": "C"},  # as its words are read
                     check=False,
                 )
             except BaseException:
@@ -69,9 +96,40 @@ def pack_inputs(trees: Mapping[str, Path], target: Path, *, newest: datetime) ->
         said = complaints.read().decode(errors="replace").strip()[:2000]
     if packer.returncode != 0:
         raise HostError(f"cannot pack the inputs: sqfstar exited with {packer.returncode}: {said}")
+    said = result.stderr.decode(errors="replace").strip()
     if result.returncode not in {0, 1}:  # 1: a file changed while it was read, as logs do
-        said = result.stderr.decode(errors="replace").strip()[-2000:]
-        raise HostError(f"cannot read an input: tar exited with {result.returncode}: {said}")
+        raise HostError(
+            f"cannot read an input: tar exited with {result.returncode}: {said[-2000:]}"
+        )
+    if on_note:
+        _tell(_NOTED.findall(said), on_note)
+
+
+def _inside(tree: Path, place: Path | None) -> Path | None:
+    """Return a place by the way that leads there from a tree; None: it lies elsewhere."""
+    if place is None or tree.resolve() not in place.resolve().parents:
+        return None
+    return tree.absolute() / place.resolve().relative_to(tree.resolve())
+
+
+def _check_room(trees: Mapping[str, Path], target: Path, left_out: list[Path]) -> None:
+    if not target.parent.is_dir():
+        return  # the packer tells
+    free = free_bytes(target.parent)
+    sizes = [tree_bytes(tree.absolute(), without=left_out, enough=free) for tree in trees.values()]
+    if sum(sizes) > free:
+        named = ", ".join(map(str, trees.values()))
+        raise HostError(
+            f"no room to copy {named} for a guest: {free // 2**20} MiB are free in {target.parent}",
+            hint="share a smaller directory, make room, or choose another --cache",
+        )
+
+
+def _tell(notes: list[str], on_note: Callable[[str], None]) -> None:
+    for note in notes[:_NOTES]:
+        on_note(f"not copied as it is: /{note}")
+    if (more := len(notes) - _NOTES) and more > 0:
+        on_note(f"so were {more} more files")
 
 
 def pack_exports(disk: Path, target: Path) -> None:
@@ -93,12 +151,18 @@ def pack_exports(disk: Path, target: Path) -> None:
         run_tool([find_tool(_PACK[0]), *_PACK[1:], target], stdin=archive)
 
 
-def _tar(trees: Mapping[str, Path], newest: datetime) -> list[str]:
+def _tar(
+    trees: Mapping[str, Path], newest: datetime, left_out: list[Path], *, is_lenient: bool
+) -> list[str]:
     """Return the command that writes the trees as one archive: GNU tar clamps times on the way."""
     argv = [find_tool("tar"), "--create", "--format=pax", "--sort=name", "--numeric-owner"]
     argv += ["--pax-option=delete=atime,delete=ctime"]
     argv += ["--clamp-mtime", f"--mtime=@{int(newest.timestamp())}"]
     argv += [f"--owner=:{_BUILD_USER}", f"--group=:{_BUILD_USER}", "--directory=/"]
+    if is_lenient:
+        argv.append("--ignore-failed-read")
+    argv += ["--anchored", "--no-wildcards"]
+    argv += [f"--exclude={str(path).lstrip('/')}" for path in left_out]
     for place, tree in trees.items():
         name = str(tree.absolute()).lstrip("/")
         here = re.sub(r"([\\.\[\]*^$,])", r"\\\1", name)

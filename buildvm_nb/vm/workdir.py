@@ -1,4 +1,4 @@
-"""A machine's own directory: private, and cleared by the next start when its owner was killed."""
+"""Directories for scratch: private, and cleared by the next start when their owner was killed."""
 
 import fcntl
 import os
@@ -12,17 +12,19 @@ from filelock import FileLock
 
 from buildvm_nb.errors import HostError
 
-__all__ = ["machine_directory"]
+__all__ = ["scratch_directory"]
 
 
 @contextmanager
-def machine_directory(parent: Path) -> Iterator[Path]:
+def scratch_directory(parent: Path, prefix: str = "machine-") -> Iterator[Path]:
     """Make a directory that is removed on leaving, or by the next start if we are killed.
 
     Parameters
     ----------
     parent : Path
-        Where machines have their directories.
+        Where all such directories are; nothing else is.
+    prefix : str
+        How its name begins: what it is for.
 
     Yields
     ------
@@ -38,12 +40,12 @@ def machine_directory(parent: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with FileLock(parent / ".lock"):
             _clear(parent)
-            place = Path(tempfile.mkdtemp(prefix="machine-", dir=parent))
+            place = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
             lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise HostError(
-            f"cannot make a machine's directory: {error.strerror}: {parent}",
+            f"cannot make a directory for scratch: {error.strerror}: {parent}",
             hint="choose another directory with --cache or BUILDVM_CACHE",
         ) from error
     try:
@@ -55,7 +57,7 @@ def machine_directory(parent: Path) -> Iterator[Path]:
 
 def _clear(parent: Path) -> None:
     """Remove directories whose owner holds no lock any more, so is dead."""
-    for place in parent.glob("machine-*"):
+    for place in parent.glob("[!.]*"):
         try:
             lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:

@@ -1,11 +1,13 @@
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from buildvm_nb.debian import PackageArchive, unpack_deb
-from buildvm_nb.errors import SourceError, UsageError
+from buildvm_nb.errors import SourceError, Unreachable, UsageError
 from buildvm_nb.host.cache import Cache
 
 pytestmark = pytest.mark.network
@@ -92,6 +94,42 @@ def test_a_mirror_that_cannot_be_reached_is_told(tmp_path):
     mirror = f"file:{tmp_path}/nothing"
     with pytest.raises((SourceError, UsageError), match="nothing"):
         PackageArchive("bookworm", mirror, cache=Cache(tmp_path / "cache")).candidate("hostname")
+
+
+@pytest.fixture
+def troubled():
+    """Serve whatever is asked for with a status that the test may change."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(self.server.status)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.status, server.url = 404, f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("mirror", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_a_mirror_that_is_out_of_reach_says_nothing_about_a_package(tmp_path, mirror):
+    archive = PackageArchive("bookworm", mirror, cache=Cache(tmp_path / "cache"))
+    for ask in (archive.candidate, archive.download_source):
+        with pytest.raises(Unreachable, match="package lists of Debian bookworm cannot be fetched"):
+            ask("hostname")
+
+
+@pytest.mark.parametrize("status", [403, 429, 500, 503])
+def test_a_mirror_in_trouble_says_nothing_about_a_package(tmp_path, troubled, status):
+    troubled.status = status
+    archive = PackageArchive("bookworm", troubled.url, cache=Cache(tmp_path / "cache"))
+    with pytest.raises(Unreachable, match=f"{status} "):
+        archive.candidate("hostname")
 
 
 def test_an_archive_that_is_not_signed_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """A dated archive: its Release file has expired, and it is taken as what it is, the past."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ import pytest
 
 from buildvm_nb.debian import PackageArchive, mirrors, private_apt, unpack_deb
 from buildvm_nb.debian.mirrors import host_mirrors
-from buildvm_nb.errors import SourceError
+from buildvm_nb.errors import SourceError, Unreachable
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.image import build_image
 from buildvm_nb.model.machine import ImageSpec
@@ -34,6 +35,7 @@ class Snapshot:
         self.root = root
         self.files = root / "archive"
         self.keyring = root / "keyring.gpg"
+        self.in_trouble = False
         self.pool = None  # where else its files are, if not here
         home = root / "gnupg"
         home.mkdir(mode=0o700)
@@ -77,7 +79,9 @@ class Handler(SimpleHTTPRequestHandler):
         super().__init__(*arguments, directory=str(snapshot.files))
 
     def do_GET(self):
-        if self.snapshot.pool and self.path.startswith("/pool/"):
+        if self.snapshot.in_trouble:
+            self.send_error(503)
+        elif self.snapshot.pool and self.path.startswith("/pool/"):
             self.send_response(302)
             self.send_header("Location", f"{self.snapshot.pool}{self.path}")
             self.end_headers()
@@ -155,6 +159,27 @@ def test_what_the_systems_own_mirror_serves_must_not_have_expired(snapshot, tmp_
     archive = PackageArchive("bookworm", cache=Cache(tmp_path / "cache"))
     with pytest.raises(SourceError, match=r"cannot be fetched: .* expired"):
         archive.candidate("past")
+
+
+@pytest.mark.usefixtures("plain_apt")
+def test_old_lists_do_not_prove_that_a_package_is_missing_while_the_mirror_is_in_trouble(
+    snapshot, tmp_path
+):
+    snapshot.publish(make_package(snapshot.files / "pool", tmp_path / "package"))
+    cache = Cache(tmp_path / "cache")
+    assert PackageArchive("bookworm", snapshot.url, cache=cache).candidate("past") == "1.0-1"
+    with pytest.raises(SourceError, match="no Debian package future"):
+        PackageArchive("bookworm", snapshot.url, cache=cache).candidate("future")
+    for stamp in cache.root.glob("apt/*/updated.json"):
+        os.utime(stamp, (0, 0))
+    snapshot.in_trouble = True
+    archive = PackageArchive("bookworm", snapshot.url, cache=cache)
+    assert archive.candidate("past") == "1.0-1"
+    for wanted in ("future", "past=2.0-1"):
+        with pytest.raises(Unreachable, match="503 "):
+            archive.candidate(wanted)
+    with pytest.raises(Unreachable, match="503 "):
+        archive.download(["past"])
 
 
 def test_a_dated_archive_must_be_signed_by_a_key_that_is_trusted(snapshot, tmp_path, monkeypatch):

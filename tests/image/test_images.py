@@ -9,7 +9,14 @@ import pytest
 
 from buildvm_nb.errors import HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache, file_digest
-from buildvm_nb.image import build_image, find_image, list_images, remove_image, verify_image
+from buildvm_nb.image import (
+    build_image,
+    find_image,
+    list_images,
+    remove_image,
+    rootfs,
+    verify_image,
+)
 from buildvm_nb.model.machine import ImageSpec
 
 pytestmark = pytest.mark.network
@@ -85,6 +92,22 @@ def test_a_damaged_image_is_noticed(image, tmp_path):
     with found.path.open("r+b") as stream:
         stream.truncate(1000)
     assert list_images(copy) == ()
+
+
+def test_a_damaged_image_is_made_anew_before_it_boots(tmp_path, monkeypatch):
+    def make(_request, work):
+        (work / "root.squashfs").write_bytes(b"a root file system")
+        digest = file_digest(work / "root.squashfs")
+        facts = {"suite": "", "mirrors": [], "release_dates": {}, "packages": {}, "mmdebstrap": ""}
+        return {"digest": digest, **facts}
+
+    monkeypatch.setitem(rootfs._MAKERS, "toy", make)
+    spec, cache = ImageSpec(base="toy:image"), Cache(tmp_path)
+    image = build_image(spec, cache)
+    assert build_image(spec, cache) == image
+    image.path.write_bytes(b"a r00t file system")
+    assert build_image(spec, cache) == image
+    assert image.path.read_bytes() == b"a root file system"
 
 
 def test_a_removed_image_is_gone(image, tmp_path):

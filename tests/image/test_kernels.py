@@ -1,5 +1,8 @@
+import shutil
+
 import pytest
 
+from buildvm_nb.host.cache import Cache
 from buildvm_nb.image import DEBIAN_KERNELS, fetch_guest_tools, fetch_kernel, list_kernels
 from buildvm_nb.image.elf import read_linkage
 from buildvm_nb.image.guest_tools import GUEST_TOOLS
@@ -27,6 +30,18 @@ def test_a_kernel_comes_unpacked_with_its_modules_in_load_order(cache, name):
         loaded.add(module)
     for option in ("SQUASHFS_LZ4", "VIRTIO_CONSOLE", "PVH"):
         assert kernel.config(option) in {"y", "m"}
+
+
+def test_a_damaged_kernel_is_fetched_anew(cache, tmp_path):
+    kernel, copy = fetch_kernel("debian:bookworm", cache), Cache(tmp_path)
+    shutil.copytree(kernel.path, copy.path("kernels", kernel.path.name))
+    copied = fetch_kernel("debian:bookworm", copy)
+    with copied.vmlinux.open("r+b") as stream:
+        stream.seek(2**20)
+        stream.write(b"damage")
+    again = fetch_kernel("debian:bookworm", copy)
+    assert b"damage" not in again.vmlinux.read_bytes()
+    assert again.vmlinux.read_bytes()[:4] == b"\x7fELF"
 
 
 def test_a_kernel_that_was_fetched_needs_no_network(cache, monkeypatch):

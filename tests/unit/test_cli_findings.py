@@ -91,7 +91,7 @@ def test_findings_are_listed_as_a_table_without_control_characters(buildvm, find
     assert status == 0
     assert header.split()[:4] == ["id", "recorded", "case", "kind"]
     assert trap.startswith(f"{TRAP}  2026-01-02 00:00  demo   time-trap  2020-10-05T23:01:56Z")
-    assert trap.endswith("0.990  ends at \\x1b[2J[red]noon[/red]")
+    assert trap.endswith("7 confirming runs  ends at \\x1b[2J[red]noon[/red]")
     assert flaky.startswith(f"{FLAKY}  2026-01-03 00:00  other  flaky  ")
 
 
@@ -151,7 +151,7 @@ def test_a_finding_is_shown_with_boundaries_cause_environment_and_evidence(build
         "--kernel debian:bookworm --accelerator auto\n"
     ) in out
     assert told["failing line"] == "certificate has expired"
-    assert told["confidence"] == "high (0.99): a coin would give the same picture 1 time in 100"
+    assert told["confirmed by"] == "4 confirming runs"
     assert told["evidence"] == OUTCOME
     assert "\x1b" not in out
     assert "superseded by" not in told

@@ -11,6 +11,7 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import Accelerator, ImageSpec, Network, PortForwarding
 
+CACHE = Path("/nowhere/cache")
 BASH = ImageSpec(base="debian:trixie", packages=("bash",))
 
 
@@ -186,9 +187,35 @@ def test_a_case_from_options_needs_a_command():
 
 def test_the_current_directory_is_shared_unless_something_else_is_said(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert ShareOptions().directory() == tmp_path
-    assert ShareOptions(share=Path("/usr")).directory() == Path("/usr")
-    assert ShareOptions(no_share=True).directory() is None
+    assert ShareOptions().directory(CACHE) == tmp_path
+    assert ShareOptions(share=Path("/usr")).directory(CACHE) == Path("/usr")
+    assert ShareOptions(no_share=True).directory(CACHE) is None
+
+
+def test_a_home_directory_is_shared_only_where_it_is_named(tmp_path, monkeypatch):
+    home = tmp_path / "users/somebody"
+    (home / "project").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    for place in (home, home.parent):
+        monkeypatch.chdir(place)
+        with pytest.raises(UsageError, match=f"{place} holds all of a home directory") as caught:
+            ShareOptions().directory(CACHE)
+        assert f"--share {place} or --no-share" in caught.value.hint
+        assert ShareOptions(share=place).directory(CACHE) == place
+    monkeypatch.chdir(home / "project")
+    assert ShareOptions().directory(CACHE) == home / "project"
+
+
+def test_a_large_directory_is_shared_only_where_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cache").mkdir()
+    with (tmp_path / "cache/data").open("wb") as stream:
+        stream.truncate(10**9)  # sparse
+    assert ShareOptions().directory(tmp_path / "cache") == tmp_path
+    with pytest.raises(UsageError, match="holds more than 200 MB") as caught:
+        ShareOptions().directory(CACHE)
+    assert f"--share {tmp_path}" in caught.value.hint
+    assert ShareOptions(share=tmp_path).directory(CACHE) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -201,4 +228,4 @@ def test_the_current_directory_is_shared_unless_something_else_is_said(monkeypat
 )
 def test_a_directory_that_cannot_be_shared_is_refused(options, told):
     with pytest.raises(UsageError, match=told):
-        ShareOptions(**options).directory()
+        ShareOptions(**options).directory(CACHE)

@@ -54,6 +54,65 @@ def make_greeting(place):
     return {"words": 1}
 
 
+class Told:
+    """Keeps what is announced."""
+
+    def __init__(self):
+        self.labels = []
+
+    @contextmanager
+    def task(self, label):
+        self.labels.append(label)
+        yield self
+
+
+def overwrite(path, content):
+    """Change a file to other content of the same size, some time after it was written."""
+    size, status = path.stat().st_size, path.stat()
+    path.write_text(content)
+    assert path.stat().st_size == size
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("was_read", [True, False])
+def test_a_file_that_changed_at_the_same_size_is_noticed_and_its_entry_made_anew(cache, was_read):
+    place, told = cache.entry("things", RECIPE, make_greeting), Told()
+    digests = {"greeting": file_digest(place / "greeting")}
+    known = {} if was_read else digests
+    if was_read:
+        assert cache.is_sound("things", place.name, progress=told)
+    overwrite(place / "greeting", "hallo")
+    assert cache.hold("things", place.name)  # by its size alone
+    assert not cache.is_sound("things", place.name, known, progress=told)
+    assert told.labels == [f"{place}/greeting is damaged; it is made anew"]
+    assert not place.exists()
+    cache.entry("things", RECIPE, make_greeting)
+    assert cache.is_sound("things", place.name, digests)
+    assert (place / "greeting").read_text() == "hello"
+
+
+def test_a_file_is_read_once_while_nobody_touches_it(cache, monkeypatch):
+    place, read = cache.entry("things", RECIPE, make_greeting), []
+    monkeypatch.setattr(
+        "buildvm_nb.host.cache.file_digest", lambda path: read.append(path) or file_digest(path)
+    )
+    for _ in range(3):
+        assert cache.is_sound("things", place.name)
+    assert read == [place / "greeting"]
+    os.utime(place / "greeting", (1, 1))
+    for _ in range(3):
+        assert cache.is_sound("things", place.name)
+    assert read == [place / "greeting"] * 2
+
+
+def test_an_entry_made_anew_with_other_content_is_sound(cache):
+    place = cache.entry("things", RECIPE, make_greeting)
+    assert cache.is_sound("things", place.name)
+    cache.remove("things", place.name)
+    cache.entry("things", RECIPE, lambda work: (work / "greeting").write_text("other") and None)
+    assert cache.is_sound("things", place.name)
+
+
 def refuse(place):
     pytest.fail("made again")
 

@@ -239,7 +239,7 @@ def test_a_listed_file_that_is_gone_is_unavailable(cache, index):
         fetch(PyPISource(name="thing", version="1.0"), cache)
 
 
-@pytest.mark.parametrize("status", [500, 503, 401])
+@pytest.mark.parametrize("status", [500, 503, 401, 403, 429])
 def test_an_index_in_trouble_says_nothing_about_the_source(cache, index, status):
     index.add(sdist("thing", "1.0"))
     index.status = status

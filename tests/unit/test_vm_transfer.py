@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import subprocess
 import tarfile
 from contextlib import suppress
@@ -209,6 +210,60 @@ def test_inputs_arrive_where_they_belong_with_their_own_names_and_no_time_after_
     argv = ["unsquashfs", "-quiet", "-no-progress", "-dest", unpacked, image]
     subprocess.run(argv, check=True, capture_output=True)
     assert (unpacked / "sub" / odd).read_text() == "content"
+
+
+def test_our_own_cache_is_not_packed_with_the_directory_that_holds_it(tmp_path):
+    home = tmp_path / "ho[m]e"
+    for name in (".cache/ours/machines", ".cache/theirs", "work"):
+        (home / name).mkdir(parents=True)
+        (home / name / "file").write_text("content")
+    ours = tmp_path / "link"
+    ours.symlink_to(home / ".cache/ours")
+    pack_inputs({"": home}, tmp_path / "outer", newest=NEWEST, without=ours)
+    names = set(listing(tmp_path / "outer"))
+    assert {"/work/file", "/.cache/theirs/file"} <= names
+    assert not [name for name in names if "ours" in name]
+    inner = home / ".cache/ours/machines"  # as sources are
+    pack_inputs({"": inner}, tmp_path / "inner", newest=NEWEST, without=ours)
+    assert "/file" in listing(tmp_path / "inner")
+
+
+def test_inputs_that_do_not_fit_are_refused_before_any_is_packed(tmp_path):
+    (tmp_path / "tree").mkdir()
+    with (tmp_path / "tree/huge").open("wb") as stream:
+        stream.truncate(2**43)  # sparse
+    with pytest.raises(HostError, match=f"no room to copy {tmp_path}/tree for a guest: .* MiB are"):
+        pack_inputs({"": tmp_path / "tree"}, tmp_path / "image", newest=NEWEST)
+    assert not (tmp_path / "image").exists()
+
+
+def test_what_cannot_be_packed_is_noted(tmp_path):
+    tree, notes = tmp_path / "tree", []
+    tree.mkdir()
+    os.mkfifo(tree / "pipe")
+    (tree / "secret").write_text("content")
+    (tree / "secret").chmod(0)
+    (tree / "file").write_text("content")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tree / "socket"))
+        pack_inputs({"": tree}, tmp_path / "image", newest=NEWEST, on_note=notes.append)
+    assert {"/pipe", "/file"} <= set(listing(tmp_path / "image"))
+    assert f"not copied as it is: {tree}/socket: socket ignored" in notes
+    unreadable = [note for note in notes if "secret" in note]
+    assert bool(unreadable) is (os.geteuid() != 0)
+    assert len(notes) == 1 + len(unreadable)
+
+
+def test_many_notes_are_counted(tmp_path):
+    tree, notes, sockets = tmp_path / "t", [], []
+    tree.mkdir()
+    for number in range(11):
+        sockets.append(socket.socket(socket.AF_UNIX))
+        sockets[-1].bind(str(tree / f"s{number}"))
+        sockets[-1].close()
+    pack_inputs({"": tree}, tmp_path / "image", newest=NEWEST, on_note=notes.append)
+    assert len(notes) == 9
+    assert notes[-1] == "so were 3 more files"
 
 
 def test_an_input_that_is_not_there_is_named(tmp_path):

@@ -4,14 +4,14 @@ import sys
 import pytest
 
 from buildvm_nb.errors import HostError
-from buildvm_nb.vm.workdir import machine_directory
+from buildvm_nb.vm.workdir import scratch_directory
 
 OWNER = """
 import sys
 from pathlib import Path
-from buildvm_nb.vm.workdir import machine_directory
+from buildvm_nb.vm.workdir import scratch_directory
 
-with machine_directory(Path(sys.argv[1])) as place:
+with scratch_directory(Path(sys.argv[1])) as place:
     (place / "initramfs.cpio").write_text("x")
     print(place, flush=True)
     sys.stdin.readline()
@@ -44,14 +44,14 @@ def present(tmp_path):
 
 
 def test_a_directory_is_private_and_gone_afterwards(tmp_path):
-    with machine_directory(tmp_path / "machines") as place:
+    with scratch_directory(tmp_path / "machines") as place:
         assert place.stat().st_mode & 0o777 == 0o700
         (place / "exports.tar").write_bytes(b"x")
     assert present(tmp_path) == []
 
 
 def test_a_directory_is_gone_also_when_its_owner_fails(tmp_path):
-    with pytest.raises(LookupError), machine_directory(tmp_path / "machines"):
+    with pytest.raises(LookupError), scratch_directory(tmp_path / "machines"):
         raise LookupError
     assert present(tmp_path) == []
 
@@ -62,17 +62,27 @@ def test_what_a_killed_owner_left_is_cleared_while_live_ones_stay(tmp_path, owne
     dead.kill()
     dead.wait()
     assert present(tmp_path) == sorted([kept, left])
-    with machine_directory(tmp_path / "machines") as place:
+    with scratch_directory(tmp_path / "machines") as place:
         assert present(tmp_path) == sorted([kept, str(place)])
     assert present(tmp_path) == [kept]
     alive.communicate("end\n", timeout=600)
     assert present(tmp_path) == []
 
 
+def test_what_was_for_artifacts_is_cleared_by_whoever_starts_next(tmp_path):
+    with scratch_directory(tmp_path / "machines", "artifacts-") as kept:
+        left = tmp_path / "machines/difference-12345678"
+        (left / "first").mkdir(parents=True)
+        with scratch_directory(tmp_path / "machines"):
+            assert kept.name.startswith("artifacts-")
+            assert kept.exists()
+            assert not left.exists()
+
+
 def test_one_process_may_own_several(tmp_path):
     with (
-        machine_directory(tmp_path / "machines") as one,
-        machine_directory(tmp_path / "machines") as other,
+        scratch_directory(tmp_path / "machines") as one,
+        scratch_directory(tmp_path / "machines") as other,
     ):
         assert present(tmp_path) == sorted([str(one), str(other)])
 
@@ -81,7 +91,7 @@ def test_other_things_in_the_place_are_left_alone(tmp_path):
     (tmp_path / "machines").mkdir()
     (tmp_path / "machines" / "notes").write_text("mine")
     (tmp_path / "machines" / "machine-file").write_text("mine")
-    with machine_directory(tmp_path / "machines"):
+    with scratch_directory(tmp_path / "machines"):
         pass
     assert (tmp_path / "machines" / "notes").read_text() == "mine"
     assert (tmp_path / "machines" / "machine-file").read_text() == "mine"
@@ -90,8 +100,8 @@ def test_other_things_in_the_place_are_left_alone(tmp_path):
 def test_a_place_that_cannot_be_made_is_told_clearly(tmp_path):
     (tmp_path / "machines").write_text("in the way")
     with (
-        pytest.raises(HostError, match="cannot make a machine's directory: ") as caught,
-        machine_directory(tmp_path / "machines"),
+        pytest.raises(HostError, match="cannot make a directory for scratch: ") as caught,
+        scratch_directory(tmp_path / "machines"),
     ):
         pass
     assert "--cache" in caught.value.hint

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -154,6 +155,19 @@ def test_a_state_too_big_for_memory_is_on_a_scratch_disk_of_which_each_fork_has_
         said = list(pool.map(look, ["one", "two"]))
     assert said == [f"prepared\n{name}\n{name}\n{600 * 2**20}\n" for name in ("one", "two")]
     assert Checkpoint.read(checkpoint.place).scratch == checkpoint.scratch
+
+
+def test_what_a_fork_writes_lies_in_its_own_directory_which_the_next_start_clears(
+    frozen_with_scratch, cache
+):
+    machine, checkpoint = frozen_with_scratch
+    spec = machine.spec.model_copy(update={"date": parse_instant("2030-01-01")})
+    with BuildMachine(spec, machine.boot_files, cache=cache, checkpoint=checkpoint) as fork:
+        links = [str(link.readlink()) for link in Path(f"/proc/{fork.pid}/fd").iterdir()]
+        nameless = [link for link in links if link.endswith(" (deleted)")]
+        own = str(cache.root / "machines/machine-")
+        assert [link for link in nameless if link.startswith(own)]
+        assert not [link for link in nameless if link.startswith(("/var/tmp/", "/tmp/vl."))]
 
 
 def test_a_damaged_scratch_disk_is_noticed(frozen_with_scratch):

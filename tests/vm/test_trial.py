@@ -107,6 +107,18 @@ def test_a_source_that_cannot_be_had_is_unavailable(cache):
     assert "sought in" in outcome.reason
 
 
+def test_a_server_or_mirror_that_does_not_answer_is_an_error(cache):
+    text = CASE.format(run="true", more="", artifacts="[]")
+    source = '[source]\nkind = "git"\nurl = "http://127.0.0.1:9/x.git"\ncommit = "main"\n'
+    for case, overrides in (
+        (text + source, {}),
+        (text, {"image": {"base": "debian:bookworm", "mirror": "http://127.0.0.1:9"}}),
+    ):
+        outcome = run_case(parse_case(case), {"date": "2019-05-01", **overrides}, cache=cache)
+        assert outcome.outcome.verdict == "error"
+        assert "http://127.0.0.1:9" in outcome.outcome.reason
+
+
 def test_a_package_that_does_not_exist_is_unavailable(cache):
     text = CASE.format(run="true", more="", artifacts="[]").replace("python3", "no-such-pakcage")
     outcome = run_case(parse_case(text), {"date": "2019-05-01"}, cache=cache).outcome
