@@ -297,7 +297,17 @@ def test_two_kernels_of_one_release_are_told_apart_or_named(study, monkeypatch):
     names = {"/k/a": "6.6.1", "/k/b": "6.6.1"}
     monkeypatch.setattr(f"{__name__}.KERNELS", KERNELS | names)
     finding = study(World(always), axes=KERNEL, kernels=tuple(names))
+    assert finding.kind is FindingKind.UNDETERMINED
     assert "kernel /k/b is left out: it has the release of /k/a" in finding.summary
+
+
+def test_two_series_of_debian_with_one_kernel_are_no_gap(study, monkeypatch):
+    names = {"debian:trixie": "6.12.48", "debian:bookworm-backports": "6.12.48"}
+    monkeypatch.setattr(f"{__name__}.KERNELS", KERNELS | names)
+    finding = study(World(always), axes=KERNEL, kernels=tuple(names))
+    assert finding.kind is FindingKind.SOUND
+    told = "kernel debian:bookworm-backports is the same as debian:trixie: 6.12.48"
+    assert told in finding.assumptions
 
 
 def test_given_kernels_are_tried_in_place_of_debians_series(study):
