@@ -28,7 +28,7 @@ class ForecastPanel(StudyPanel):
 
     Parameters
     ----------
-    case, catalog, build, cache, base, jobs, overrides, name
+    case, catalog, build, cache, base, jobs, machine, overrides, name
         As for `StudyPanel`; the project's own tests are the case.
     """
 
@@ -63,6 +63,9 @@ class ForecastPanel(StudyPanel):
         start = now().replace(microsecond=0)
         return start, parse_distance(self.until.value, start)
 
+    def _varied(self) -> tuple[str, ...]:
+        return ("date",)
+
     def _words(self, subject: Subject) -> list[str]:
         self._span()  # what is wrong with it is told
         budget = read_count(self.budget.value, "Budget")
@@ -72,7 +75,7 @@ class ForecastPanel(StudyPanel):
     def _prepare(self, subject: Subject) -> Callable[[Tools, bool], Forecast]:
         _, until = self._span()
         budget = read_count(self.budget.value, "Budget")
-        overrides = self._overrides
+        overrides = self.machine_fields
 
         def foretell(tools: Tools, is_fresh: bool) -> Forecast:  # noqa: FBT001 - a callback
             if until is None:

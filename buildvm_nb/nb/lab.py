@@ -1,6 +1,5 @@
 """All panels together: what is picked in one is what the next one builds."""
 
-from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,13 +7,13 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.nb.buildpanel import BuildPanel
 from buildvm_nb.nb.machinepanel import MachinePanel
 from buildvm_nb.nb.panel import Panel, error_html
 from buildvm_nb.nb.picker import CommitPicker
+from buildvm_nb.nb.studying import StudyPanel
 
 __all__ = ["Lab", "lab"]
 
@@ -52,7 +51,7 @@ class Lab(Panel):
         name: str = "",
     ) -> None:
         inner = f"lab {name}".strip()
-        self._inner, self._cache = inner, cache
+        self._inner, self._cache, self._case = inner, cache, case
         self.picker = CommitPicker(source, cache=cache, name=inner)
         self.machine = MachinePanel(cache=cache, name=inner)
         self.build = BuildPanel(
@@ -102,7 +101,9 @@ class Lab(Panel):
     def _opened(self, change: dict[str, Any]) -> None:
         """Make a panel when it is looked at first: some read the whole catalog."""
         title = self.tabs.titles[change["new"]] if change["new"] is not None else ""
-        if title in self.panels or title not in self._later:
+        if isinstance(shown := self.panels.get(title), StudyPanel):
+            shown.look_again()
+        if shown is not None or title not in self._later:
             return
         try:
             panel = self._make(title)
@@ -118,14 +119,12 @@ class Lab(Panel):
         kind = getattr(import_module(_STUDIES), self._later[title])
         if title == "Catalog":
             return kind(self._catalog, name=self._inner)
-        case, overrides = None, {}
-        with suppress(UsageError):  # nothing chosen yet: it can be typed there
-            case, overrides = self.build.case, self.machine.overrides
         return kind(
-            case,
+            self._case,
             catalog=self._catalog,
             cache=self._cache,
-            overrides=overrides,
+            build=self.build,
+            machine=self.machine,
             name=self._inner,
         )
 

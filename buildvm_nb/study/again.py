@@ -1,14 +1,27 @@
 """The words of a command line that build a case in a machine like another one."""
 
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from buildvm_nb.catalog import curated_cases, load_case
-from buildvm_nb.errors import BuildVMError
+from buildvm_nb.errors import BuildVMError, UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.instants import format_instant
-from buildvm_nb.model.machine import ImageSpec, MachineSpec
+from buildvm_nb.model.machine import ImageSpec, MachineSpec, Network
 
-__all__ = ["build_command", "image_options", "is_curated", "machine_options"]
+__all__ = ["build_command", "field_options", "image_options", "is_curated", "machine_options"]
+
+_OPTIONS = {
+    "date": "--date",
+    "cpu": "--cpu",
+    "kernel": "--kernel",
+    "accelerator": "--accelerator",
+    "cpu_count": "--cpu-count",
+    "memory_mib": "--memory",
+    "network": "--network",
+}
+_IN_CASE = ("cpu_count", "memory_mib")
 
 
 def build_command(case: Case, machine: MachineSpec) -> str:
@@ -48,15 +61,45 @@ def machine_options(case: Case, machine: MachineSpec) -> list[str]:
     list of str
         Words.
     """
-    words = ["--date", format_instant(machine.date), "--cpu", machine.cpu]
-    words += ["--kernel", machine.kernel, "--accelerator", machine.accelerator.value]
-    if machine.cpu_count != case.limits.cpu_count:
-        words += ["--cpu-count", str(machine.cpu_count)]
-    if machine.memory_mib != case.limits.memory_mib:
-        words += ["--memory", str(machine.memory_mib)]
-    if machine.network.value != "off":
-        words += ["--network", machine.network.value]
-    return words
+    fields = {name: getattr(machine, name) for name in _OPTIONS}
+    if machine.network is Network.OFF:
+        del fields["network"]
+    return field_options(case, fields)
+
+
+def field_options(case: Case, fields: Mapping[str, Any]) -> list[str]:
+    """Return the options that give a study's or a build's machines these fields.
+
+    Parameters
+    ----------
+    case : Case
+        What it says itself needs no option.
+    fields : mapping
+        Fields of `MachineSpec`; those that are left out stay left out.
+
+    Returns
+    -------
+    list of str
+        Words.
+
+    Raises
+    ------
+    UsageError
+        If a field is wrong, or no option gives it.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    spec = MachineSpec.parse(given)
+    if strange := sorted(given.keys() - {*_OPTIONS, "image"}):
+        raise UsageError(
+            f"no option gives {', '.join(strange)}; allowed: {', '.join(_OPTIONS)}, image"
+        )
+    words = []
+    for name, option in _OPTIONS.items():
+        value = getattr(spec, name)
+        if name in given and not (name in _IN_CASE and value == getattr(case.limits, name)):
+            words += [option, format_instant(value) if name == "date" else str(value)]
+    is_other = "image" in given and spec.image != case.image
+    return [*words, *(image_options(spec.image) if is_other else [])]
 
 
 def image_options(image: ImageSpec) -> list[str]:

@@ -291,3 +291,20 @@ def test_a_newer_panel_of_a_name_ends_the_older_ones_run(cache, tmp_path):
     assert older.job.state == "cancelled"
     for panel in (older, other, newer):
         panel.close()
+
+
+def test_the_labs_studies_follow_the_commit_that_is_chosen(cache, closing, repository, tmp_path):
+    lab = Lab(str(repository), command="make", cache=cache, catalog=tmp_path / "c.sqlite")
+    closing(lab)
+    diagnosis = lab.show_tab("Diagnose")
+    closing(diagnosis)
+    assert (diagnosis.command_html, diagnosis.error_html) == ("", "")
+    lab.picker.choose("main")
+    lab.show_tab("Commit")
+    lab.show_tab("Diagnose")
+    assert f"project-{lab.picker.commit[:12]}.toml" in diagnosis.command_html
+    assert diagnosis.machine_fields == {}  # the commit's date follows from the source
+    forecast = lab.show_tab("Forecast")
+    closing(forecast)
+    lab.machine.set(date="2012-05-05", cpu="Westmere")
+    assert forecast.machine_fields == diagnosis.machine_fields == {"cpu": "Westmere"}

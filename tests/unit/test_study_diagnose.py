@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from buildvm_nb.catalog import Catalog
-from buildvm_nb.errors import SourceError
+from buildvm_nb.errors import SourceError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.cpu import CPU_MODELS
@@ -120,7 +120,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr("buildvm_nb.study.kernels.fetch_kernel", had)
     monkeypatch.setattr("buildvm_nb.study.diagnose.kvm_status", lambda _cache: (False, ""))
 
-    def run(world, *, axes=None, workers=1, case=CASE, fresh=True, **asked):
+    def run(world, *, axes=None, workers=1, case=CASE, fresh=True, overrides=None, **asked):
         with Catalog(tmp_path / f"{next(NAMES)}.sqlite") as catalog:
             lab = Laboratory(
                 case,
@@ -131,7 +131,7 @@ def study(tmp_path, monkeypatch):
                 fresh=fresh,
             )
             asked = SPAN | ({"axes": axes} if axes else {}) | asked
-            finding = diagnose(lab, Questions(use_hints=False, **asked))
+            finding = diagnose(lab, Questions(use_hints=False, **asked), overrides)
             assert finding.runs == len(world.ran)
             return finding
 
@@ -315,3 +315,19 @@ def test_given_kernels_are_tried_in_place_of_debians_series(study):
     world = World(always)
     study(world, axes=KERNEL, kernels=("debian:sid",))
     assert {spec.kernel for spec in world.ran} == {"debian:bookworm", "debian:sid"}
+
+
+def test_a_diagnosis_of_dates_refuses_a_machine_with_a_date(study):
+    world = World(always)
+    with pytest.raises(UsageError, match=r"varies the date itself, .*date=2010-05-05") as caught:
+        study(world, axes=(Axis.CPU, Axis.DATE), overrides={"date": "2010-05-05"})
+    assert "leave the date of the machine out" in caught.value.hint
+    assert world.ran == []
+
+
+def test_a_fixed_date_fixes_the_clock_and_not_which_cpu_is_todays(study):
+    world = World(always)
+    study(world, axes=CPU, overrides={"date": "2012-05-05"})
+    assert {spec.date.year for spec in world.ran} == {2012}
+    first, second = (spec.cpu for spec in world.ran[:2])
+    assert MODELS.index(first) < MODELS.index(second)
