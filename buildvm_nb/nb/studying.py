@@ -24,7 +24,7 @@ from buildvm_nb.model.plaintext import clean
 from buildvm_nb.nb.jobs import Job, TaskEvent
 from buildvm_nb.nb.panel import Panel
 from buildvm_nb.nb.pictures import picture_html
-from buildvm_nb.nb.subject import Subject, command_html, read_subject
+from buildvm_nb.nb.subject import Subject, command_html, read_subject, write_case
 from buildvm_nb.study.again import field_options
 from buildvm_nb.study.axes import parse_dates
 from buildvm_nb.study.executors import LocalExecutor
@@ -160,6 +160,11 @@ class StudyPanel(Panel):
         self._fresh = widgets.Checkbox(
             description="Run anew what the catalog has", indent=False, value=False
         )
+        self._write = widgets.Button(
+            description="Write case file",
+            tooltip="Write the file that the command names; it then works in any terminal here",
+            layout=widgets.Layout(width="auto", display="none"),
+        )
         self._status = widgets.HTML()
         self._picture = widgets.HTML()
         self._list = widgets.HTML()
@@ -175,11 +180,13 @@ class StudyPanel(Panel):
                 self._list,
                 self._result,
                 self._command,
+                self._write,
             ],
             name=name,
         )
         self._start.on_click(self.guarded(lambda _: self.start()))
         self._cancel.on_click(self.guarded(lambda _: self.cancel()))
+        self._write.on_click(self.guarded(lambda _: self.write_case()))
         self._case.observe(self.guarded(self._describe), "value")
         for widget in (*self._asked(), self._fresh):
             widget.observe(self.guarded(self._describe), "value")
@@ -279,6 +286,26 @@ class StudyPanel(Panel):
             on_event=self._hear,
             on_end=self._finish,
         )
+
+    def write_case(self) -> Path:
+        """Write the case file that the command names.
+
+        Returns
+        -------
+        Path
+            The file; another file of that name is left as it is.
+
+        Raises
+        ------
+        UsageError
+            If there is no case.
+        HostError
+            If it cannot be written.
+        """
+        subject = self.subject
+        place = write_case(subject.case, subject.base)
+        self._status.value = f"written: {escape(str(place))}"
+        return place
 
     @abstractmethod
     def _questions(self) -> list[widgets.Widget]:
@@ -391,7 +418,9 @@ class StudyPanel(Panel):
             self._status.value += "; Start goes on where it was"
 
     def _describe(self, _change: object = None) -> None:
-        told = self._told(self.subject)
+        subject = self.subject
+        told = self._told(subject)
+        self._write.layout.display = "none" if subject.file is None else ""
         begun = f"{self._started_as}<p>Start would now do this:</p>" if self._started_as else ""
         self._command.value = told if self._started_as == told else f"{begun}{told}"
         self.show_error(None)

@@ -2,15 +2,25 @@
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from buildvm_nb.catalog import curated_cases, load_case
-from buildvm_nb.errors import BuildVMError, UsageError
+from buildvm_nb.errors import BuildVMError, HostError, UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.machine import ImageSpec, MachineSpec, Network
 
-__all__ = ["build_command", "field_options", "image_options", "is_curated", "machine_options"]
+__all__ = [
+    "batch_notebook",
+    "build_command",
+    "field_options",
+    "image_options",
+    "is_curated",
+    "machine_options",
+    "settled",
+    "uncurated",
+]
 
 _OPTIONS = {
     "date": "--date",
@@ -24,13 +34,15 @@ _OPTIONS = {
 _IN_CASE = ("cpu_count", "memory_mib")
 
 
-def build_command(case: Case, machine: MachineSpec) -> str:
+def build_command(case: Case, machine: MachineSpec, name: str) -> str:
     """Write the command that builds a case again.
 
     Parameters
     ----------
     case : Case
-        Any; one that is not curated is taken to be in a case file of its id.
+        Any.
+    name : str
+        Its id, if it is curated, or its file.
     machine : MachineSpec
         Where.
 
@@ -39,7 +51,6 @@ def build_command(case: Case, machine: MachineSpec) -> str:
     str
         For a shell.
     """
-    name = case.id if is_curated(case) else f"{case.id}.toml"
     words = ["buildvm", "build", name, *machine_options(case, machine)]
     if machine.image != case.image:
         words += image_options(machine.image)
@@ -136,3 +147,64 @@ def is_curated(case: Case) -> bool:
         return path is not None and load_case(path).build_digest() == case.build_digest()
     except BuildVMError:
         return False
+
+
+def uncurated(case: Case) -> Case:
+    """Return a case that is not taken for a curated one: where it builds something else.
+
+    Parameters
+    ----------
+    case : Case
+        Any.
+
+    Returns
+    -------
+    Case
+        Under another id, where a curated case that builds something else has its own.
+    """
+    if case.id not in curated_cases() or is_curated(case):
+        return case
+    return case.model_copy(update={"id": f"{case.id}-own"})
+
+
+def settled(case: Case, machine: MachineSpec) -> Case:
+    """Return a case that says by itself in which image, and how big a machine, it was built.
+
+    Parameters
+    ----------
+    case : Case
+        Any.
+    machine : MachineSpec
+        Where it was built.
+
+    Returns
+    -------
+    Case
+        The same, where it says so already.
+    """
+    sizes = {"memory_mib": machine.memory_mib, "cpu_count": machine.cpu_count}
+    limits = case.limits.model_copy(update=sizes)
+    return uncurated(case.model_copy(update={"image": machine.image, "limits": limits}))
+
+
+def batch_notebook() -> Path:
+    """Return the notebook that comes with buildvm-nb.
+
+    Returns
+    -------
+    Path
+        That of the checkout, or of the installed package.
+
+    Raises
+    ------
+    HostError
+        If this installation lacks it.
+    """
+    package = Path(__file__).parents[1]
+    for place in (package / "_notebooks", package.parent / "notebooks"):
+        if (place / "batch.ipynb").is_file():  # the first in a wheel, the second in a checkout
+            return place / "batch.ipynb"
+    raise HostError(
+        f"batch.ipynb is not installed: sought in {package / '_notebooks'}",
+        hint="install buildvm-nb again, or name a notebook of your own",
+    )
