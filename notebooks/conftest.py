@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["batch.ipynb"]  # it needs parameters: tests/notebooks gives them
 _CATALOG = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
