@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import ipywidgets as widgets
 import traitlets
 
 from buildvm_nb.catalog import Catalog, find_case_file, load_case
@@ -116,6 +117,11 @@ class BuildPanel(Panel):
                 hint="for example: make check",
             )
         return uncurated(one_step_case(source, command, self._overrides.get("image", ImageSpec())))
+
+    @property
+    def command_field(self) -> widgets.Textarea:
+        """Where the command is typed."""
+        return self._controls.command
 
     @property
     def status(self) -> str:

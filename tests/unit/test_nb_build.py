@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import buildvm_nb
-from buildvm_nb.catalog import Catalog, load_case, parse_case
+from buildvm_nb.catalog import Catalog, dump_case, load_case, parse_case
 from buildvm_nb.cli import main
 from buildvm_nb.cli.case_options import SourceOptions, make_case
 from buildvm_nb.errors import StateError, UsageError
@@ -364,3 +364,38 @@ def test_a_case_of_the_lab_never_takes_the_id_of_a_curated_one(cache, closing):
     assert make_case(SourceOptions(pypi="chinesecalendar==1.8.0"), ["true"], ImageSpec()).id == (
         "chinesecalendar-1.8.0-own"
     )
+
+
+@pytest.mark.usefixtures("no_qemu")
+def test_the_lab_begins_where_its_subject_begins_and_names_the_next_step(
+    cache, closing, repository, tmp_path
+):
+    def shown(lab):
+        return lab.tabs.titles[lab.tabs.selected_index]
+
+    empty = Lab(cache=cache, catalog=tmp_path / "c.sqlite", name="empty")
+    closing(empty)
+    assert (shown(empty), empty.next_step) == ("Commit", ("Commit", "say where the source is"))
+    lab = Lab(str(repository), cache=cache, catalog=tmp_path / "c.sqlite")
+    closing(lab)
+    assert shown(lab) == "Commit"
+    lab.picker.wait(LONG_S)
+    assert lab._guide.value == "Next: choose a revision."
+    lab.picker.choose("main")
+    assert lab._guide.value == "Next, in Build: say which command is to be run."
+    lab._next.click()
+    assert (shown(lab), lab._next.layout.display) == ("Build", "none")
+    lab.build.command_field.value = "make"
+    assert "boot a machine and run it" in lab._guide.value
+    lab.build.run()
+    assert lab.next_step[0] == "Diagnose"
+
+
+@pytest.mark.parametrize("given", [CASE, "cityhash-0.4.10", "sample.toml"])
+def test_a_lab_of_a_case_begins_with_building_it(cache, closing, tmp_path, given):
+    (tmp_path / "sample.toml").write_text(dump_case(CASE))
+    lab = buildvm_nb.lab(given, cache=cache, catalog=tmp_path / "c.sqlite")
+    closing(lab)
+    assert [*lab.panels] == ["Machine", "Build"]
+    assert lab.tabs.titles[lab.tabs.selected_index] == "Build"
+    assert lab.build.case.id in {"sample", "cityhash-0.4.10"}
