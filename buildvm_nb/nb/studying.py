@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WIDE", "HasCase", "HasMachine", "StudyPanel", "Tools", "read_count", "read_date"]
 
-WIDE = widgets.Layout(width="100%")
+WIDE = widgets.Layout(width="auto")  # all that there is; 100 % and margins are more
 _REDRAW_S = 1.0
 _LISTED = 8
 

@@ -237,7 +237,7 @@ def test_while_history_is_read_the_picker_says_so_whatever_is_typed(tmp_path):
         with connection:
             picker._around.value = "2020-01-01"
             assert "0 of 0" not in picker.status
-            assert url in picker.status
+            assert picker.status.endswith("…") or " … " in picker.status
             picker.cancel()
             assert picker.wait(LONG_S)
         picker._around.value = ""

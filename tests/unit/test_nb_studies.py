@@ -153,11 +153,11 @@ def test_outcomes_show_as_they_come_and_then_the_finding(panel):
     ((status, listed, picture),) = shown
     assert status == "2 outcomes, 1 of them from the catalog"
     assert "2021-01-01T00:00:00Z, Haswell, debian:bookworm: ✗ failed &lt;script&gt;" in listed
-    assert 'alt="1 outcomes so far"' in picture  # the next one comes too soon after it
+    assert 'aria-label="1 outcomes so far"' in picture  # the next one comes too soon after it
     assert panel.status == "done: 2 outcomes, 1 of them from the catalog"
     assert panel.finding.kind == "time-trap"
     assert panel.finding.id in panel.result_html
-    assert 'alt="&lt;script&gt;' in panel.picture_html
+    assert 'aria-label="&lt;script&gt;' in panel.picture_html
     assert all(map(no_markup, (listed, panel.result_html, panel.picture_html)))
     assert (panel._start.disabled, panel._cancel.disabled) == (False, True)
 
