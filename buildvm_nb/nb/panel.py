@@ -8,7 +8,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import traitlets
-from IPython.display import HTML, display
+from IPython.display import display
 
 from buildvm_nb.errors import BuildVMError
 from buildvm_nb.nb.jobs import Job
@@ -91,8 +91,8 @@ class Panel(widgets.VBox):
 
     def _ipython_display_(self) -> None:
         """Show the panel, and what is to be done where it is gone after a restart."""
-        display(HTML(_AGAIN))
-        display(self._repr_mimebundle_(), raw=True)
+        for shown in ({"text/html": _AGAIN, "text/plain": ""}, self._repr_mimebundle_()):
+            display(shown, raw=True)  # type: ignore[no-untyped-call]
 
     @property
     def error_html(self) -> str:

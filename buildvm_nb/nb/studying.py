@@ -397,7 +397,8 @@ class StudyPanel(Panel):
     def _hear(self, event: object) -> None:
         match event:
             case TaskEvent() if not event.is_over:
-                self._status.value = f"{escape(event.label)} … {escape(event.note)}"
+                so_far = f"{self._counted()}; " if self.outcomes else ""
+                self._status.value = f"{so_far}{escape(event.label)} … {escape(event.note)}"
             case _Came():
                 self.outcomes.append(event.outcome)
                 self.known += event.is_known

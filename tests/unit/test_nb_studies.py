@@ -138,12 +138,14 @@ def test_a_case_can_be_typed(tmp_path, catalog):
 
 
 def test_outcomes_show_as_they_come_and_then_the_finding(panel):
-    shown = []
+    shown, during = [], []
 
     def work(tools, is_fresh):
         tell(tools, an_outcome("2020-01-01"), known=True)
         tell(tools, an_outcome("2021-01-01", "failed", reason=SCRIPT))
         shown.append((panel.status, panel._list.value, panel.picture_html))
+        with tools["progress"].task("fetch debian:sid"):
+            during.append(panel.status)
         return a_finding(studied_from="2019-01-01", studied_until="2022-01-01")
 
     study(panel, work)
@@ -151,6 +153,7 @@ def test_outcomes_show_as_they_come_and_then_the_finding(panel):
     assert panel.wait(LONG_S)
     assert panel.error_html == ""
     ((status, listed, picture),) = shown
+    assert during == ["2 outcomes, 1 of them from the catalog; fetch debian:sid … "]
     assert status == "2 outcomes, 1 of them from the catalog"
     assert "2021-01-01T00:00:00Z, Haswell, debian:bookworm: ✗ failed &lt;script&gt;" in listed
     assert 'aria-label="1 outcomes so far"' in picture  # the next one comes too soon after it
