@@ -4,13 +4,15 @@ The command line has the same studies with more to choose; `buildvm_nb.study` ha
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from buildvm_nb.catalog import Catalog, find_case_file, load_case
 from buildvm_nb.errors import CommandFailed, UsageError
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.progress import Progress, cell_progress
 from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.model.finding import Axis, Finding
 from buildvm_nb.model.forecast import Forecast
@@ -23,6 +25,7 @@ from buildvm_nb.study.choice import Choice
 from buildvm_nb.study.findings import diagnose_case
 from buildvm_nb.study.forecast import forecast as run_forecast
 from buildvm_nb.study.gridtext import read_grid
+from buildvm_nb.study.laboratory import OnOutcome
 from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 from buildvm_nb.study.schedule import parse_distance
 from buildvm_nb.study.sweep import SweepResult
@@ -85,9 +88,13 @@ def run(
     """
     spec = choose_faithful(MachineSpec.parse(machine), cpu_matters="cpu" in machine)
     printed = bytearray()
-    with open_machine(spec, cache=Cache()) as opened:
+    progress = cell_progress()
+    with closing(open_machine(spec, cache=Cache(), progress=progress)) as opened:
+        with progress.task(f"boot {spec.cpu} at {spec.date:%Y-%m-%d}"):
+            opened.boot()
         try:
-            opened.run(command, check=True, stdout=printed.extend, merged=True)
+            with progress.task("run the command"):
+                opened.run(command, check=True, stdout=printed.extend, merged=True)
         except CommandFailed as error:
             error.add_note(printed.decode(errors="replace"))
             raise
@@ -138,7 +145,7 @@ def build(
             raise UsageError(f"environment: unknown: {environment!r}; allowed: 'auto', a Choice")
         choice = advise(case, catalog=opened, base=base) if environment == "auto" else environment
         fields, chosen_by = choice.beside(machine) if choice else (machine, ())
-        trial = run_case(case, fields, cache=Cache(), base=base)
+        trial = run_case(case, fields, cache=Cache(), base=base, progress=cell_progress())
         outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
         return opened.record(outcome, trial.log)
 
@@ -208,6 +215,7 @@ def sweep(  # noqa: PLR0913 - all but the subject have defaults
             catalog=chosen,
             jobs=jobs,
             base=base,
+            progress=cell_progress(),
             on_outcome=tell_result,
             fresh=fresh,
         )
@@ -279,7 +287,7 @@ def diagnose(  # noqa: PLR0913 - all but the subject have defaults
         cpus=tuple(cpus),
         kernels=tuple(kernels),
     )
-    with _opened(catalog) as chosen:
+    with _opened(catalog) as chosen, _counted(f"diagnose {case.id}", tell) as (progress, hear):
         return diagnose_case(
             case,
             questions,
@@ -288,7 +296,8 @@ def diagnose(  # noqa: PLR0913 - all but the subject have defaults
             catalog=chosen,
             jobs=jobs,
             base=base,
-            on_outcome=lambda outcome, known: _tell(tell, outcome, _known(known)),
+            progress=progress,
+            on_outcome=hear,
             fresh=fresh,
         )
 
@@ -336,7 +345,7 @@ def forecast(
         If something cannot be recorded.
     """
     case, base = _read(subject)
-    with _opened(catalog) as chosen:
+    with _opened(catalog) as chosen, _counted(f"forecast {case.id}", tell) as (progress, hear):
         return run_forecast(
             case,
             until=parse_distance(until, now().replace(microsecond=0)),
@@ -344,7 +353,8 @@ def forecast(
             catalog=chosen,
             jobs=jobs,
             base=base,
-            on_outcome=lambda outcome, known: _tell(tell, outcome, _known(known)),
+            progress=progress,
+            on_outcome=hear,
             fresh=fresh,
         )
 
@@ -409,6 +419,20 @@ def _opened(catalog: Catalog | None) -> Iterator[Catalog]:
         return
     with Catalog() as own:
         yield own
+
+
+@contextmanager
+def _counted(label: str, tell: Tell | None) -> Iterator[tuple[Progress, OnOutcome]]:
+    """Show a study's runs so far, and tell of each."""
+    progress, runs = cell_progress(), count(1)
+    with progress.task(label) as task:
+
+        def hear(outcome: Outcome, is_known: bool) -> None:  # noqa: FBT001 - a callback's argument
+            number = next(runs)
+            task.update(number, note=f"{number} outcome{'s' if number > 1 else ''} so far")
+            _tell(tell, outcome, _known(is_known))
+
+        yield progress, hear
 
 
 def _axes(names: Sequence[str]) -> tuple[Axis, ...]:

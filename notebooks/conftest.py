@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["batch.ipynb"]  # it needs parameters: tests/notebooks gives them
 _LONG = {"cpu.ipynb", "forecast.ipynb", "time-trap.ipynb"}
 """They take a minute each, and continuous integration executes them."""
 _CATALOG = pytest.StashKey[tempfile.TemporaryDirectory]()

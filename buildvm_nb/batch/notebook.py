@@ -10,7 +10,7 @@ from typing import Any
 from buildvm_nb.errors import HostError
 from buildvm_nb.model.value import Value
 
-__all__ = ["Executed", "NotebookTask", "batch_notebook", "execute", "require_papermill"]
+__all__ = ["Executed", "NotebookTask", "execute", "require_papermill"]
 
 _START_S = 180
 """A kernel that starts beside emulated guests takes its time."""
@@ -33,29 +33,6 @@ class Executed(Value):
     """With its outputs, as far as it came; empty where it did not begin."""
     problem: str = ""
     """What broke, in a line; empty: nothing did."""
-
-
-def batch_notebook() -> Path:
-    """Return the notebook that comes with buildvm-nb.
-
-    Returns
-    -------
-    Path
-        That of the checkout, or of the installed package.
-
-    Raises
-    ------
-    HostError
-        If this installation lacks it.
-    """
-    package = Path(__file__).parents[1]
-    for place in (package / "_notebooks", package.parent / "notebooks"):
-        if (place / "batch.ipynb").is_file():  # the first in a wheel, the second in a checkout
-            return place / "batch.ipynb"
-    raise HostError(
-        f"batch.ipynb is not installed: sought in {package / '_notebooks'}",
-        hint="install buildvm-nb again, or name a notebook of your own",
-    )
 
 
 def require_papermill() -> None:

@@ -9,8 +9,11 @@ References
 papermill, ``papermill/cli.py``, ``_resolve_type``; YAML 1.1, "timestamp" and "int".
 """
 
+import ast
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 
 from pydantic import Field
 
@@ -25,6 +28,8 @@ from buildvm_nb.study import axes
 __all__ = ["NAMES", "BatchParameters", "check_parameters", "find_troubles"]
 
 _MOST_JOBS = 1000
+_INJECTED = "# Parameters\n"
+"""How the cell begins that papermill puts in: ``papermill/translators.py``, ``codify``."""
 
 
 class BatchParameters(Value):
@@ -151,10 +156,10 @@ def check_parameters(**given: object) -> BatchParameters:
     Raises
     ------
     UsageError
-        If a parameter is unknown, is not text any more, or is none of what is allowed; each is
-        told by its name.
+        If a parameter is unknown (also one that papermill put into the notebook), is not text any
+        more, or is none of what is allowed; each is told by its name.
     """
-    troubles = find_troubles(given)
+    troubles = [*_find_strange(given), *find_troubles(given)]
     if troubles:
         lines = [f"{name}: {error.message}" for name, error in troubles]
         hints = dict.fromkeys(error.hint for _, error in troubles if error.hint)
@@ -204,9 +209,62 @@ def _check_text(name: str, value: object) -> None:
     if value != value.strip():
         raise UsageError(f"blanks around {value!r}; allowed: none")
     if name == "case" and not value:
-        raise UsageError("missing; allowed: a case file or the id of a curated case")
+        raise UsageError(
+            "missing; allowed: a case file or the id of a curated case",
+            hint="papermill batch.ipynb ran.ipynb -r case cityhash-0.4.10",
+        )
     if value and name in _READERS:
         _READERS[name](value)
+
+
+def _find_strange(given: dict[str, object]) -> list[tuple[str, BuildVMError]]:
+    """Find what papermill put in and nobody reads: the notebook would run its defaults."""
+    return [
+        (name, UsageError(f"unknown parameter; allowed: {', '.join(given)}", hint=_similar(name)))
+        for name in _unread(given)
+    ]
+
+
+def _similar(name: str) -> str:
+    near = get_close_matches(name, NAMES, 1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def _unread(given: dict[str, object]) -> list[str]:
+    """Return names that papermill's cell sets, no cell before it did, and nobody has handed on."""
+    cells = _executed_cells()
+    at = max((n for n, text in enumerate(cells) if text.startswith(_INJECTED)), default=None)
+    if at is None:
+        return []
+    declared = {name for text in cells[:at] for name, _ in _assigned(text)}
+    return [
+        name
+        for name, value in _assigned(cells[at])
+        # `run_batch` gives all parameters to a notebook of somebody's own, which may know fewer
+        if name not in declared and name not in given and (name not in NAMES or value != "")
+    ]
+
+
+def _executed_cells() -> list[str]:
+    """Return the cells that were executed in this kernel; none outside of one."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return [str(text) for text in shell.user_ns.get("In", ())] if shell else []
+
+
+def _assigned(text: str) -> Iterator[tuple[str, object]]:
+    """Iterate over the names that a cell sets at its top level, with values that are literal."""
+    try:
+        statements = ast.parse(text).body
+    except SyntaxError:  # with IPython's own commands in it
+        return
+    for statement in statements:
+        if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            value = getattr(statement.value, "value", None)
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    yield target.id, value
 
 
 def _find_contradictions(given: dict[str, object]) -> list[tuple[str, BuildVMError]]:

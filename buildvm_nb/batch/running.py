@@ -16,7 +16,6 @@ from buildvm_nb.batch.handover import read_outcomes
 from buildvm_nb.batch.notebook import (
     Executed,
     NotebookTask,
-    batch_notebook,
     execute,
     require_papermill,
 )
@@ -26,6 +25,7 @@ from buildvm_nb.catalog import outcome_frame, write_csv
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.study.again import batch_notebook
 from buildvm_nb.study.executors import open_executor
 from buildvm_nb.study.jobs import fit_jobs
 

@@ -153,6 +153,7 @@ def make_case(options: SourceOptions, words: Sequence[str], image: "ImageSpec") 
         If there is no source or no command, or a value is none.
     """
     from buildvm_nb.model.casemaking import one_step_case
+    from buildvm_nb.study.again import uncurated
 
     source = options.source(image)
     if not words:
@@ -161,7 +162,7 @@ def make_case(options: SourceOptions, words: Sequence[str], image: "ImageSpec") 
             hint="put it at the end, for example: -- make check",
         )
     run = words[0] if len(words) == 1 else shlex.join(words)
-    return one_step_case(source, run, image)
+    return uncurated(one_step_case(source, run, image))
 
 
 def choose_case(

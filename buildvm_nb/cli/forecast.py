@@ -13,9 +13,9 @@ from buildvm_nb.cli.case_options import SourceOptions, make_case
 from buildvm_nb.cli.completion import complete_case
 from buildvm_nb.cli.exits import ExitStatus
 from buildvm_nb.cli.forecast_summary import change_table, forecast_fields, markdown_lines
-from buildvm_nb.cli.grid_options import FixedOptions
 from buildvm_nb.cli.options import command
 from buildvm_nb.cli.output import write_fields, write_json, write_line, write_table
+from buildvm_nb.cli.question_options import StudiedMachineOptions
 from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import SourceError, UsageError
 
@@ -81,7 +81,7 @@ class ForecastOptions:
 )
 def forecast(
     session: Session,
-    fixed: FixedOptions,
+    fixed: StudiedMachineOptions,
     how: ForecastOptions,
     words: Annotated[
         list[str] | None,
@@ -136,7 +136,7 @@ def forecast(
     raise typer.Exit(_status(session, told, limit))
 
 
-def _choose(words: list[str], fixed: FixedOptions) -> tuple["Case", Path]:
+def _choose(words: list[str], fixed: StudiedMachineOptions) -> tuple["Case", Path]:
     """Return the case that is meant and the directory that its paths start from."""
     from buildvm_nb.catalog import find_case_file, load_case
 
@@ -160,7 +160,7 @@ def _choose(words: list[str], fixed: FixedOptions) -> tuple["Case", Path]:
     return load_case(file), file.absolute().parent
 
 
-def _made_case(path: Path, command: list[str], fixed: FixedOptions) -> "Case":
+def _made_case(path: Path, command: list[str], fixed: StudiedMachineOptions) -> "Case":
     from buildvm_nb.model.machine import ImageSpec
 
     image = fixed.machine().overrides().get("image") or ImageSpec()

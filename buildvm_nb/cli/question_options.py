@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from buildvm_nb.model.machine import ImageSpec
     from buildvm_nb.study.questions import Questions
 
-__all__ = ["DiagnosedMachineOptions", "QuestionOptions"]
+__all__ = ["DiagnosedMachineOptions", "QuestionOptions", "StudiedMachineOptions"]
 
 _AXES = ("date", "cpu", "kernel", "cores", "commit")
 _NEEDED_AXIS = {
@@ -188,17 +188,9 @@ class QuestionOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnosedMachineOptions(FixedOptions):
-    """What is the same for all machines of a diagnosis."""
+class StudiedMachineOptions(FixedOptions):
+    """What is the same for all machines of a study that chooses dates itself."""
 
-    date: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATE",
-            help="Without --axis date: what all clocks show. Left out: the case's own date, and "
-            "today.",
-        ),
-    ] = None
     cpu: Annotated[
         str | None,
         typer.Option(
@@ -217,6 +209,20 @@ class DiagnosedMachineOptions(FixedOptions):
             metavar="NAME",
             autocompletion=complete_kernel,
             help="Begin with this kernel. Left out: debian:bookworm.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosedMachineOptions(StudiedMachineOptions):
+    """What is the same for all machines of a diagnosis."""
+
+    date: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="Without --axis date: what all clocks show. Left out: the case's own date, and "
+            "today.",
         ),
     ] = None
     timeout: Annotated[

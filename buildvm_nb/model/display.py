@@ -4,7 +4,7 @@ A notebook asks a value itself, by ``_repr_html_``, so nothing has to be importe
 first. All that this takes is the standard library's escaping.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from buildvm_nb.model.plaintext import clean
 if TYPE_CHECKING:
     from buildvm_nb.model.entry import Window
     from buildvm_nb.model.finding import Boundary, Finding
+    from buildvm_nb.model.forecast import Change, Forecast
     from buildvm_nb.model.machine import Environment, MachineSpec
     from buildvm_nb.model.outcome import Outcome
 
@@ -23,6 +24,7 @@ __all__ = [
     "describe_window",
     "environment_rows",
     "finding_html",
+    "forecast_html",
     "machine_rows",
     "outcome_html",
     "verdict_sign",
@@ -30,6 +32,7 @@ __all__ = [
 
 _LONGEST = 2000
 _NAMES_SHOWN = 12
+_TESTS_SHOWN = 5
 _SIGNS = {"passed": "✓", "failed": "✗", "crashed": "✗", "timeout": "✗"}
 
 
@@ -192,6 +195,77 @@ def outcome_html(outcome: "Outcome") -> str:
             ("recorded", format_instant(outcome.recorded_at)),
             ("log", outcome.log_digest or "none was kept"),
         ],
+    )
+
+
+def forecast_html(forecast: "Forecast") -> str:
+    """Show a forecast: what it comes to, what changes, and which days were looked at.
+
+    Parameters
+    ----------
+    forecast : Forecast
+        Any.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    sound = forecast.sound_until
+    facts = card(
+        f"Forecast of {forecast.case.id} until {format_instant(forecast.until)}",
+        [
+            ("status", forecast.status.value),
+            ("sound until", format_instant(sound) if sound else ""),
+            ("today", " ".join([verdict_sign(forecast.today.value), forecast.today_line]).strip()),
+            ("do not always end alike", "\n".join(forecast.unstable)),
+            ("taken for granted", "\n".join(forecast.assumptions)),
+            ("runs", forecast.runs),
+        ],
+    )
+    changes = _table(
+        "What changes, day by day",
+        ("day", "what", "tests", "cause", "log says"),
+        [_change_row(change) for change in forecast.changes],
+    )
+    looks = _table(
+        "Days that were looked at",
+        ("day", "why", "verdict"),
+        [
+            (format_instant(at.at), at.why, verdict_sign(at.verdict.value) if at.verdict else "")
+            for at in forecast.looks
+        ],
+    )
+    return facts + changes + looks
+
+
+def _change_row(change: "Change") -> tuple[str, ...]:
+    last, first = format_instant(change.last_before), format_instant(change.first_after)
+    more = len(change.tests) - _TESTS_SHOWN
+    shown = ", ".join(change.tests[:_TESTS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    cause = change.cause
+    return (
+        first if change.is_exact else f"between {last} and {first}",
+        f"{change.kind.value}{'' if change.of_whole else ' (some tests)'}",
+        shown,
+        f"{cause.kind.value} {cause.path}: {cause.why}" if cause else "",
+        change.failing_line,
+    )
+
+
+def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out under their names; empty without any."""
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col" style="text-align:left">{_safe(name)}</th>' for name in names)
+    body = "".join(
+        f"<tr>{''.join(f'<td style=text-align:left>{_cell(text)}</td>' for text in row)}</tr>"
+        for row in rows
+    )
+    titled = f'<caption style="text-align:left"><b>{_safe(caption)}</b></caption>'
+    return (
+        f'<div style="overflow-x:auto"><table>{titled}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 

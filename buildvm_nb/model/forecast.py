@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from buildvm_nb.model.case import Case
+from buildvm_nb.model.display import forecast_html
 from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.instants import Instant, now
 from buildvm_nb.model.machine import MachineSpec
@@ -114,6 +115,9 @@ class Forecast(Value):
     study: str | None = None
     tool_version: str = ""
     made_at: Instant = Field(default_factory=now)
+
+    def _repr_html_(self) -> str:
+        return forecast_html(self)
 
     def breaks_by(self, last: datetime) -> tuple[Change, ...]:
         """Return what breaks up to an instant, or may do so.

@@ -61,7 +61,7 @@ class Value(BaseModel):
 
 
 def describe(error: ValidationError, subject: str) -> str:
-    """Write pydantic's findings as lines of ``subject.field: what (value seen)``.
+    """Write pydantic's findings as lines of ``subject.field: what was expected, got what``.
 
     Parameters
     ----------
@@ -78,12 +78,49 @@ def describe(error: ValidationError, subject: str) -> str:
     lines = []
     for detail in error.errors(include_url=False, include_context=False):
         where = ".".join([subject, *(str(part) for part in detail["loc"])])
-        what = detail["msg"].removeprefix("Value error, ")
+        what = _in_words(detail["type"], detail["msg"].removeprefix("Value error, "))
         shown = repr(detail["input"])
         named = re.search(rf"(?<!\w){re.escape(shown)}(?!\w)", what)
-        seen = "" if named or detail["type"] == "missing" else f" (got {shown:.120})"
-        lines.append(f"{where}: {what}{seen}")
+        seen = f", got {shown:.120}" if what.startswith("expected ") else f" (got {shown:.120})"
+        lines.append(f"{where}: {what}{'' if named or detail['type'] == 'missing' else seen}")
     return "\n".join(lines)
+
+
+_WORDS = (
+    (r"a valid integer\b.*", "a whole number"),
+    (r"a valid number\b.*", "a number"),
+    (r"a valid string", "text"),
+    (r"a valid boolean\b.*", "true or false"),
+    (r"a valid (tuple|list|set|frozenset)", "a list"),
+    (r"a valid (dictionary|mapping)\b.*", "named fields"),
+    (r"greater than or equal to (\S+)", r"\1 or more"),
+    (r"less than or equal to (\S+)", r"\1 or less"),
+    (r"greater than (\S+)", r"more than \1"),
+)
+"""What pydantic says an input should be, and what an engineer says."""
+
+
+def _in_words(kind: str, message: str) -> str:
+    """Say what pydantic says in the words of all other messages."""
+    match kind:
+        case "missing":
+            return "missing"
+        case "extra_forbidden":
+            return "no such field"
+        case "string_too_short":
+            return re.sub(
+                r"String should have at least (\d+) char", r"expected at least \1 char", message
+            )
+        case "string_pattern_mismatch":
+            return message.replace("String should match pattern", "expected text that matches")
+    said = message.removeprefix("Input should be ")
+    if said == message:
+        return message
+    for pattern, words in _WORDS:
+        said, count = re.subn(f"^{pattern}$", words, said)
+        if count:
+            break
+    return f"expected {said}"
 
 
 def _check_relative(text: str) -> str:

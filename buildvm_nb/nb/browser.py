@@ -288,7 +288,8 @@ class CatalogBrowser(Panel):
             return
         shown = len(self.frame)
         first = asked.offset + 1 if shown else 0
-        self._status.value = f"{first} to {asked.offset + shown} of {self._total}{counted}"
+        rows = f"{first} to {asked.offset + shown} of {self._total}" if shown else "nothing matches"
+        self._status.value = f"{rows}{counted}"
         columns = _OF_FINDINGS if asked.table == FINDINGS else _OF_OUTCOMES
         self._page.value = table_html(self.frame, columns, f"{asked.table} of the catalog")
         self._back.disabled = asked.offset == 0

@@ -50,6 +50,13 @@ class BuildControls:
         self.again = widgets.Textarea(
             description="as", tooltip="Copy this", layout=widgets.Layout(width="auto", height="6em")
         )
+        self.write = widgets.Button(
+            description="Write case file",
+            icon="file",
+            tooltip="Write the file that the command names; it then works in any terminal here",
+            layout=widgets.Layout(width="auto"),
+            disabled=True,
+        )
         self.status, self.progress, self.verdict = (widgets.HTML() for _ in range(3))
 
     @property
@@ -61,7 +68,7 @@ class BuildControls:
     @property
     def below(self) -> list[widgets.Widget]:
         """What stands below the log, in order."""
-        return [widgets.HBox([self.record, self.form]), self.again]
+        return [widgets.HBox([self.record, self.form, self.write]), self.again]
 
     def enable(self, *, busy: bool, is_up: bool, has_outcome: bool) -> None:
         """Let be pressed what makes sense now.

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import ipywidgets as widgets
 import traitlets
 
 from buildvm_nb.catalog import Catalog, find_case_file, load_case
@@ -24,10 +25,12 @@ from buildvm_nb.nb.loop import kernel_loop
 from buildvm_nb.nb.machinepanel import MachinePanel
 from buildvm_nb.nb.panel import Panel
 from buildvm_nb.nb.picker import CommitPicker
-from buildvm_nb.nb.reproducing import FORMS
+from buildvm_nb.nb.reproducing import FORMS, case_of
 from buildvm_nb.nb.stages import Stages
+from buildvm_nb.nb.subject import write_case
 from buildvm_nb.nb.verdicts import verdict_html
 from buildvm_nb.study import Trial, run_case
+from buildvm_nb.study.again import is_curated, uncurated
 from buildvm_nb.study.booted import BootedCase, boot_case
 
 __all__ = ["BuildPanel"]
@@ -77,6 +80,7 @@ class BuildPanel(Panel):
         self._booted: BootedCase | None = None
         self._booted_for: tuple[Case, dict[str, Any]] | None = None
         self._trial: Trial | None = None
+        self._base = Path.cwd()
         self._stages: Stages | None = None
         self.log_view = LogView()
         self._controls = BuildControls(command)
@@ -88,6 +92,7 @@ class BuildPanel(Panel):
         controls.cancel.on_click(self.guarded(lambda _: self.cancel()))
         controls.shut_down.on_click(self.guarded(lambda _: self.shut_down()))
         controls.record.on_click(self.guarded(lambda _: self.record()))
+        controls.write.on_click(self.guarded(lambda _: self.write_case()))
         controls.form.observe(self.guarded(lambda _: self._reproduce()), "value")
         self.observe(lambda _: self._enable(), "busy")
         self._enable()
@@ -111,7 +116,12 @@ class BuildPanel(Panel):
                 "no command: what is to be run in the source's directory?",
                 hint="for example: make check",
             )
-        return one_step_case(source, command, self._overrides.get("image", ImageSpec()))
+        return uncurated(one_step_case(source, command, self._overrides.get("image", ImageSpec())))
+
+    @property
+    def command_field(self) -> widgets.Textarea:
+        """Where the command is typed."""
+        return self._controls.command
 
     @property
     def status(self) -> str:
@@ -181,6 +191,8 @@ class BuildPanel(Panel):
         self._prepare(case, "running")
         self.log_view.clear()
         self._trial, self.outcome, self._controls.verdict.value = None, None, ""
+        self._base = base
+        self._reproduce()
 
         def output(job: Job[Any], data: bytes) -> None:
             self.log_view.take(data)
@@ -281,7 +293,30 @@ class BuildPanel(Panel):
             raise UsageError(f"unknown form: {form!r}; allowed: {', '.join(FORMS)}")
         if self.outcome is None:
             raise StateError("there is no outcome to reproduce", hint="run the case first")
-        return FORMS[form](self.outcome)
+        return FORMS[form](self.outcome, self._base)
+
+    def write_case(self) -> Path:
+        """Write the case file that the line under *Reproduce* names.
+
+        Returns
+        -------
+        Path
+            The file; another file of that name is left as it is.
+
+        Raises
+        ------
+        StateError
+            If there is no outcome.
+        HostError
+            If it cannot be written.
+        """
+        if self.outcome is None:
+            raise StateError("there is no outcome to reproduce", hint="run the case first")
+        form = str(self._controls.form.value)
+        place = write_case(case_of(form, self.outcome), self._base)
+        self._controls.status.value = f"written: {escape(str(place))}"
+        self.show_error(None)
+        return place
 
     def end(self) -> None:
         """End what runs, and the machine that waits."""
@@ -371,9 +406,10 @@ class BuildPanel(Panel):
         self._reproduce()
 
     def _reproduce(self) -> None:
-        self._controls.again.value = (
-            self.reproduce(self._controls.form.value) if self.outcome else ""
-        )
+        form, outcome = str(self._controls.form.value), self.outcome
+        self._controls.again.value = self.reproduce(form) if outcome else ""
+        needs_file = outcome is not None and not is_curated(case_of(form, outcome))
+        self._controls.write.disabled = not needs_file
 
     def _forget(self, booted: BootedCase) -> None:
         if self._booted is booted:

@@ -27,7 +27,7 @@ class DiagnosisPanel(StudyPanel):
 
     Parameters
     ----------
-    case, catalog, build, cache, base, jobs, overrides, name
+    case, catalog, build, cache, base, jobs, machine, overrides, name
         As for `StudyPanel`.
     """
 
@@ -91,6 +91,9 @@ class DiagnosisPanel(StudyPanel):
     def _span(self) -> tuple[datetime | None, datetime | None]:
         return read_date(self.first.value, "From"), read_date(self.last.value, "To")
 
+    def _varied(self) -> tuple[str, ...]:
+        return ("date",) if self.axes[Axis.DATE].value else ()
+
     def _words(self, subject: Subject) -> list[str]:
         asked = self.questions
         words = ["buildvm", "diagnose", subject.word]
@@ -103,7 +106,7 @@ class DiagnosisPanel(StudyPanel):
         return words if asked.budget is None else [*words, "--budget", str(asked.budget)]
 
     def _prepare(self, subject: Subject) -> Callable[[Tools, bool], Finding]:
-        asked, overrides = self.questions, self._overrides
+        asked, overrides = self.questions, self.machine_fields
 
         def diagnose(tools: Tools, is_fresh: bool) -> Finding:  # noqa: FBT001 - a callback
             return diagnose_case(subject.case, asked, overrides, **tools, fresh=is_fresh)

@@ -1,5 +1,6 @@
 """A field that somebody types in, and what is wrong with it right beside it."""
 
+import re
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -10,7 +11,11 @@ from buildvm_nb.errors import UsageError
 
 __all__ = ["Field"]
 
-_COMPLAINT = "color:#b3261e;white-space:pre-wrap"
+_COMPLAINT = (
+    "display:inline-block;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.4;"
+    "border-left:4px solid var(--jp-error-color1,#b3261e);padding-left:6px;"
+    "color:var(--jp-content-font-color1,inherit)"
+)  # the theme's text on the theme's ground: what is wrong is told by words and bar, not by red
 
 
 class Field:
@@ -30,6 +35,7 @@ class Field:
         self, widget: widgets.Widget, read: Callable[[str], Any], on_change: Callable[[], None]
     ) -> None:
         self.widget = widget
+        self._name = str(widget.description).lower()
         self._read = read
         self._complaint = widgets.HTML()
         self._note = widgets.HTML()
@@ -66,7 +72,11 @@ class Field:
             If it is wrong.
         """
         text = str(self.widget.value).strip()
-        return self._read(text) if text else None
+        try:
+            return self._read(text) if text else None
+        except UsageError as error:  # by the name that is seen
+            named = re.sub(r"(?m)^[A-Z]\w+(\.\w+)+(?=: )", self._name, error.message)
+            raise UsageError(named, hint=error.hint) from error
 
     def _changed(self, _change: object) -> None:
         try:

@@ -7,8 +7,7 @@ from itertools import pairwise
 
 import ipywidgets as widgets
 
-from buildvm_nb.model.display import card
-from buildvm_nb.model.forecast import Change, Forecast
+from buildvm_nb.model.forecast import Forecast
 from buildvm_nb.model.instants import format_instant, now
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.plaintext import clean
@@ -20,7 +19,6 @@ from buildvm_nb.study.schedule import parse_distance
 __all__ = ["ForecastPanel"]
 
 _SAYS_NOTHING = frozenset({Verdict.ERROR, Verdict.UNAVAILABLE})
-_TESTS_SHOWN = 5
 
 
 class ForecastPanel(StudyPanel):
@@ -28,7 +26,7 @@ class ForecastPanel(StudyPanel):
 
     Parameters
     ----------
-    case, catalog, build, cache, base, jobs, overrides, name
+    case, catalog, build, cache, base, jobs, machine, overrides, name
         As for `StudyPanel`; the project's own tests are the case.
     """
 
@@ -63,6 +61,9 @@ class ForecastPanel(StudyPanel):
         start = now().replace(microsecond=0)
         return start, parse_distance(self.until.value, start)
 
+    def _varied(self) -> tuple[str, ...]:
+        return ("date",)
+
     def _words(self, subject: Subject) -> list[str]:
         self._span()  # what is wrong with it is told
         budget = read_count(self.budget.value, "Budget")
@@ -72,7 +73,7 @@ class ForecastPanel(StudyPanel):
     def _prepare(self, subject: Subject) -> Callable[[Tools, bool], Forecast]:
         _, until = self._span()
         budget = read_count(self.budget.value, "Budget")
-        overrides = self._overrides
+        overrides = self.machine_fields
 
         def foretell(tools: Tools, is_fresh: bool) -> Forecast:  # noqa: FBT001 - a callback
             if until is None:
@@ -95,19 +96,7 @@ class ForecastPanel(StudyPanel):
 
     def _show(self, result: Forecast) -> str:
         self._list.value = ""
-        sound = result.sound_until
-        facts = card(
-            f"Forecast of {result.case.id} until {format_instant(result.until)}",
-            [
-                ("status", result.status.value),
-                ("sound until", format_instant(sound) if sound else ""),
-                ("today", result.today_line),
-                ("do not always end alike", "\n".join(result.unstable)),
-                ("taken for granted", "\n".join(result.assumptions)),
-                ("runs", result.runs),
-            ],
-        )
-        return facts + (_changes_html(result.changes) if result.changes else "")
+        return result._repr_html_()
 
 
 def _turns(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -119,31 +108,3 @@ def _turns(outcomes: Sequence[Outcome]) -> Iterator[str]:
             what = "breaks" if before.verdict is Verdict.PASSED else "passes again"
             ends = f"{format_instant(before.machine.date)} and {format_instant(after.machine.date)}"
             yield f"{what} between {ends}: {clean(after.reason.partition(chr(10))[0])}".rstrip(": ")
-
-
-def _changes_html(changes: Sequence[Change]) -> str:
-    head = "".join(
-        f'<th scope="col" style="text-align:left">{name}</th>'
-        for name in ("day", "what", "tests", "cause", "log says")
-    )
-    rows = "".join(f"<tr>{''.join(map(_cell, _row(change)))}</tr>" for change in changes)
-    caption = '<caption style="text-align:left"><b>What changes, day by day</b></caption>'
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _row(change: Change) -> tuple[str, ...]:
-    last, first = format_instant(change.last_before), format_instant(change.first_after)
-    more = len(change.tests) - _TESTS_SHOWN
-    shown = ", ".join(change.tests[:_TESTS_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    cause = change.cause
-    return (
-        first if change.is_exact else f"between {last} and {first}",
-        f"{change.kind.value}{'' if change.of_whole else ' (some tests)'}",
-        shown,
-        f"{cause.kind.value} {cause.path}: {cause.why}" if cause else "",
-        change.failing_line,
-    )
-
-
-def _cell(text: str) -> str:
-    return f'<td style="text-align:left">{escape(clean(text))}</td>'

@@ -1,6 +1,5 @@
 """All panels together: what is picked in one is what the next one builds."""
 
-from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,13 +7,14 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from buildvm_nb.errors import UsageError
+from buildvm_nb.catalog import curated_cases
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.nb.buildpanel import BuildPanel
 from buildvm_nb.nb.machinepanel import MachinePanel
 from buildvm_nb.nb.panel import Panel, error_html
 from buildvm_nb.nb.picker import CommitPicker
+from buildvm_nb.nb.studying import StudyPanel
 
 __all__ = ["Lab", "lab"]
 
@@ -27,8 +27,8 @@ class Lab(Panel):
 
     Parameters
     ----------
-    source : str
-        As for `CommitPicker`.
+    source : str or Case
+        As for `CommitPicker`; or a case, the path of a case file, or the id of a curated case.
     case : Case or str, optional
         Build this case instead of picking a commit.
     command : str
@@ -43,7 +43,7 @@ class Lab(Panel):
 
     def __init__(
         self,
-        source: str = "",
+        source: str | Case = "",
         *,
         case: Case | str | None = None,
         command: str = "",
@@ -51,9 +51,11 @@ class Lab(Panel):
         cache: Cache | None = None,
         name: str = "",
     ) -> None:
+        if case is None and (isinstance(source, Case) or _is_case(source)):
+            source, case = "", source
         inner = f"lab {name}".strip()
-        self._inner, self._cache = inner, cache
-        self.picker = CommitPicker(source, cache=cache, name=inner)
+        self._inner, self._cache, self._case = inner, cache, case
+        self.picker = CommitPicker(str(source), cache=cache, name=inner)
         self.machine = MachinePanel(cache=cache, name=inner)
         self.build = BuildPanel(
             self.picker if case is None else case,
@@ -71,10 +73,46 @@ class Lab(Panel):
             children=[*self.panels.values(), *(widgets.VBox() for _ in self._later)],
             titles=[*self.panels, *self._later],
         )
-        super().__init__([self.tabs], name=name)
+        self._guide = widgets.HTML()
+        self._next = widgets.Button(tooltip="Go there", layout=widgets.Layout(width="auto"))
+        guiding = widgets.HBox([self._guide, self._next], layout=widgets.Layout(flex_flow="wrap"))
+        super().__init__([guiding, self.tabs], name=name)
         traits = (self.picker, "date"), (self.machine, "commit_date")
         self._link = widgets.dlink(*traits)
         self.tabs.observe(self.guarded(self._opened), "selected_index")
+        if case is not None:
+            self.show_tab("Build")  # the case has all that it takes
+        self._next.on_click(self.guarded(lambda _: self.show_tab(self.next_step[0])))
+        for panel, trait in (
+            *((self.picker, one) for one in ("busy", "commit")),
+            *((self.build, one) for one in ("busy", "outcome")),
+            (self.build.command_field, "value"),
+            (self.tabs, "selected_index"),
+        ):
+            panel.observe(self.guarded(lambda _: self._show_guide()), trait)
+        self._show_guide()
+
+    @property
+    def next_step(self) -> tuple[str, str]:
+        """The tab that is next, and what is to be done there."""
+        if self._case is None and self.picker.commit is None:
+            if self.picker.busy:
+                return "Commit", "wait until the history is read"
+            has_list = bool(self.picker.rows)
+            return "Commit", "choose a revision" if has_list else "say where the source is"
+        if self._case is None and not self.build.command_field.value.strip():
+            return "Build", "say which command is to be run"
+        if self.build.outcome is None:
+            waiting = "wait for the verdict" if self.build.busy else "boot a machine and run it"
+            return "Build", f"{waiting}; Machine has date, CPU and kernel"
+        return "Diagnose", "find out when, and on which machines, it fails"
+
+    def _show_guide(self) -> None:
+        title, what = self.next_step
+        shown = self.tabs.titles[self.tabs.selected_index or 0]
+        self._guide.value = f"Next: {what}." if title == shown else f"Next, in {title}: {what}."
+        self._next.description = f"Next: {title}"
+        self._next.layout.display = "none" if title == shown else ""
 
     def show_tab(self, title: str) -> widgets.Widget:
         """Show a tab.
@@ -102,7 +140,9 @@ class Lab(Panel):
     def _opened(self, change: dict[str, Any]) -> None:
         """Make a panel when it is looked at first: some read the whole catalog."""
         title = self.tabs.titles[change["new"]] if change["new"] is not None else ""
-        if title in self.panels or title not in self._later:
+        if isinstance(shown := self.panels.get(title), StudyPanel):
+            shown.look_again()
+        if shown is not None or title not in self._later:
             return
         try:
             panel = self._make(title)
@@ -118,26 +158,32 @@ class Lab(Panel):
         kind = getattr(import_module(_STUDIES), self._later[title])
         if title == "Catalog":
             return kind(self._catalog, name=self._inner)
-        case, overrides = None, {}
-        with suppress(UsageError):  # nothing chosen yet: it can be typed there
-            case, overrides = self.build.case, self.machine.overrides
         return kind(
-            case,
+            self._case,
             catalog=self._catalog,
             cache=self._cache,
-            overrides=overrides,
+            build=self.build,
+            machine=self.machine,
             name=self._inner,
         )
 
 
-def lab(source: str = "", **options: Any) -> Lab:  # noqa: ANN401 - as of Lab
+def _is_case(text: str) -> bool:
+    """Tell whether a text names a case rather than a source."""
+    path = Path(text).expanduser()
+    return (text.endswith(".toml") and path.is_file()) or (
+        not path.exists() and text in curated_cases()
+    )
+
+
+def lab(source: str | Case = "", **options: Any) -> Lab:  # noqa: ANN401 - as of Lab
     """Put all panels together.
 
     Parameters
     ----------
-    source : str
-        URL or path of a git repository, ``pypi:NAME`` or ``debian:NAME``; empty: somebody will
-        type it.
+    source : str or Case
+        URL or path of a git repository, ``pypi:NAME`` or ``debian:NAME``; or a case, the path of a
+        case file, or the id of a curated case; empty: somebody will type it.
     **options
         As for `Lab`: ``case``, ``command``, ``catalog``, ``cache``, ``name``.
 

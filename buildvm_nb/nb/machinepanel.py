@@ -88,6 +88,20 @@ class MachinePanel(Panel):
 
     @property
     def overrides(self) -> dict[str, Any]:
+        """What one build takes: what was chosen, and the commit's date where no other was.
+
+        Raises
+        ------
+        UsageError
+            If a field is wrong; the panel says so beside it.
+        """
+        chosen = self.chosen
+        if "date" not in chosen and self._presets.value == _COMMIT and self.commit_date:
+            chosen["date"] = self.commit_date
+        return chosen
+
+    @property
+    def chosen(self) -> dict[str, Any]:
         """What was chosen, as fields of `MachineSpec`; what was left open is not in it.
 
         Raises
@@ -103,8 +117,6 @@ class MachinePanel(Panel):
                 {"base": base.base, "packages": (*base.packages, *packages)}
             )
         read["memory_mib"] = read.pop("memory")
-        if read["date"] is None and self._presets.value == _COMMIT:
-            read["date"] = self.commit_date
         if self._accelerator.value != Accelerator.AUTO:
             read["accelerator"] = Accelerator(self._accelerator.value)
         return {name: value for name, value in read.items() if value is not None}

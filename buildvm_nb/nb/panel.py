@@ -8,6 +8,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import traitlets
+from IPython.display import display
 
 from buildvm_nb.errors import BuildVMError
 from buildvm_nb.nb.jobs import Job
@@ -16,9 +17,25 @@ from buildvm_nb.nb.ownership import release, take_over
 __all__ = ["Panel", "error_html"]
 
 _BOX = (
-    "border:2px solid #b3261e;border-radius:4px;padding:6px 10px;margin:4px 0;"
-    "background:#fdecea;color:#410e0b;white-space:pre-wrap;overflow-wrap:anywhere"
+    "border:2px solid var(--jp-error-color1,#b3261e);border-radius:4px;"
+    "padding:6px 10px;margin:4px 0;"
+    "background:var(--jp-layout-color1,transparent);color:var(--jp-content-font-color1,inherit);"
+    "white-space:pre-wrap;overflow-wrap:anywhere"
 )
+_STYLE = """<style>
+.buildvm-panel .widget-hbox { flex-wrap: wrap; }
+.buildvm-panel .widget-html, .buildvm-panel .widget-text, .buildvm-panel .widget-textarea,
+.buildvm-panel .widget-combobox, .buildvm-panel .widget-dropdown, .buildvm-panel .widget-select,
+.buildvm-panel.widget-box { max-width: 100%; box-sizing: border-box; }
+.buildvm-panel .widget-hbox > .widget-html { flex-shrink: 1; }
+.buildvm-panel .widget-html-content { white-space: normal; line-height: 1.5; }
+</style>"""
+"""A narrow page wraps rows in place of pushing their ends, where errors are told, out of sight."""
+_AGAIN = """<style>
+.jp-OutputArea:not(:has(.buildvm-panel)) .buildvm-again { display: block; }
+</style><p class="buildvm-again" hidden>If no panels are here, their kernel has ended: run this cell
+again.</p>"""
+"""Stands before panels that a page has lost: JupyterLab says "model not found" and no more."""
 
 
 def error_html(error: BaseException) -> str:
@@ -67,9 +84,15 @@ class Panel(widgets.VBox):
         self.job: Job[Any] | None = None
         self._owner = f"{type(self).__name__} {name}".strip()
         self._trouble = widgets.HTML()
-        super().__init__([*children, self._trouble])
+        style = widgets.HTML(_STYLE, layout=widgets.Layout(height="0", margin="0"))
+        super().__init__([style, *children, self._trouble])
         self.add_class("buildvm-panel")
         take_over(self._owner, self.end)
+
+    def _ipython_display_(self) -> None:
+        """Show the panel, and what is to be done where it is gone after a restart."""
+        for shown in ({"text/html": _AGAIN, "text/plain": ""}, self._repr_mimebundle_()):
+            display(shown, raw=True)  # type: ignore[no-untyped-call]
 
     @property
     def error_html(self) -> str:

@@ -62,6 +62,7 @@ class CommitPicker(Panel):
         self._origin: Origin | None = None
         self._index = RevisionIndex(())
         self._is_writing = False
+        self._instead = "no source yet: URL or path of a git repository, pypi:NAME, debian:NAME"
         self.rows: tuple[Revision, ...] = ()
         """The revisions that are shown."""
         self.revision: Revision | None = None
@@ -84,6 +85,7 @@ class CommitPicker(Panel):
         self._query.observe(lambda _: self._searching(), "value")
         self._around.observe(self.guarded(lambda _: self._fill()), "value")
         self._list.observe(self.guarded(self._chosen), "index")
+        self._fill()
         if source:
             self.guarded(self.load)(source)
 
@@ -124,6 +126,7 @@ class CommitPicker(Panel):
             self._where.value = _told(self._origin)
         self._choose(None)
         self._index, self.rows = RevisionIndex(()), ()
+        self._instead = f"reading the history of {escape(_told(self._origin))} …"
         self._fill()
         self._stop.disabled = False
         origin = self._origin
@@ -248,15 +251,19 @@ class CommitPicker(Panel):
 
     def _tell(self, event: object) -> None:
         if isinstance(event, TaskEvent):
-            self._status.value = f"{escape(event.label)} … {escape(event.note)}"
+            self._instead = f"{escape(event.label)} … {escape(event.note)}"
+            self._status.value = self._instead
 
     def _loaded(self, job: Job[Any]) -> None:
         self._stop.disabled = True
         if job.state == "done":
             self._index = job.result
-            self._fill()
+            self._instead = (
+                f"{escape(_told(self._origin))} has no revisions" if self._origin else ""
+            )
         else:
-            self._status.value = f"history not read: {job.state}"
+            self._instead = f"history not read: {job.state}"
+        self._fill()
 
     def _fill(self) -> None:
         text = self._around.value.strip()
@@ -268,6 +275,9 @@ class CommitPicker(Panel):
             self._list.options = [label(row) for row in self.rows]
             self._list.index = chosen[0] if chosen else None
         listed = len(self._index.revisions)
+        if not listed:
+            self._status.value = self._instead
+            return
         self._status.value = f"{window.total} of {listed} match" + (
             f"; {len(self.rows)} are shown" if len(self.rows) < window.total else ""
         )

@@ -1,7 +1,7 @@
 """Figures in panels: a picture with a text that says the same."""
 
 import io
-from base64 import b64encode
+import re
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -10,16 +10,17 @@ if TYPE_CHECKING:
 
 __all__ = ["picture_html"]
 
-_DPI = 80
+_NOT_OF_IT = re.compile(r"<style\b.*?</style>|<metadata>.*?</metadata>", re.DOTALL)
+"""A style would be about the whole page."""
 
 
 def picture_html(figure: "Figure", text: str) -> str:
-    """Draw a figure.
+    """Draw a figure in the colours of the page: its ink is the theme's, its ground is the page's.
 
     Parameters
     ----------
     figure : Figure
-        Any; it keeps its own background, so that it can be read in any theme.
+        Any; black and white in it are ink and ground.
     text : str
         What it shows, for who does not see it.
 
@@ -28,7 +29,14 @@ def picture_html(figure: "Figure", text: str) -> str:
     str
         HTML that needs nothing from elsewhere.
     """
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=_DPI)
-    data = b64encode(drawn.getvalue()).decode()
-    return f'<img style="max-width:100%" alt="{escape(text)}" src="data:image/png;base64,{data}">'
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    svg = drawn.getvalue()
+    svg = _NOT_OF_IT.sub("", svg[svg.index("<svg") :])
+    svg = svg.replace("#000000", "currentColor").replace("fill: #ffffff", "fill: none")
+    look = (
+        "max-width:100%;height:auto;fill:currentColor;stroke-linejoin:round;"
+        "color:var(--jp-content-font-color1,currentColor)"
+    )
+    label = escape(text)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{look}" ', 1)

@@ -24,18 +24,20 @@ from buildvm_nb.model.plaintext import clean
 from buildvm_nb.nb.jobs import Job, TaskEvent
 from buildvm_nb.nb.panel import Panel
 from buildvm_nb.nb.pictures import picture_html
-from buildvm_nb.nb.subject import Subject, command_html, read_subject
+from buildvm_nb.nb.subject import Subject, command_html, read_subject, write_case
+from buildvm_nb.study.again import field_options
 from buildvm_nb.study.axes import parse_dates
 from buildvm_nb.study.executors import LocalExecutor
 from buildvm_nb.study.jobs import fit_jobs
+from buildvm_nb.study.questions import refuse_fixed
 from buildvm_nb.study.trial import machine_for
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
 
-__all__ = ["WIDE", "HasCase", "StudyPanel", "Tools", "read_count", "read_date"]
+__all__ = ["WIDE", "HasCase", "HasMachine", "StudyPanel", "Tools", "read_count", "read_date"]
 
-WIDE = widgets.Layout(width="100%")
+WIDE = widgets.Layout(width="auto")  # all that there is; 100 % and margins are more
 _REDRAW_S = 1.0
 _LISTED = 8
 
@@ -46,6 +48,14 @@ class HasCase(Protocol):
     @property
     def case(self) -> Case:
         """The case."""
+
+
+class HasMachine(Protocol):
+    """Something that knows which machine was chosen, such as a `MachinePanel`."""
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Fields of `MachineSpec`."""
 
 
 class Tools(TypedDict):
@@ -96,8 +106,10 @@ class StudyPanel(Panel):
         Directory that relative paths of a `Case` are below.
     jobs : int, optional
         Guests side by side.
+    machine : HasMachine, optional
+        What it has at the moment of starting holds for every machine, but for what is varied.
     overrides : mapping, optional
-        Fields of `MachineSpec` that hold for every machine.
+        Fields of `MachineSpec` that hold for every machine; none that is varied.
     name : str
         A newer panel of the same name ends what this one runs.
     """
@@ -111,6 +123,7 @@ class StudyPanel(Panel):
         cache: Cache | None = None,
         base: Path | None = None,
         jobs: int | None = None,
+        machine: HasMachine | None = None,
         overrides: Mapping[str, Any] | None = None,
         name: str = "",
     ) -> None:
@@ -120,7 +133,9 @@ class StudyPanel(Panel):
         self._cache = cache
         self._base = base
         self._jobs = jobs
+        self._machine = machine
         self._overrides = dict(overrides or {})
+        self._started_as = ""
         self._last_drawn_s = 0.0
         self._studied: tuple[datetime | None, datetime | None] = (None, None)
         self.outcomes: list[Outcome] = []
@@ -145,6 +160,11 @@ class StudyPanel(Panel):
         self._fresh = widgets.Checkbox(
             description="Run anew what the catalog has", indent=False, value=False
         )
+        self._write = widgets.Button(
+            description="Write case file",
+            tooltip="Write the file that the command names; it then works in any terminal here",
+            layout=widgets.Layout(width="auto", display="none"),
+        )
         self._status = widgets.HTML()
         self._picture = widgets.HTML()
         self._list = widgets.HTML()
@@ -160,16 +180,17 @@ class StudyPanel(Panel):
                 self._list,
                 self._result,
                 self._command,
+                self._write,
             ],
             name=name,
         )
         self._start.on_click(self.guarded(lambda _: self.start()))
         self._cancel.on_click(self.guarded(lambda _: self.cancel()))
+        self._write.on_click(self.guarded(lambda _: self.write_case()))
         self._case.observe(self.guarded(self._describe), "value")
-        for widget in self._asked():
+        for widget in (*self._asked(), self._fresh):
             widget.observe(self.guarded(self._describe), "value")
-        if self._case.value:
-            self.guarded(self._describe)()
+        self.look_again()
 
     @property
     def status(self) -> str:
@@ -190,6 +211,27 @@ class StudyPanel(Panel):
     def command_html(self) -> str:
         """The command that does the same, as HTML."""
         return str(self._command.value)
+
+    @property
+    def machine_fields(self) -> dict[str, Any]:
+        """What every machine has now, as fields of `MachineSpec`; what is varied is not in it.
+
+        Raises
+        ------
+        UsageError
+            If a field is wrong.
+        """
+        varied = self._varied()
+        refuse_fixed(self._overrides, varied, "the study")
+        chosen = self._machine.chosen if self._machine else {}
+        return {name: chosen[name] for name in chosen if name not in varied} | self._overrides
+
+    def look_again(self) -> None:
+        """Tell what Start would do now, as case and machine may be others; nothing is no error."""
+        if self._case.value.strip() or self._has_build():
+            self.guarded(self._describe)()
+        else:
+            self._command.value = ""
 
     @property
     def subject(self) -> Subject:
@@ -228,9 +270,11 @@ class StudyPanel(Panel):
         """
         import buildvm_nb.plots  # noqa: F401, PLC0415 - half a second; what it lacks is told now
 
-        subject = self.subject
+        subject, fields = self.subject, self.machine_fields
+        memory = machine_for(subject.case, fields, None).memory_mib
         work = self._prepare(subject)
         self._studied = self._span()  # fields may change while it runs
+        self._started_as = self._told(subject)
         self._describe()
         self.outcomes, self.known, self._last_drawn_s = [], 0, 0.0
         self._result.value = self._list.value = ""
@@ -238,10 +282,30 @@ class StudyPanel(Panel):
         self._start.disabled, self._cancel.disabled = True, False
         is_fresh = bool(self._fresh.value)
         return self.begin(
-            lambda job: self._run(job, subject, work, is_fresh=is_fresh),
+            lambda job: self._run(job, subject, work, memory, is_fresh=is_fresh),
             on_event=self._hear,
             on_end=self._finish,
         )
+
+    def write_case(self) -> Path:
+        """Write the case file that the command names.
+
+        Returns
+        -------
+        Path
+            The file; another file of that name is left as it is.
+
+        Raises
+        ------
+        UsageError
+            If there is no case.
+        HostError
+            If it cannot be written.
+        """
+        subject = self.subject
+        place = write_case(subject.case, subject.base)
+        self._status.value = f"written: {escape(str(place))}"
+        return place
 
     @abstractmethod
     def _questions(self) -> list[widgets.Widget]:
@@ -253,7 +317,11 @@ class StudyPanel(Panel):
 
     @abstractmethod
     def _words(self, subject: Subject) -> list[str]:
-        """Return the command."""
+        """Return the command, without what says which machines."""
+
+    @abstractmethod
+    def _varied(self) -> tuple[str, ...]:
+        """Return the fields of the machine that the study chooses itself."""
 
     @abstractmethod
     def _prepare(self, subject: Subject) -> "Callable[[Tools, bool], Any]":
@@ -289,6 +357,7 @@ class StudyPanel(Panel):
         job: "Job[Any]",
         subject: Subject,
         work: "Callable[[Tools, bool], Any]",
+        memory_mib: int,
         *,
         is_fresh: bool,
     ) -> Any:  # noqa: ANN401 - whatever the study returns
@@ -304,8 +373,7 @@ class StudyPanel(Panel):
                 job.tell(_Drawn(self._draw(came)))
                 self._last_drawn_s = time.monotonic()
 
-        memory = machine_for(subject.case, self._overrides, None).memory_mib
-        jobs = fit_jobs(self._jobs, memory)
+        jobs = fit_jobs(self._jobs, memory_mib)
         with (
             nullcontext(self._catalog)
             if isinstance(self._catalog, Catalog)
@@ -329,7 +397,8 @@ class StudyPanel(Panel):
     def _hear(self, event: object) -> None:
         match event:
             case TaskEvent() if not event.is_over:
-                self._status.value = f"{escape(event.label)} … {escape(event.note)}"
+                so_far = f"{self._counted()}; " if self.outcomes else ""
+                self._status.value = f"{so_far}{escape(event.label)} … {escape(event.note)}"
             case _Came():
                 self.outcomes.append(event.outcome)
                 self.known += event.is_known
@@ -351,8 +420,28 @@ class StudyPanel(Panel):
 
     def _describe(self, _change: object = None) -> None:
         subject = self.subject
-        self._command.value = command_html(subject, self._words(subject))
+        told = self._told(subject)
+        self._write.layout.display = "none" if subject.file is None else ""
+        begun = f"{self._started_as}<p>Start would now do this:</p>" if self._started_as else ""
+        self._command.value = told if self._started_as == told else f"{begun}{told}"
         self.show_error(None)
+
+    def _told(self, subject: Subject) -> str:
+        """Write the command for what the fields say now, and what it leaves out."""
+        words = [*self._words(subject), *field_options(subject.case, self.machine_fields)]
+        told = command_html(subject, [*words, "--fresh"] if self._fresh.value else words)
+        chosen = self._machine.chosen if self._machine else {}
+        left = [name for name in self._varied() if name in chosen]
+        return told + "".join(
+            f"<p>The {name} of the machine is left out: this study varies it.</p>" for name in left
+        )
+
+    def _has_build(self) -> bool:
+        """Tell whether there is a case that is built, and a command for it."""
+        try:
+            return self._build is not None and bool(self._build.case)
+        except UsageError:
+            return False
 
 
 def read_date(text: str, what: str) -> datetime | None:

@@ -15,6 +15,8 @@ _LOOKS = {  # sign, background; black on each has a contrast of 4.5 to 1 at leas
     Verdict.ERROR: ("!", "#cccccc"),
 }
 
+_PRE = "color:inherit;background:none;white-space:pre-wrap;margin:4px 0 0"  # not the theme's
+
 
 def verdict_html(outcome: Outcome) -> str:
     """Tell how a run ended, and why.
@@ -31,7 +33,7 @@ def verdict_html(outcome: Outcome) -> str:
     """
     sign, colour = _LOOKS[outcome.verdict]
     why = f": {escape(outcome.reason)}" if outcome.reason else ""
-    seen = f"<pre>{escape(outcome.evidence)}</pre>" if outcome.evidence else ""
+    seen = f'<pre style="{_PRE}">{escape(outcome.evidence)}</pre>' if outcome.evidence else ""
     return (
         f'<div role="status" style="background:{colour};color:#000;padding:6px 10px;'
         f'border-radius:4px;overflow-wrap:anywhere">{sign} <b>{outcome.verdict.value}</b>{why}'

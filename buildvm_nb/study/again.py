@@ -1,23 +1,48 @@
 """The words of a command line that build a case in a machine like another one."""
 
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from buildvm_nb.catalog import curated_cases, load_case
-from buildvm_nb.errors import BuildVMError
+from buildvm_nb.errors import BuildVMError, HostError, UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.instants import format_instant
-from buildvm_nb.model.machine import ImageSpec, MachineSpec
+from buildvm_nb.model.machine import ImageSpec, MachineSpec, Network
 
-__all__ = ["build_command", "image_options", "is_curated", "machine_options"]
+__all__ = [
+    "batch_notebook",
+    "build_command",
+    "field_options",
+    "image_options",
+    "is_curated",
+    "machine_options",
+    "settled",
+    "uncurated",
+]
+
+_OPTIONS = {
+    "date": "--date",
+    "cpu": "--cpu",
+    "kernel": "--kernel",
+    "accelerator": "--accelerator",
+    "cpu_count": "--cpu-count",
+    "memory_mib": "--memory",
+    "network": "--network",
+}
+_IN_CASE = ("cpu_count", "memory_mib")
 
 
-def build_command(case: Case, machine: MachineSpec) -> str:
+def build_command(case: Case, machine: MachineSpec, name: str) -> str:
     """Write the command that builds a case again.
 
     Parameters
     ----------
     case : Case
-        Any; one that is not curated is taken to be in a case file of its id.
+        Any.
+    name : str
+        Its id, if it is curated, or its file.
     machine : MachineSpec
         Where.
 
@@ -26,7 +51,6 @@ def build_command(case: Case, machine: MachineSpec) -> str:
     str
         For a shell.
     """
-    name = case.id if is_curated(case) else f"{case.id}.toml"
     words = ["buildvm", "build", name, *machine_options(case, machine)]
     if machine.image != case.image:
         words += image_options(machine.image)
@@ -48,15 +72,45 @@ def machine_options(case: Case, machine: MachineSpec) -> list[str]:
     list of str
         Words.
     """
-    words = ["--date", format_instant(machine.date), "--cpu", machine.cpu]
-    words += ["--kernel", machine.kernel, "--accelerator", machine.accelerator.value]
-    if machine.cpu_count != case.limits.cpu_count:
-        words += ["--cpu-count", str(machine.cpu_count)]
-    if machine.memory_mib != case.limits.memory_mib:
-        words += ["--memory", str(machine.memory_mib)]
-    if machine.network.value != "off":
-        words += ["--network", machine.network.value]
-    return words
+    fields = {name: getattr(machine, name) for name in _OPTIONS}
+    if machine.network is Network.OFF:
+        del fields["network"]
+    return field_options(case, fields)
+
+
+def field_options(case: Case, fields: Mapping[str, Any]) -> list[str]:
+    """Return the options that give a study's or a build's machines these fields.
+
+    Parameters
+    ----------
+    case : Case
+        What it says itself needs no option.
+    fields : mapping
+        Fields of `MachineSpec`; those that are left out stay left out.
+
+    Returns
+    -------
+    list of str
+        Words.
+
+    Raises
+    ------
+    UsageError
+        If a field is wrong, or no option gives it.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    spec = MachineSpec.parse(given)
+    if strange := sorted(given.keys() - {*_OPTIONS, "image"}):
+        raise UsageError(
+            f"no option gives {', '.join(strange)}; allowed: {', '.join(_OPTIONS)}, image"
+        )
+    words = []
+    for name, option in _OPTIONS.items():
+        value = getattr(spec, name)
+        if name in given and not (name in _IN_CASE and value == getattr(case.limits, name)):
+            words += [option, format_instant(value) if name == "date" else str(value)]
+    is_other = "image" in given and spec.image != case.image
+    return [*words, *(image_options(spec.image) if is_other else [])]
 
 
 def image_options(image: ImageSpec) -> list[str]:
@@ -93,3 +147,64 @@ def is_curated(case: Case) -> bool:
         return path is not None and load_case(path).build_digest() == case.build_digest()
     except BuildVMError:
         return False
+
+
+def uncurated(case: Case) -> Case:
+    """Return a case that is not taken for a curated one: where it builds something else.
+
+    Parameters
+    ----------
+    case : Case
+        Any.
+
+    Returns
+    -------
+    Case
+        Under another id, where a curated case that builds something else has its own.
+    """
+    if case.id not in curated_cases() or is_curated(case):
+        return case
+    return case.model_copy(update={"id": f"{case.id}-own"})
+
+
+def settled(case: Case, machine: MachineSpec) -> Case:
+    """Return a case that says by itself in which image, and how big a machine, it was built.
+
+    Parameters
+    ----------
+    case : Case
+        Any.
+    machine : MachineSpec
+        Where it was built.
+
+    Returns
+    -------
+    Case
+        The same, where it says so already.
+    """
+    sizes = {"memory_mib": machine.memory_mib, "cpu_count": machine.cpu_count}
+    limits = case.limits.model_copy(update=sizes)
+    return uncurated(case.model_copy(update={"image": machine.image, "limits": limits}))
+
+
+def batch_notebook() -> Path:
+    """Return the notebook that comes with buildvm-nb.
+
+    Returns
+    -------
+    Path
+        That of the checkout, or of the installed package.
+
+    Raises
+    ------
+    HostError
+        If this installation lacks it.
+    """
+    package = Path(__file__).parents[1]
+    for place in (package / "_notebooks", package.parent / "notebooks"):
+        if (place / "batch.ipynb").is_file():  # the first in a wheel, the second in a checkout
+            return place / "batch.ipynb"
+    raise HostError(
+        f"batch.ipynb is not installed: sought in {package / '_notebooks'}",
+        hint="install buildvm-nb again, or name a notebook of your own",
+    )

@@ -35,7 +35,7 @@ from buildvm_nb.study.kernels import OrderedStudy, study_cores, study_kernels
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.outputs import study_outputs
 from buildvm_nb.study.probe import Order
-from buildvm_nb.study.questions import Questions
+from buildvm_nb.study.questions import Questions, refuse_fixed
 from buildvm_nb.study.quoting import claimed_line
 from buildvm_nb.study.trial import machine_for
 
@@ -102,18 +102,22 @@ def machines_of(
     Returns
     -------
     tuple of MachineSpec
-        At the case's own date and today; the same one twice where the source tells no date.
+        At the case's own date and today; the same one twice where the source tells no date. A
+        date among `overrides` holds for both clocks, while each has the CPU of its own time.
 
     Raises
     ------
     UsageError
         If a field is wrong.
     """
+    if Axis.DATE in axes:
+        refuse_fixed(overrides, ["date"], "a study of dates")
     given = {"accelerator": _accelerator(lab, axes), **overrides}
     own = machine_for(lab.case, given, lab.inputs.main)
     today = now().replace(hour=0, minute=0, second=0, microsecond=0)
-    given = {name: value for name, value in given.items() if value is not None}
-    latest = machine_for(lab.case, {"date": today} | given, None)
+    latest = machine_for(lab.case, given | {"date": today}, None)
+    if given.get("date") is not None:  # of all clocks; the CPU is still today's
+        return own, latest.model_copy(update={"date": own.date})
     is_dated = lab.inputs.main and lab.inputs.main.record.dated_at
     return (own if is_dated else latest), latest
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
-from buildvm_nb.model.finding import Finding
+from buildvm_nb.model.finding import Axis, Finding
 from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.environment import prepare
 from buildvm_nb.study.executors import is_local, open_executor
 from buildvm_nb.study.jobs import default_jobs, fit_jobs
 from buildvm_nb.study.laboratory import Laboratory, OnOutcome
-from buildvm_nb.study.questions import Questions
+from buildvm_nb.study.questions import Questions, refuse_fixed
 from buildvm_nb.study.trial import machine_for
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are plac
     questions : Questions
         What to find out, and how hard to try.
     overrides : mapping, optional
-        Fields of `MachineSpec` that hold for every machine.
+        Fields of `MachineSpec` that hold for every machine; no date where dates are varied.
     cache : Cache
         Keeps sources, images, kernels and checkpoints; a remote worker has its own.
     catalog : Catalog
@@ -89,6 +89,8 @@ def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are plac
     CatalogError
         If something cannot be recorded.
     """
+    if Axis.DATE in questions.axes:
+        refuse_fixed(overrides, ["date"], "a diagnosis of dates")
     with open_laboratory(
         case,
         overrides,

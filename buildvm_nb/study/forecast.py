@@ -34,6 +34,7 @@ from buildvm_nb.study.hinting import collect_hints, dates_in_logs
 from buildvm_nb.study.jobs import default_jobs, fit_jobs
 from buildvm_nb.study.laboratory import Laboratory, OnOutcome
 from buildvm_nb.study.probe import Order
+from buildvm_nb.study.questions import refuse_fixed
 from buildvm_nb.study.schedule import Schedule, make_schedule
 from buildvm_nb.study.timeline import Timeline
 from buildvm_nb.study.trial import machine_for
@@ -118,9 +119,8 @@ def forecast(  # noqa: PLR0913 - all but case and end have defaults or are place
     CatalogError
         If something cannot be recorded.
     """
-    overrides = dict(overrides or {})
-    if "date" in overrides:
-        raise UsageError("a forecast chooses its dates itself; give start and until")
+    refuse_fixed(overrides, ["date"], "a forecast")
+    overrides = {name: value for name, value in (overrides or {}).items() if name != "date"}
     present = start or now()
     if until <= present:
         raise UsageError(

@@ -23,12 +23,16 @@ from buildvm_nb.model.machine import Accelerator, KernelName, MachineSpec
 from buildvm_nb.model.value import Digest, Value
 from buildvm_nb.source import Fetched, fetch
 from buildvm_nb.study.environment import kvm_status
+from buildvm_nb.study.questions import refuse_fixed
 from buildvm_nb.study.recording import Basis
 from buildvm_nb.study.trial import machine_for
 from buildvm_nb.vm import check_cpu, find_emulator
 
 __all__ = ["Cell", "Grid", "Place", "make_cells", "pin_cells"]
 
+
+_FIELDS = {"dates": "date", "cpus": "cpu", "kernels": "kernel", "cores": "cpu_count"}
+"""Which field of a machine an axis varies."""
 
 _FAR = re.compile(r"(?!file:)([a-z+]+://|[^/]+:)")
 """A URL, or an address as scp takes it: ``host:path``."""
@@ -126,12 +130,14 @@ def make_cells(
     Raises
     ------
     UsageError
-        If a value is none, commits are given without a git source, or the case has files of this
-        host and runs on others.
+        If a value is none, a field is both fixed and varied, commits are given without a git
+        source, or the case has files of this host and runs on others.
     HostError
         If this host lacks what it takes to fetch a source.
     """
     fixed = dict(overrides or {})
+    chosen = [_FIELDS[axis] for axis, values in grid if axis in _FIELDS and values]
+    refuse_fixed(fixed, chosen, "the sweep")
     variants = _variants(case, grid.commits)
     if place.remote:
         _refuse_local_files(case, grid.kernels or (fixed.get("kernel") or "",))

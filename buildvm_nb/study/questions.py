@@ -1,13 +1,15 @@
 """What a diagnosis is asked."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis
-from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK
+from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, format_instant
 
-__all__ = ["DEFAULT_AXES", "Questions"]
+__all__ = ["DEFAULT_AXES", "Questions", "refuse_fixed"]
 
 DEFAULT_AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL)
 _YEARS_BEFORE = 10
@@ -70,6 +72,35 @@ class Questions:
         if first >= last:
             raise UsageError(f"the range ends before it begins: from {first} to {last}")
         return first, last
+
+
+def refuse_fixed(overrides: Mapping[str, Any] | None, varied: Collection[str], study: str) -> None:
+    """Refuse a machine that fixes what a study varies: it would be a study of something else.
+
+    Parameters
+    ----------
+    overrides : mapping or None
+        Fields of `MachineSpec` that are to hold for every machine.
+    varied : collection of str
+        The fields that the study chooses itself.
+    study : str
+        What it is, for the message.
+
+    Raises
+    ------
+    UsageError
+        If one of them is fixed.
+    """
+    fixed = {name: value for name in varied if (value := (overrides or {}).get(name)) is not None}
+    if fixed:
+        told = ", ".join(
+            f"{name}={format_instant(value) if isinstance(value, datetime) else value}"
+            for name, value in fixed.items()
+        )
+        raise UsageError(
+            f"{study} varies the {' and '.join(fixed)} itself, but every machine is to have {told}",
+            hint=f"leave the {' and '.join(fixed)} of the machine out, or study something else",
+        )
 
 
 def _shifted(instant: datetime, years: int) -> datetime:

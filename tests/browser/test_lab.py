@@ -152,3 +152,75 @@ def test_the_panels_are_an_app_of_voila(opened, tmp_path, free_port):
         opened.locator(".jupyter-button:enabled", has_text="Run").click()
         opened.locator(".widget-tab").get_by_text("crashed").first.wait_for()
         assert opened.locator(".jp-InputArea").count() == 0  # an app shows no code
+
+
+LOOK = """element => {
+    let ground = element, colour;
+    do { colour = getComputedStyle(ground).backgroundColor; ground = ground.parentElement; }
+    while (ground && colour === "rgba(0, 0, 0, 0)");
+    const light = text => {
+        const parts = text.match(/[\\d.]+/g).slice(0, 3).map(part => part / 255);
+        const [r, g, b] = parts.map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const [a, b] = [light(getComputedStyle(element).color), light(colour)];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
+"""How a text contrasts with what is behind it, as WCAG 2 defines it."""
+FLAWED = """import buildvm_nb
+from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.nb.pictures import picture_html
+from buildvm_nb.plots import date_line
+lab = buildvm_nb.lab("cityhash-0.4.10")
+lab.machine._fields["memory"].widget.value = "lots"
+lab.show_tab("Diagnose")
+machine = {"date": "2020-01-01", "cpu": "Haswell"}
+ran = [Outcome.parse({"case": lab.build.case, "machine": machine, "verdict": "passed"})]
+lab.panels["Diagnose"]._picture.value = picture_html(date_line(None, ran), "dates")
+lab.show_tab("Machine")
+lab"""
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_errors_and_plots_can_be_read_on_a_narrow_page_in_any_theme(
+    opened, tmp_path, free_port, theme
+):
+    (shown := tmp_path / "notebooks").mkdir()
+    document = json.loads(TOUR.read_text())
+    cell = {"cell_type": "code", "execution_count": None, "outputs": [], "metadata": {}, "id": "a"}
+    (shown / "flawed.ipynb").write_text(
+        json.dumps(document | {"cells": [cell | {"source": FLAWED}]})
+    )
+    themes = tmp_path / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
+    options = ["--allow-root", f"--port={free_port}", f"--ServerApp.root_dir={shown}"]
+    with serving("jupyterlab", tmp_path, *options) as address:
+        (themes / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
+        opened.set_viewport_size({"width": 700, "height": 900})
+        opened.goto(address.replace("/lab?", "/lab/tree/flawed.ipynb?"))
+        opened.get_by_text("| Idle").wait_for()
+        opened.locator(f'body[data-jp-theme-name="{theme}"]').wait_for()
+        opened.keyboard.press("Control+b")
+        run_cell(opened, "import buildvm_nb")
+        told = opened.locator('[role="alert"]', has_text="memory: expected a whole number")
+        told.wait_for()
+        assert told.evaluate(LOOK) >= 4.5
+        box = told.bounding_box()
+        assert box["width"] > 100
+        assert box["x"] + box["width"] <= 700
+
+        show_tab(opened, "Diagnose")
+        label = opened.locator('svg[aria-label="dates"]')
+        label.wait_for()
+        assert label.evaluate(LOOK) >= 4.5
+        panels = opened.locator(".widget-tab .widget-tab-contents")
+        assert panels.evaluate("area => area.scrollWidth - area.clientWidth") <= 0
+
+        # what is left of panels whose kernel has ended says what to do
+        again = opened.locator(".buildvm-again")
+        assert not again.is_visible()
+        opened.keyboard.press("Escape")
+        opened.evaluate("() => window.jupyterapp")
+        opened.get_by_text("Kernel", exact=True).first.click()
+        opened.get_by_text("Restart Kernel…").first.click()
+        opened.get_by_role("button", name="Restart", exact=False).last.click()
+        again.wait_for(state="visible")

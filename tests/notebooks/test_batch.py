@@ -1,14 +1,17 @@
 """Batches through papermill and real kernels; the notebook is a small one that boots no guests."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from buildvm_nb.batch import SUMMARY, run_batch
 from buildvm_nb.batch.handover import read_outcomes
-from buildvm_nb.catalog import read_csv
+from buildvm_nb.catalog import Catalog, read_csv
 from buildvm_nb.cli import main
 from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.study.again import batch_notebook
 
 CASE = 'schema = 1\nid = "{}"\n[[step]]\nname = "test"\nrun = "true"\n'
 RUN = """
@@ -132,3 +135,48 @@ def test_a_directory_that_cannot_be_made_is_named(batch, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(HostError, match=r"cannot make the directory .*file/out"):
         batch("good.toml,2020", out=tmp_path / "file" / "out")
+
+
+def papermill(out, *words):
+    """Run the notebook that comes with this; return how it ended, and what it told."""
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(batch_notebook()),
+        str(out),
+        "--no-progress-bar",
+    ]
+    done = subprocess.run([*command, *words], check=False, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "case: missing; allowed: a case file or the id of a curated case"),
+        (("-r", "case", "cityhash-0.4.10", "-r", "kernal", "debian:sid"), "did you mean kernel?"),
+        (("-p", "case", "7"), "case: no text any more, but the int 7"),
+    ],
+)
+def test_the_notebook_runs_no_default_for_what_was_meant(tmp_path, monkeypatch, words, told):
+    monkeypatch.setenv("BUILDVM_CATALOG", str(tmp_path / "catalog.sqlite"))
+    status, error = papermill(tmp_path / "ran.ipynb", *words)
+    assert status == 1
+    assert told in error
+    assert not (tmp_path / "catalog.sqlite").exists()  # nothing was run
+
+
+@pytest.mark.vm
+def test_the_notebook_makes_a_round_trip_with_real_machines(tmp_path, monkeypatch):
+    monkeypatch.setenv("BUILDVM_CATALOG", str(tmp_path / "catalog.sqlite"))
+    words = ("-r", "case", "cityhash-0.4.10", "-r", "cpu", "core2duo,Nehalem")
+    status, error = papermill(tmp_path / "ran.ipynb", *words)
+    assert status == 0, error
+    outcomes = read_outcomes(json.loads((tmp_path / "ran.ipynb").read_text()))
+    assert [(one.machine.cpu, one.verdict.value) for one in outcomes] == [
+        ("core2duo", "crashed"),
+        ("Nehalem", "passed"),
+    ]
+    with Catalog(tmp_path / "catalog.sqlite") as catalog:
+        assert sorted(catalog.outcomes()["id"]) == sorted(one.id for one in outcomes)

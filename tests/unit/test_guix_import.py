@@ -298,7 +298,7 @@ def test_import_writes_a_machine_file_and_tells_the_rest(tmp_path, capsys):
     ("text", "complaint"),
     [
         ("cpu_count = 0", "vm.toml:1: cpu_count: "),
-        ('\n\nmemory = "2G"', "vm.toml:3: memory: Extra inputs"),
+        ('\n\nmemory = "2G"', "vm.toml:3: memory: no such field"),
         ("cpu_count = ", "not valid TOML"),
         ('date = "soon"', "vm.toml:1: date: not a date"),
         ("port_forwardings = [{host = 1, guest = 22},\n {host = 0, guest = 2}]", "vm.toml:2: port"),

@@ -65,7 +65,7 @@ def test_every_kind_of_source_is_read_and_goes_through_json(source, kind):
         ({"kind": "pypi", "name": "a", "version": "1", "sha256": "12"}, "Case.source.pypi.sha256"),
         ({"kind": "wheels", "requirements": []}, "Case.source.wheels.requirements: "),
         ({"kind": "wheels", "requirements": ["-r x"]}, "not a requirement: '-r x'"),
-        ({"kind": "archive", "url": "a"}, "Case.source.archive.sha256: Field required"),
+        ({"kind": "archive", "url": "a"}, "Case.source.archive.sha256: missing"),
         ({"kind": "svn", "url": "a"}, "'svn'"),
         ({"url": "a"}, "kind"),
     ],
@@ -112,7 +112,7 @@ def test_paths_below_the_build_directory_are_allowed(path):
     ],
 )
 def test_absurd_limits_are_refused_by_name(limit, value):
-    with pytest.raises(UsageError, match=rf"^Case\.limits\.{limit}: .*\(got "):
+    with pytest.raises(UsageError, match=rf"^Case\.limits\.{limit}: expected .*, got "):
         case(limits={limit: value})
 
 
@@ -139,8 +139,8 @@ def test_steps_come_in_order_and_each_once(names, fine):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"name": "test", "run": ""}, "run: String should have at least 1 character"),
-        ({"name": "deploy", "run": "true"}, "name: Input should be 'prepare', 'build' or 'test'"),
+        ({"name": "test", "run": ""}, "run: expected at least 1 character"),
+        ({"name": "deploy", "run": "true"}, "name: expected 'prepare', 'build' or 'test'"),
         ({"name": "test", "run": "true", "expect": "(("}, "not a regular expression: "),
         ({"name": "test", "run": "true", "min_tests": 0}, "min_tests: "),
         ({"name": "test", "run": "true", "timeout_s": 0}, "timeout_s: "),
@@ -162,7 +162,7 @@ def test_a_case_needs_a_step_and_a_plain_id():
 
 
 def test_a_case_of_another_schema_is_refused():
-    with pytest.raises(UsageError, match="Input should be 1"):
+    with pytest.raises(UsageError, match="expected 1"):
         case(schema=2)
 
 

@@ -146,7 +146,7 @@ def test_outcomes_have_pages(browser):
     assert browser.status == "21 to 25 of 25"
     assert (browser._back.disabled, browser._forward.disabled) == (False, True)
     browser.only.value = "passed"
-    assert browser.status == "0 to 0 of 0"
+    assert browser.status == "nothing matches"
     assert no_markup(browser.html)
 
 
@@ -182,7 +182,7 @@ def test_tiers_are_told_apart_and_follow_one_another(browser):
     assert set(tiers) >= {"own", "curated"}
     assert browser.status.count(",") == 2
     browser.text.value = "no such text anywhere"
-    assert browser.status == "0 to 0 of 0: 0 own, 0 curated, 0 reported"
+    assert browser.status == "nothing matches: 0 own, 0 curated, 0 reported"
 
 
 def test_what_is_selected_is_exported_one_file_for_each_tier(browser, tmp_path):
@@ -256,7 +256,7 @@ def test_a_path_is_opened_and_closed_by_the_browser(tmp_path):
     browser = PatientBrowser(str(tmp_path / "catalog.sqlite"), name="path")
     assert browser.status.endswith("curated")
     browser.tier.value = "own"
-    assert browser.status == "0 to 0 of 0: 0 own"
+    assert browser.status == "nothing matches: 0 own"
     browser.close()
     browser._again.click()
     assert "closed" in browser.error_html

@@ -1,21 +1,27 @@
 """The build panel and the lab without a guest: what is asked, refused, told and recorded."""
 
+import shlex
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
 import buildvm_nb
-from buildvm_nb.catalog import Catalog, parse_case
+from buildvm_nb.catalog import Catalog, dump_case, load_case, parse_case
+from buildvm_nb.cli import main
+from buildvm_nb.cli.case_options import SourceOptions, make_case
 from buildvm_nb.errors import StateError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.tools import run_process
-from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.case import PyPISource
+from buildvm_nb.model.machine import ImageSpec, MachineSpec
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.nb import BuildPanel, CommitPicker, Lab, MachinePanel, Panel
 from buildvm_nb.nb.jobs import TaskEvent
 from buildvm_nb.nb.stages import Stages
 from buildvm_nb.nb.verdicts import verdict_html
+from buildvm_nb.source.history import Revision
 
 LONG_S = 600.0
 SCRIPT = "<script>alert(1)</script>"
@@ -39,6 +45,12 @@ OUTCOME = Outcome(
     reason=f"test: exited with 1 {SCRIPT}",
     evidence=SCRIPT,
 )
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A directory of its own: case files are written beside a notebook."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -138,12 +150,16 @@ def test_an_outcome_says_how_it_is_had_again(cache, closing, tmp_path):
         build.reproduce()
     build.run()
     assert (
-        "buildvm build sample.toml --date 2031-01-01T00:00:00Z --cpu" in build._controls.again.value
+        f"buildvm build {tmp_path}/sample.toml --date 2031-01-01T00:00:00Z --cpu"
+        in build._controls.again.value
     )
     build._controls.form.value = "case file"
     assert parse_case(build._controls.again.value) == CASE
     build._controls.form.value = "papermill"
-    assert "-r case sample.toml -r date 2031-01-01T00:00:00Z" in build._controls.again.value
+    assert (
+        f"-r case {tmp_path}/sample.toml -r date 2031-01-01T00:00:00Z"
+        in build._controls.again.value
+    )
     with pytest.raises(UsageError, match="unknown form"):
         build.reproduce("tweet")
 
@@ -291,3 +307,95 @@ def test_a_newer_panel_of_a_name_ends_the_older_ones_run(cache, tmp_path):
     assert older.job.state == "cancelled"
     for panel in (older, other, newer):
         panel.close()
+
+
+def test_the_labs_studies_follow_the_commit_that_is_chosen(cache, closing, repository, tmp_path):
+    lab = Lab(str(repository), command="make", cache=cache, catalog=tmp_path / "c.sqlite")
+    closing(lab)
+    diagnosis = lab.show_tab("Diagnose")
+    closing(diagnosis)
+    assert (diagnosis.command_html, diagnosis.error_html) == ("", "")
+    lab.picker.choose("main")
+    lab.show_tab("Commit")
+    lab.show_tab("Diagnose")
+    assert f"project-{lab.picker.commit[:12]}.toml" in diagnosis.command_html
+    assert diagnosis.machine_fields == {}  # the commit's date follows from the source
+    forecast = lab.show_tab("Forecast")
+    closing(forecast)
+    lab.machine.set(date="2012-05-05", cpu="Westmere")
+    assert forecast.machine_fields == diagnosis.machine_fields == {"cpu": "Westmere"}
+
+
+@pytest.mark.usefixtures("no_qemu")
+@pytest.mark.parametrize("form", ["command", "papermill"])
+def test_the_line_under_reproduce_works_as_pasted_once_its_file_is_written(
+    cache, closing, tmp_path, monkeypatch, capsys, form
+):
+    monkeypatch.setenv("BUILDVM_CATALOG", str(tmp_path / "c.sqlite"))
+    (tmp_path / "sample.toml").write_text("# of somebody else")
+    build = BuildPanel(CASE, {"date": "2031-01-01", "memory_mib": 2048}, cache=cache)
+    closing(build)
+    build.run()
+    build._controls.form.value = form
+    words = shlex.split(build._controls.again.value)
+    at = words.index("build" if form == "command" else "case") + 1
+    monkeypatch.chdir("/")  # a terminal is anywhere
+    assert main(["build", words[at]]) == 2
+    assert "no such case file" in capsys.readouterr().err
+    assert not build._controls.write.disabled
+    build._controls.write.click()
+    assert str(tmp_path / "sample-2.toml") in build.status
+    assert build.reproduce(form) == build._controls.again.value  # still the same file
+    case = load_case(Path(words[at]))
+    assert case.limits.memory_mib == (2048 if form == "papermill" else CASE.limits.memory_mib)
+    main(words[1:] if form == "command" else ["build", words[at]])
+    assert "qemu-system-x86_64" in capsys.readouterr().out  # the next thing that is missing
+    assert (tmp_path / "sample.toml").read_text() == "# of somebody else"
+
+
+def test_a_case_of_the_lab_never_takes_the_id_of_a_curated_one(cache, closing):
+    picker = CommitPicker(cache=cache)
+    build = BuildPanel(picker, cache=cache, command="true")
+    for panel in (picker, build):
+        closing(panel)
+    source = PyPISource(name="chinesecalendar", version="1.8.0")
+    picker._origin, picker.revision = source, Revision(id="1.8.0", dated_at=None, source=source)
+    assert build.case.id == "chinesecalendar-1.8.0-own"
+    assert make_case(SourceOptions(pypi="chinesecalendar==1.8.0"), ["true"], ImageSpec()).id == (
+        "chinesecalendar-1.8.0-own"
+    )
+
+
+@pytest.mark.usefixtures("no_qemu")
+def test_the_lab_begins_where_its_subject_begins_and_names_the_next_step(
+    cache, closing, repository, tmp_path
+):
+    def shown(lab):
+        return lab.tabs.titles[lab.tabs.selected_index]
+
+    empty = Lab(cache=cache, catalog=tmp_path / "c.sqlite", name="empty")
+    closing(empty)
+    assert (shown(empty), empty.next_step) == ("Commit", ("Commit", "say where the source is"))
+    lab = Lab(str(repository), cache=cache, catalog=tmp_path / "c.sqlite")
+    closing(lab)
+    assert shown(lab) == "Commit"
+    lab.picker.wait(LONG_S)
+    assert lab._guide.value == "Next: choose a revision."
+    lab.picker.choose("main")
+    assert lab._guide.value == "Next, in Build: say which command is to be run."
+    lab._next.click()
+    assert (shown(lab), lab._next.layout.display) == ("Build", "none")
+    lab.build.command_field.value = "make"
+    assert "boot a machine and run it" in lab._guide.value
+    lab.build.run()
+    assert lab.next_step[0] == "Diagnose"
+
+
+@pytest.mark.parametrize("given", [CASE, "cityhash-0.4.10", "sample.toml"])
+def test_a_lab_of_a_case_begins_with_building_it(cache, closing, tmp_path, given):
+    (tmp_path / "sample.toml").write_text(dump_case(CASE))
+    lab = buildvm_nb.lab(given, cache=cache, catalog=tmp_path / "c.sqlite")
+    closing(lab)
+    assert [*lab.panels] == ["Machine", "Build"]
+    assert lab.tabs.titles[lab.tabs.selected_index] == "Build"
+    assert lab.build.case.id in {"sample", "cityhash-0.4.10"}

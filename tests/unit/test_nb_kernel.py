@@ -1,5 +1,8 @@
 """Jobs and panels in a real kernel: its loop, its cells, its restart."""
 
+import shutil
+import subprocess
+
 import pytest
 from jupyter_client.manager import KernelManager
 
@@ -42,6 +45,18 @@ class Kernel:
         )
         assert reply["content"]["status"] == "ok", reply["content"]
         return "".join(printed).strip()
+
+    def displayed(self, cell):
+        """Return the texts that a cell displays, and displays in their place."""
+        shown = []
+
+        def take(message):
+            if message["header"]["msg_type"] in {"display_data", "update_display_data"}:
+                shown.append(message["content"]["data"]["text/plain"])
+
+        reply = self.client.execute_interactive(cell, timeout=LONG_S, output_hook=take)
+        assert reply["content"]["status"] == "ok", reply["content"]
+        return shown
 
     def restart(self):
         self.manager.restart_kernel()
@@ -106,3 +121,42 @@ job = Job(work).start()
     )
     kernel.restart()
     assert (tmp_path / "ended").exists()
+
+
+def test_a_call_that_takes_long_says_in_its_cell_what_it_is_doing(kernel, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for program in ("git", "qemu-system-x86_64"):  # all but what makes an image
+        (tmp_path / "bin" / program).symlink_to(shutil.which(program))
+    subprocess.run(["git", "init", "-q", tmp_path / "project"], check=True)
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-C", tmp_path / "project"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "First"], check=True)
+    case = {
+        "id": "mine",
+        "source": {"kind": "git", "url": str(tmp_path / "project"), "commit": "HEAD"},
+        "steps": [{"name": "test", "run": "true"}],
+    }
+    places = {"BUILDVM_CACHE": tmp_path / "cache", "BUILDVM_CATALOG": tmp_path / "c.sqlite"}
+    places |= {"PATH": tmp_path / "bin"}
+    settings = {name: str(place) for name, place in places.items()}
+    kernel.run(f"import os, buildvm_nb\nos.environ.update({settings})")
+    shown = kernel.displayed(f"print(buildvm_nb.build(buildvm_nb.Case.parse({case})).verdict)")
+    assert any("fetch" in text for text in shown), shown
+    assert shown[-1] == ""  # what has ended is gone
+    shown = kernel.displayed(
+        "from buildvm_nb.errors import HostError\n"
+        f"try: buildvm_nb.diagnose(buildvm_nb.Case.parse({case}), axes=['date'])\n"
+        "except HostError: pass"
+    )
+    assert shown[0].startswith("diagnose mine")
+    assert shown[-1] == ""
+
+
+def test_runs_so_far_are_counted_in_the_cell(kernel):
+    shown = kernel.displayed(
+        "from buildvm_nb.host.progress import cell_progress\n"
+        "progress = cell_progress()\n"
+        "with progress.task('diagnose <x>') as task:\n"
+        "    task.update(3, note='3 outcomes so far')\n"
+        "    with progress.task('boot Haswell'): pass"
+    )
+    assert "diagnose <x>, 3 outcomes so far · boot Haswell" in shown

@@ -64,12 +64,12 @@ def test_what_was_chosen_is_in_the_machine(panel):
         ("date", "2019-05-01T12:00", "needs a zone"),
         ("date", "9000-01-01", "out of range"),
         ("date", "<script>alert(1)</script>", "&lt;script&gt;"),
-        ("cpu", "i 9", "MachineSpec.cpu"),
-        ("memory", "lots", "MachineSpec.memory_mib"),
-        ("memory", "16", "greater than or equal to 192"),
-        ("cpu_count", "0", "MachineSpec.cpu_count"),
-        ("kernel", "6.1", "MachineSpec.kernel"),
-        ("packages", "Bad_Name", "ImageSpec.packages"),
+        ("cpu", "i 9", "cpu: expected text that matches"),
+        ("memory", "lots", "memory: expected a whole number, got &#x27;lots&#x27;"),
+        ("memory", "16", "memory: expected 192 or more, got &#x27;16&#x27;"),
+        ("cpu_count", "0", "cores: expected 1 or more, got &#x27;0&#x27;"),
+        ("kernel", "6.1", "kernel: "),
+        ("packages", "Bad_Name", "packages: "),
     ],
 )
 def test_what_is_wrong_is_told_at_its_field(panel, field, typed, told):

@@ -1,5 +1,6 @@
 """The commit picker, driven without a browser, over real repositories."""
 
+import socket
 import subprocess
 import threading
 
@@ -222,3 +223,23 @@ def test_versions_of_a_package_have_a_source_of_their_own(picker_of, tmp_path):
     picker.choose("1.0")
     assert picker.source == old
     assert picker.date is None
+
+
+def test_while_history_is_read_the_picker_says_so_whatever_is_typed(tmp_path):
+    """The repository is on a server that takes the call and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/r.git"
+        picker = CommitPicker(cache=Cache(tmp_path / "cache"))
+        assert picker.status.startswith("no source yet: URL or path")
+        picker.load(url)
+        assert "reading the history of http://127.0.0.1" in picker.status
+        connection, _ = server.accept()
+        with connection:
+            picker._around.value = "2020-01-01"
+            assert "0 of 0" not in picker.status
+            assert picker.status.endswith("…") or " … " in picker.status
+            picker.cancel()
+            assert picker.wait(LONG_S)
+        picker._around.value = ""
+        assert picker.status == "history not read: cancelled"
+        picker.close()

@@ -1,5 +1,6 @@
 """Panels that study a case, driven without a browser and without machines."""
 
+import shlex
 import signal
 import threading
 
@@ -7,6 +8,7 @@ import pytest
 
 from buildvm_nb import nb
 from buildvm_nb.catalog import Catalog, dump_case
+from buildvm_nb.cli import main
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.interruption import check_interruption
 from buildvm_nb.model.case import Case, Step
@@ -32,6 +34,13 @@ def an_outcome(date, verdict="passed", **more):
 def a_finding(**changes):
     fields = {"case": CASE, "kind": "time-trap", "axis": "date", "summary": SCRIPT, "confidence": 1}
     return Finding.parse(fields | changes)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A directory of its own: case files are written beside a notebook."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -67,9 +76,9 @@ def no_markup(html):
     return "<script" not in html and "<img src=x" not in html
 
 
-def test_the_fields_are_the_questions_and_the_command(panel):
+def test_the_fields_are_the_questions_and_the_command(panel, here):
     assert panel.questions.axes == (Axis.DATE, Axis.CPU, Axis.KERNEL)
-    assert "buildvm diagnose demo.toml</pre>" in panel.command_html
+    assert f"buildvm diagnose {here}/demo.toml</pre>" in panel.command_html
     panel.axes[Axis.CPU].value = panel.axes[Axis.KERNEL].value = False
     panel.first.value, panel.last.value = "2015", "2040-06-01"
     panel.repeats.value, panel.budget.value = "0", "30"
@@ -77,7 +86,7 @@ def test_the_fields_are_the_questions_and_the_command(panel):
     assert (asked.axes, asked.repeats, asked.budget) == ((Axis.DATE,), 0, 30)
     assert asked.last == parse_instant("2040-06-01")
     assert (
-        "buildvm diagnose demo.toml --axis date --from 2015-01-01T00:00:00Z "
+        f"buildvm diagnose {here}/demo.toml --axis date --from 2015-01-01T00:00:00Z "
         "--to 2040-06-01T00:00:00Z --repeats 0 --budget 30</pre>" in panel.command_html
     )
     assert no_markup(panel.command_html)  # the case file is folded in
@@ -129,12 +138,14 @@ def test_a_case_can_be_typed(tmp_path, catalog):
 
 
 def test_outcomes_show_as_they_come_and_then_the_finding(panel):
-    shown = []
+    shown, during = [], []
 
     def work(tools, is_fresh):
         tell(tools, an_outcome("2020-01-01"), known=True)
         tell(tools, an_outcome("2021-01-01", "failed", reason=SCRIPT))
         shown.append((panel.status, panel._list.value, panel.picture_html))
+        with tools["progress"].task("fetch debian:sid"):
+            during.append(panel.status)
         return a_finding(studied_from="2019-01-01", studied_until="2022-01-01")
 
     study(panel, work)
@@ -142,13 +153,14 @@ def test_outcomes_show_as_they_come_and_then_the_finding(panel):
     assert panel.wait(LONG_S)
     assert panel.error_html == ""
     ((status, listed, picture),) = shown
+    assert during == ["2 outcomes, 1 of them from the catalog; fetch debian:sid … "]
     assert status == "2 outcomes, 1 of them from the catalog"
     assert "2021-01-01T00:00:00Z, Haswell, debian:bookworm: ✗ failed &lt;script&gt;" in listed
-    assert 'alt="1 outcomes so far"' in picture  # the next one comes too soon after it
+    assert 'aria-label="1 outcomes so far"' in picture  # the next one comes too soon after it
     assert panel.status == "done: 2 outcomes, 1 of them from the catalog"
     assert panel.finding.kind == "time-trap"
     assert panel.finding.id in panel.result_html
-    assert 'alt="&lt;script&gt;' in panel.picture_html
+    assert 'aria-label="&lt;script&gt;' in panel.picture_html
     assert all(map(no_markup, (listed, panel.result_html, panel.picture_html)))
     assert (panel._start.disabled, panel._cancel.disabled) == (False, True)
 
@@ -273,8 +285,8 @@ def test_a_forecast_narrows_down_live_and_ends_with_a_list_of_days(forecaster):
     assert forecaster.forecast.status == "breaks"
 
 
-def test_how_far_to_look_is_checked_and_is_in_the_command(forecaster):
-    assert "buildvm forecast demo.toml --until 2040</pre>" in forecaster.command_html
+def test_how_far_to_look_is_checked_and_is_in_the_command(forecaster, here):
+    assert f"buildvm forecast {here}/demo.toml --until 2040</pre>" in forecaster.command_html
     forecaster.until.value = "10y"
     forecaster.budget.value = "5"
     assert "--until 10y --budget 5</pre>" in forecaster.command_html
@@ -291,6 +303,80 @@ def test_the_case_of_what_builds_it_is_studied_where_none_is_typed(catalog):
     panel._case.value = "dulwich-0.20.23"
     assert panel.subject.case.id == "dulwich-0.20.23"
     panel.close()
+
+
+class Built:
+    """What is built, and where, as a lab's other tabs have it."""
+
+    def __init__(self):
+        self.case = CASE
+        self.chosen = {}
+
+
+@pytest.fixture
+def built():
+    return Built()
+
+
+@pytest.mark.parametrize("kind", [DiagnosisPanel, ForecastPanel])
+def test_case_and_machine_are_those_of_the_moment_of_starting(kind, catalog, built, here):
+    panel = kind(catalog=catalog, build=built, machine=built, jobs=1, name="moment")
+    built.case = CASE.model_copy(update={"id": "later"})
+    built.chosen = {"date": parse_instant("2010-05-05"), "cpu": "Haswell", "memory_mib": 2048}
+    seen = []
+
+    def work(tools, is_fresh):
+        seen.append(panel.command_html)
+        span = {"studied_from": "2020-01-01", "studied_until": "2030-01-01"}
+        return a_finding(**span) if kind is DiagnosisPanel else a_forecast()
+
+    assert panel.subject.case.id == "later"
+    assert panel.machine_fields == {"cpu": "Haswell", "memory_mib": 2048}
+    study(panel, work)
+    panel.start()
+    assert panel.wait(LONG_S)
+    assert panel.error_html == ""
+    assert f"{here}/later.toml" in seen[0]
+    assert "--cpu Haswell --memory 2048</pre>" in seen[0]
+    assert "The date of the machine is left out: this study varies it." in seen[0]
+    built.chosen = {"cpu": "Westmere"}
+    panel.look_again()
+    ran, _, would = panel.command_html.partition("Start would now do this")
+    assert ("--cpu Haswell" in ran, "--cpu Westmere" in would) == (True, True)
+    panel.close()
+
+
+def test_a_machines_date_holds_where_dates_are_not_varied(catalog, built):
+    built.chosen = {"date": parse_instant("2010-05-05")}
+    panel = DiagnosisPanel(catalog=catalog, build=built, machine=built, name="fixed")
+    panel.axes[Axis.DATE].value = False
+    assert panel.machine_fields == built.chosen
+    assert "--axis cpu --axis kernel --date 2010-05-05T00:00:00Z</pre>" in panel.command_html
+    panel._fresh.value = True
+    assert "--date 2010-05-05T00:00:00Z --fresh</pre>" in panel.command_html
+    panel.close()
+
+
+@pytest.mark.parametrize("kind", [DiagnosisPanel, ForecastPanel])
+def test_a_date_that_is_given_for_every_machine_of_a_study_of_dates_is_refused(kind, catalog):
+    panel = kind(CASE, catalog=catalog, overrides={"date": "2010-05-05"}, name="refused")
+    panel._start.click()
+    assert "the study varies the date itself" in panel.error_html
+    assert panel.job is None
+    panel.close()
+
+
+def test_the_command_that_is_shown_is_one_that_the_command_line_takes(catalog, built, capsys):
+    built.chosen = {"cpu": "Westmere", "cpu_count": 2, "kernel": "debian:sid", "memory_mib": 2048}
+    built.chosen |= {"accelerator": "tcg", "image": "debian:trixie,gcc"}
+    for kind in (DiagnosisPanel, ForecastPanel):
+        panel = kind(catalog=catalog, build=built, machine=built, name="words")
+        words = shlex.split(panel.command_html.partition("</pre>")[0].partition(">")[2])
+        assert words.pop(0) == "buildvm"
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert f"no such case file: {words[1]}" in error  # all that is wrong with it
+        panel.close()
 
 
 def test_all_panels_come_together_and_by_name(catalog):

@@ -75,3 +75,10 @@ def test_an_environment_is_a_choice_or_auto(nowhere):
     case = CASE.model_copy(update={"source": LocalSource(path=str(nowhere / "gone"))})
     outcome = buildvm_nb.build(case, environment="auto")
     assert (outcome.verdict, outcome.chosen_by) == ("unavailable", ())
+
+
+def test_a_study_of_dates_refuses_a_machine_with_a_date(nowhere):
+    with pytest.raises(UsageError, match="a diagnosis of dates varies the date itself"):
+        buildvm_nb.diagnose(CASE, date="2010-05-05")
+    with pytest.raises(UsageError, match="the sweep varies the date itself"):
+        buildvm_nb.sweep(CASE, dates="2010..2012/1Y", date="2010-05-05")

@@ -109,3 +109,17 @@ def test_commits_need_a_git_source(far):
 def test_a_value_that_is_none_is_refused(far):
     with pytest.raises(UsageError, match="no such!"):
         make_cells(case_of(), Grid(cpus=("no such!",)), place=far)
+
+
+@pytest.mark.parametrize(
+    ("grid", "fixed"),
+    [
+        (Grid(dates=("2018-01-01",)), {"date": "2019-01-01"}),
+        (Grid(cpus=("Westmere",)), {"cpu": "Haswell"}),
+        (Grid(kernels=("debian:sid",)), {"kernel": "debian:bookworm"}),
+        (Grid(cores=(1, 2)), {"cpu_count": 4}),
+    ],
+)
+def test_what_varies_is_not_fixed_as_well(far, grid, fixed):
+    with pytest.raises(UsageError, match=f"varies the {next(iter(fixed))} itself"):
+        make_cells(case_of(), grid, fixed, place=far)
