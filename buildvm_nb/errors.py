@@ -22,6 +22,7 @@ process borders.
     │   ├── CatalogUnreachable  its server cannot be reached now
     │   └── SchemaVersionError  it was written by another version
     ├── SearchError             a search was asked something it cannot answer
+    ├── BudgetSpent             no more guest runs may be made
     └── CommandFailed           a guest command failed and the caller asked for ``check=True``
 """
 
@@ -29,6 +30,7 @@ from typing import Any
 
 __all__ = [
     "BootTimeout",
+    "BudgetSpent",
     "BuildVMError",
     "CatalogError",
     "CatalogUnreachable",
@@ -181,6 +183,10 @@ class SchemaVersionError(CatalogError):
 
 class SearchError(BuildVMError):
     """A search was asked something that it cannot answer."""
+
+
+class BudgetSpent(BuildVMError):
+    """No more guest runs may be made; what was asked for is not known yet."""
 
 
 class CommandFailed(BuildVMError):

@@ -12,8 +12,9 @@ from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.catalog.logs import LogStore
 from buildvm_nb.catalog.rows import outcome_row
 from buildvm_nb.catalog.unsent import Unsent
-from buildvm_nb.errors import CatalogError
+from buildvm_nb.errors import CatalogError, SchemaVersionError
 from buildvm_nb.host.progress import Progress, Task
+from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 
@@ -116,9 +117,12 @@ def _entry_troubles(
     proofs: dict[str, set[str]],
 ) -> Iterator[str]:
     try:
-        entry = kind.model_validate_json(row["document"])
+        entry = read_document(kind, row["document"])
     except ValidationError as error:
         yield f"its document cannot be read: {error.error_count()} fields are not as they should be"
+        return
+    except SchemaVersionError as error:
+        yield error.message
         return
     said = outcome_row(entry) if isinstance(entry, Outcome) else finding_row(entry)
     if wrong := [name for name, value in said.items() if row[name] != value]:

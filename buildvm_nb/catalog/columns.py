@@ -59,6 +59,8 @@ class TableSchema:
     columns: tuple[Column, ...]
     meaning: str = ""
     """What a row is, in sentences."""
+    gone: tuple[str, ...] = ()
+    """Columns that files of an older version have, and that are left out when these are read."""
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -66,13 +68,14 @@ class TableSchema:
         return {column.name: column.kind.dtype for column in self.columns}
 
     @property
+    def since(self) -> int:
+        """The schema version that brought the table."""
+        return min(column.since for column in self.columns)
+
+    @property
     def later(self) -> dict[str, bool | int | None]:
         """What rows have in each column that files of an older version may lack."""
-        return {
-            column.name: column.default
-            for column in self.columns
-            if column.since > self.columns[0].since
-        }
+        return {column.name: column.default for column in self.columns if column.since > self.since}
 
     def __getitem__(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)

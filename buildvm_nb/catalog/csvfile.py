@@ -107,7 +107,7 @@ def read_csv(path: Path, table: TableSchema = OUTCOMES) -> pd.DataFrame:
     """
     names, rows = _cells(path)
     for name in names:
-        if name not in table.dtypes:
+        if name not in table.dtypes and name not in table.gone:
             near = get_close_matches(name, table.dtypes, n=1)
             raise CatalogError(
                 f"unknown column in {path}: {name!r}",
@@ -115,7 +115,11 @@ def read_csv(path: Path, table: TableSchema = OUTCOMES) -> pd.DataFrame:
             )
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)
     return pd.DataFrame(
-        {name: _parse(cells, table[name], path) for name, cells in zip(names, columns, strict=True)}
+        {
+            name: _parse(cells, table[name], path)
+            for name, cells in zip(names, columns, strict=True)
+            if name not in table.gone
+        }
     )
 
 

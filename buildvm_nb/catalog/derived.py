@@ -49,7 +49,9 @@ def derived_files(root: Path | None = None) -> dict[Path, str]:
     root = root or curated_root()
     findings = curated_findings(root)
     csv = StringIO()
-    write_csv(failures_of(findings), csv, FAILURES)
+    # not the present instant: the file would be out of step tomorrow
+    made_at = max((one.recorded_at for one in findings), default=None)
+    write_csv(failures_of(findings, made_at), csv, FAILURES)
     readme = root / "README.md"
     return {root / "failures.csv": csv.getvalue(), readme: _readme(readme, root, findings)}
 

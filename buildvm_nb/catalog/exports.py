@@ -16,7 +16,7 @@ from buildvm_nb.catalog.failurerows import failures_frame
 from buildvm_nb.catalog.failures import FailureRecords, chosen_failures
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.catalog.jsonlines import write_jsonl
-from buildvm_nb.catalog.queries import filtered, names_of, oldest_first, pages, stream
+from buildvm_nb.catalog.queries import documents, filtered, names_of, oldest_first, pages
 from buildvm_nb.catalog.schema import FAILURES, FINDINGS, OUTCOMES
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Finding, FindingKind
@@ -135,11 +135,12 @@ class Exports(FailureRecords):
             done += len(frame)
             yield frame
 
-    def _documents(self, schema: TableSchema, wanted: "_Wanted") -> Iterator[Outcome | Finding]:
+    def _documents(self, schema: TableSchema, wanted: "_Wanted") -> Iterator[str]:
+        """Read documents, and return them as they are: a newer version may tell more there."""
         source = _SOURCES[schema.name]
         query = wanted.rows(select(source.c.id, source.c.document), source)
         kind: type[Outcome | Finding] = Outcome if source is tables.outcomes else Finding
-        return stream(self._database, kind, query)
+        return documents(self._database, kind, query)
 
 
 _SOURCES: dict[str, Table] = {
@@ -166,7 +167,7 @@ class _Wanted:
     def rows(self, query: Select[Any], source: Table) -> Select[Any]:
         wanted: dict[str, str | tuple[str, ...] | None] = {
             "case_id": self.case,
-            "source_name": self.package,
+            "package": self.package,
         }
         if source is tables.outcomes:
             wanted["verdict"] = names_of(self.only, Verdict, "verdict")

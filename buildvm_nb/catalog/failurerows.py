@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
-from itertools import starmap
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -13,12 +12,13 @@ from sqlalchemy import ColumnElement, Row, Select, case, null, select
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.catalog.frames import empty_frame, join_columns
-from buildvm_nb.catalog.rows import without_nul
-from buildvm_nb.catalog.schema import FAILURES, HINTS
-from buildvm_nb.catalog.springs import breaks, read_boundaries, spring_at
+from buildvm_nb.catalog.rows import subject_row, without_nul
+from buildvm_nb.catalog.schema import FAILURES, HINTS, SUBJECT
+from buildvm_nb.catalog.springs import next_turns, read_boundaries
 from buildvm_nb.errors import CatalogError
 from buildvm_nb.model.case import Provenance
-from buildvm_nb.model.finding import Axis, Finding, FindingKind
+from buildvm_nb.model.finding import Finding, FindingKind
+from buildvm_nb.model.instants import now
 
 __all__ = [
     "FAILURE_KINDS",
@@ -36,8 +36,9 @@ FAILURE_KINDS = tuple(
 )
 """The kinds of finding that tell of a failure."""
 
+_SUBJECT = frozenset(column.name for column in SUBJECT)
 _CASES_KEPT = 4096
-_BOUNDARY = ("axis", "verdict_before", "verdict_after", "first_after")
+_LISTS = ("passing_kernels", "failing_kernels", "varying_files")
 _OF_FINDINGS = (
     "recorded_at",
     "case_id",
@@ -71,7 +72,12 @@ def failures_query() -> Select[Any]:
     findings, cases = tables.findings.c, tables.cases.c
     of_cpu = findings.kind == FindingKind.CPU_DEPENDENT.value
     columns: list[ColumnElement[Any]] = [
-        findings[name] if name in findings else null().label(name) for name in FAILURES.dtypes
+        cases[name]
+        if name in _SUBJECT
+        else findings[name]
+        if name in findings
+        else null().label(name)
+        for name in FAILURES.dtypes
     ]
     return select(
         *columns,
@@ -85,13 +91,15 @@ def failures_query() -> Select[Any]:
     )
 
 
-def failures_frame(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
+def failures_frame(rows: Sequence[Sequence[Any]], at: datetime | None = None) -> pd.DataFrame:
     """Derive failures.
 
     Parameters
     ----------
     rows : sequence of Row
         Of `failures_query`.
+    at : datetime, optional
+        Aware; what counts as now: by default the present instant.
 
     Returns
     -------
@@ -109,33 +117,40 @@ def failures_frame(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
     *values, cases, documents = zip(*rows, strict=True)
     columns: dict[str, Sequence[Any]] = dict(zip(FAILURES.dtypes, values, strict=True))
     told = list(_read_each(_told_by_case, cases, columns["id"]))
-    boundaries = (columns[name] for name in _BOUNDARY)
     columns["title"] = [title for title, _ in told]
     columns["provenance_url"] = [url for _, url in told]
-    columns["springs_at"] = list(starmap(_springs_at, zip(*boundaries, strict=True)))
+    instant = at or now()
+    turns = [next_turns(text, instant) for text in columns["boundaries"]]
+    columns["next_springs_at"] = [fails for fails, _ in turns]
+    columns["next_passes_at"] = [passes for _, passes in turns]
+    for name in _LISTS:
+        columns[name] = [None if text == "[]" else text for text in columns[name]]
     columns["features_harmful"] = list(_read_each(_harmful, documents, columns["id"]))
     return join_columns(columns.values(), FAILURES)
 
 
-def failures_of(findings: Iterable[Finding]) -> pd.DataFrame:
+def failures_of(findings: Iterable[Finding], at: datetime | None = None) -> pd.DataFrame:
     """Tell findings that are in no catalog as failures.
 
     Parameters
     ----------
     findings : iterable of Finding
         What is sound or undetermined among them is left out.
+    at : datetime, optional
+        As for `failures_frame`.
 
     Returns
     -------
     DataFrame
         One row each, with the columns and dtypes of ``schema.FAILURES.dtypes``.
     """
-    return failures_frame([_as_asked(one) for one in findings if one.kind in FAILURE_KINDS])
+    rows = [_as_asked(one) for one in findings if one.kind in FAILURE_KINDS]
+    return failures_frame(rows, at)
 
 
 def _as_asked(finding: Finding) -> tuple[Any, ...]:
     """Return what `failures_query` would."""
-    row = finding_row(finding)
+    row = finding_row(finding) | subject_row(finding.case)
     return (
         *(row.get(name) for name in FAILURES.dtypes),
         finding.case.model_dump_json(by_alias=True),
@@ -208,12 +223,6 @@ def _read_each(
                 "as this buildvm-nb knows them",
                 hint="it was written by another version, or changed by hand",
             ) from error
-
-
-def _springs_at(
-    axis: str | None, before: str | None, after: str | None, first: str | None
-) -> datetime | None:
-    return spring_at(first) if axis == Axis.DATE and breaks(before, after) else None
 
 
 @lru_cache(maxsize=_CASES_KEPT)

@@ -129,7 +129,7 @@ class FailureRecords(FindingRecords):
             kinds=names_of(kind, HintKind, "kind of hint"),
             axes=names_of(axis, Axis, "axis"),
         )
-        wanted = {"case_id": case, "source_name": package}
+        wanted = {"case_id": case, "package": package}
         query = filtered(hints_query().where(is_current()), tables.findings, wanted, since)
         rows = newest_rows(
             self._database,
@@ -175,7 +175,7 @@ def chosen_failures(
             )
     wanted = {
         "case_id": case,
-        "source_name": package,
+        "package": package,
         "kind": kinds,
         "axis": names_of(axis, Axis, "axis"),
     }

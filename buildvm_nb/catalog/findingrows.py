@@ -1,13 +1,18 @@
 """A finding as a row of the ``findings`` table."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from buildvm_nb.catalog.rows import asked_source, canonical_json, without_nul
-from buildvm_nb.model.finding import Boundary, Finding
-from buildvm_nb.model.outcome import Verdict
+from buildvm_nb.catalog.springs import breaks, spring_at
+from buildvm_nb.model.case import WheelsSource
+from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind, Window
 from buildvm_nb.model.value import Value
 
-__all__ = ["deciding_boundary", "finding_row"]
+__all__ = ["deciding_boundary", "deciding_window", "finding_row"]
+
+_SECOND = timedelta(seconds=1)
+_LATEST = datetime.max.replace(tzinfo=UTC) - _SECOND
 
 
 def finding_row(finding: Finding) -> dict[str, Any]:
@@ -49,6 +54,9 @@ def finding_row(finding: Finding) -> dict[str, Any]:
         "evidence": canonical_json(finding.evidence),
         "runs": finding.runs,
         "supersedes": finding.supersedes,
+        **_springs(finding),
+        "recurs": finding.recurs or None,
+        "covers": _covered(finding),
     }
     return without_nul(row)
 
@@ -64,17 +72,54 @@ def deciding_boundary(finding: Finding) -> Boundary | None:
     Returns
     -------
     Boundary or None
-        Of those on the finding's axis (of all, where none is on it) the last one after which a
-        passing case does not pass, else the first. None: there are no boundaries.
+        Of those on the finding's axis (of all, where none is on it): on the date axis the end of
+        the window that holds the case's own date, else its beginning; on another axis the last
+        one after which a passing case does not pass; else the first. None: there are none.
     """
     on_axis = [entry for entry in finding.boundaries if entry.axis is finding.axis]
     choice = on_axis or list(finding.boundaries)
-    breaking = [entry for entry in choice if _breaks(entry)]
-    return breaking[-1] if breaking else next(iter(choice), None)
+    if not choice:
+        return None
+    breaking = [entry for entry in choice if breaks(entry.before, entry.after)]
+    if choice[0].axis is not Axis.DATE:
+        return breaking[-1] if breaking else choice[0]
+    own = _own_date(finding)
+    if own is None:
+        return next(iter(breaking), choice[0])
+    ends = (entry for entry in breaking if (at := spring_at(entry.first_after)) and at > own)
+    begun = [entry for entry in choice if (at := spring_at(entry.first_after)) and at <= own]
+    return next(ends, begun[-1] if begun else choice[0])
 
 
-def _breaks(boundary: Boundary) -> bool:
-    return boundary.before is Verdict.PASSED and boundary.after is not Verdict.PASSED
+def deciding_window(finding: Finding) -> Window | None:
+    """Choose the window that tells most.
+
+    Parameters
+    ----------
+    finding : Finding
+        Any finding.
+
+    Returns
+    -------
+    Window or None
+        The one that holds the case's own date, else the first. None: there are no windows.
+    """
+    own = _own_date(finding)
+    holding = (one for one in finding.windows if own and _holds(one, own))
+    return next(holding, next(iter(finding.windows), None))
+
+
+def _own_date(finding: Finding) -> datetime | None:
+    """Return the date of the least unusual machine that passes: the case's own where it does."""
+    if finding.environment is not None:
+        return finding.environment.date
+    source = finding.case.source
+    return source.as_of if isinstance(source, WheelsSource) else None
+
+
+def _holds(window: Window, date: datetime) -> bool:
+    first, last = window.passes_from, window.passes_until
+    return (first is None or first <= date) and (last is None or date <= last)
 
 
 def _boundary(finding: Finding) -> dict[str, Any]:
@@ -95,14 +140,42 @@ def _boundary(finding: Finding) -> dict[str, Any]:
 
 
 def _dates(finding: Finding) -> dict[str, Any]:
-    last = finding.windows[-1] if finding.windows else None
+    window = deciding_window(finding)
     return {
-        "passes_from": last and last.passes_from,
-        "passes_until": last and last.passes_until,
+        "passes_from": window and window.passes_from,
+        "passes_until": window and window.passes_until,
         "windows": _documents(finding.windows),
         "studied_from": finding.studied_from,
         "studied_until": finding.studied_until,
     }
+
+
+def _springs(finding: Finding) -> dict[str, Any]:
+    boundary = deciding_boundary(finding)
+    does_spring = (
+        boundary and boundary.axis is Axis.DATE and breaks(boundary.before, boundary.after)
+    )
+    passed = [
+        last
+        for entry in finding.boundaries
+        if entry.axis is Axis.DATE and breaks(entry.before, entry.after)
+        if (last := spring_at(entry.last_before)) and spring_at(entry.first_after)
+    ]
+    return {
+        "springs_at": spring_at(boundary.first_after) if boundary and does_spring else None,
+        "may_spring_from": min(*passed, _LATEST) + _SECOND if passed else None,
+    }
+
+
+def _covered(finding: Finding) -> str | None:
+    """Name the axes along which nothing made a difference, which only the summary tells."""
+    if finding.kind not in {FindingKind.SOUND, FindingKind.ALWAYS_FAILING}:
+        return None
+    words = finding.summary.rpartition(" along ")[2].replace(",", " ").split()
+    told = [axis for axis in Axis if axis in words]
+    if not told and finding.studied_from is not None:
+        told = [Axis.DATE]
+    return " ".join(told) or None
 
 
 def _machines(finding: Finding) -> dict[str, Any]:

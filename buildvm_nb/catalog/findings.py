@@ -1,15 +1,29 @@
 """The findings of a catalog: what diagnoses concluded, tied to the outcomes that prove it."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Select, exists, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    exists,
+    insert,
+    literal,
+    or_,
+    select,
+)
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.frames import make_frame
-from buildvm_nb.catalog.inserting import insert_finding, insert_new, known_ids
+from buildvm_nb.catalog.inserting import insert_cases, insert_finding, known_ids
 from buildvm_nb.catalog.queries import (
     filtered,
     find,
@@ -19,13 +33,30 @@ from buildvm_nb.catalog.queries import (
     stream,
 )
 from buildvm_nb.catalog.recording import Recording
+from buildvm_nb.catalog.rows import storable
 from buildvm_nb.catalog.schema import FINDINGS
-from buildvm_nb.errors import CatalogError, CatalogUnreachable
+from buildvm_nb.errors import CatalogError, CatalogUnreachable, UsageError
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
+from buildvm_nb.model.instants import now
 
-__all__ = ["FindingRecords", "is_current"]
+__all__ = ["FindingRecords", "Retraction", "is_current"]
+
+Columns = ReadOnlyColumnCollection[str, Column[Any]]
 
 _SHOWN = 5
+_WHOLE = tuple(
+    kind.value for kind in (FindingKind.SOUND, FindingKind.ALWAYS_FAILING, FindingKind.UNDETERMINED)
+)
+"""Kinds that speak of all axes at once where they are on none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraction:
+    """Why a finding is no longer believed."""
+
+    finding_id: str
+    because: str
+    recorded_at: datetime
 
 
 class FindingRecords(Recording):
@@ -40,15 +71,12 @@ class FindingRecords(Recording):
         Parameters
         ----------
         finding : Finding
-            Not recorded before. Where its `supersedes` is None, that becomes the id of the newest
-            current finding, if there is one, that is on the same case (id and build digest), has
-            the same axis or likewise none, and is not younger: both answer the same question.
-            But what is undetermined supersedes only its like: it refutes nothing.
+            Not recorded before. What it replaces need not be said: see `findings`.
 
         Returns
         -------
         Finding
-            As recorded: with the id of the finding that it supersedes, if any.
+            The same.
 
         Raises
         ------
@@ -61,6 +89,94 @@ class FindingRecords(Recording):
         except CatalogUnreachable as error:
             self._keep_unsent([finding], error)
             return finding
+
+    def retract(self, key: str, because: str) -> Retraction:
+        """Say that a finding is no longer believed; it stays, and is never current again.
+
+        Parameters
+        ----------
+        key : str
+            Its id, or a beginning that no other finding's id has.
+        because : str
+            Why, for whoever reads it later.
+
+        Returns
+        -------
+        Retraction
+            As recorded.
+
+        Raises
+        ------
+        UsageError
+            If there is no such finding, it is retracted already, or no reason is given.
+        CatalogError
+            If the catalog cannot be written.
+        """
+        if not because.strip():
+            raise UsageError(
+                "a finding is retracted for a reason", hint="say why it is not believed"
+            )
+        finding = self.finding(key)
+        told = Retraction(finding_id=finding.id, because=because.strip(), recorded_at=now())
+        with self._database.writing() as connection:
+            if known := _retraction(connection, finding.id):
+                raise UsageError(f"finding {finding.id} is retracted already: {known.because}")
+            row = {
+                "finding_id": told.finding_id,
+                "recorded_at": told.recorded_at,
+                "because": storable(told.because),
+                "tool_version": version("buildvm-nb"),
+            }
+            connection.execute(insert(tables.retractions), [row])
+        return told
+
+    def retraction(self, key: str) -> Retraction | None:
+        """Tell whether a finding is no longer believed, and why.
+
+        Parameters
+        ----------
+        key : str
+            Its id.
+
+        Returns
+        -------
+        Retraction or None
+            None: it is not retracted.
+
+        Raises
+        ------
+        CatalogError
+            If the catalog cannot be read.
+        """
+        with self._database.reading() as connection:
+            return _retraction(connection, key)
+
+    def successors(self, key: str) -> list[str]:
+        """Return the later findings that leave nothing of one.
+
+        Parameters
+        ----------
+        key : str
+            Its id.
+
+        Returns
+        -------
+        list of str
+            Their ids, oldest first; those that are retracted do not count.
+
+        Raises
+        ------
+        CatalogError
+            If the catalog cannot be read.
+        """
+        this, later = tables.findings.alias("this").c, tables.findings
+        query = (
+            select(later.c.id)
+            .join(this.id.table, and_(this.id == key))
+            .where(_is_replaced_by(this, later.c))
+        )
+        with self._database.reading() as connection:
+            return list(connection.execute(oldest_first(query, later)).scalars())
 
     def finding(self, key: str) -> Finding:
         """Return one finding, without loss.
@@ -111,7 +227,10 @@ class FindingRecords(Recording):
         since : datetime, optional
             Aware; only those recorded at this instant or later.
         current : bool
-            Only those that no other finding supersedes; False: all.
+            Only those that are not retracted and that no later one replaces: on the same case (id
+            and build digest) and the same axis; or on all axes at once, as sound and always
+            failing cases are; or on one axis where this one spoke of all. What is undetermined
+            replaces only its like. False: all.
         limit : int, optional
             At most so many, the newest ones.
 
@@ -130,7 +249,7 @@ class FindingRecords(Recording):
         columns = [tables.findings.c[column.name] for column in FINDINGS.columns]
         wanted = {
             "case_id": case,
-            "source_name": package,
+            "package": package,
             "study": study,
             "kind": _kinds(kind),
             "axis": names_of(axis, Axis, "axis"),
@@ -138,11 +257,13 @@ class FindingRecords(Recording):
         query = _chosen(select(*columns), wanted, since, current=current)
         return make_frame(newest_rows(self._database, tables.findings, query, limit), FINDINGS)
 
-    def finding_documents(
+    def finding_documents(  # noqa: PLR0913 - filters, none of which need be given
         self,
         *,
         case: str | None = None,
+        case_digest: str | None = None,
         kind: FindingKind | str | Iterable[FindingKind | str] | None = None,
+        package: str | None = None,
         study: str | None = None,
         since: datetime | None = None,
         current: bool = True,
@@ -151,8 +272,10 @@ class FindingRecords(Recording):
 
         Parameters
         ----------
-        case, kind, study, since, current
+        case, kind, package, study, since, current
             As for `findings`.
+        case_digest : str, optional
+            Only those on cases with this build digest, whatever their ids.
 
         Returns
         -------
@@ -167,19 +290,20 @@ class FindingRecords(Recording):
             If the catalog cannot be read.
         """
         whole = select(tables.findings.c.id, tables.findings.c.document)
-        wanted = {"case_id": case, "study": study, "kind": _kinds(kind)}
+        wanted = {
+            "case_id": case,
+            "case_digest": case_digest,
+            "package": package,
+            "study": study,
+            "kind": _kinds(kind),
+        }
         query = _chosen(whole, wanted, since, current=current)
         return stream(self._database, Finding, oldest_first(query, tables.findings))
 
     def _conclude(self, finding: Finding) -> Finding:
-        case = {"id": finding.case.id, "digest": finding.case.build_digest()}
         with self._database.writing() as connection:
             self._refuse(connection, finding)
-            document = finding.case.model_dump_json(by_alias=True)
-            insert_new(connection, tables.cases, [{**case, "document": document}])
-            if finding.supersedes is None:
-                earlier = _superseded_by(connection, finding, case)
-                finding = finding.model_copy(update={"supersedes": earlier})
+            insert_cases(connection, [finding.case])
             insert_finding(connection, finding)
         return finding
 
@@ -224,31 +348,75 @@ def _chosen(
 
 
 def is_current() -> ColumnElement[bool]:
-    """Return the condition that no other finding supersedes a finding.
+    """Return the condition that a finding is neither retracted nor replaced by a later one.
+
+    A later finding on the same case (id and build digest), by the instants at which they were
+    concluded and then by their ids, replaces one that answers the same question: on the same axis,
+    or likewise on none. What passes everywhere replaces what was found on the axes that it was
+    tried along, what fails everywhere all of it, and what depends on an axis what was said of all
+    axes. But what is undetermined replaces only its like: it refutes nothing.
 
     Returns
     -------
     ColumnElement
         True of current ones.
     """
-    later = tables.findings.alias("later")
-    return ~exists().where(later.c.supersedes == tables.findings.c.id)
-
-
-def _superseded_by(connection: Connection, finding: Finding, case: dict[str, str]) -> str | None:
-    """Return the id of the finding that a new one supersedes where it does not say so itself."""
-    # another process that concludes on the same case waits until this one's finding is there
-    row = filtered(select(tables.cases.c.id), tables.cases, case)
-    connection.execute(row.with_for_update(key_share=True))
-    column = tables.findings.c
-    query = select(column.id).where(
-        is_current(),
-        column.case_id == case["id"],
-        column.case_digest == case["digest"],
-        column.axis == (finding.axis and finding.axis.value),
-        column.recorded_at <= finding.recorded_at,
+    this, later = tables.findings.c, tables.findings.alias("later")
+    other = later.c
+    by_name = tables.findings.alias("successor")
+    return and_(
+        ~_is_retracted(this.id),
+        ~exists().where(_is_later(this, other), _replaces(this, other), ~_is_retracted(other.id)),
+        # two conditions, so that each has an index
+        ~exists().where(by_name.c.supersedes == this.id, ~_is_retracted(by_name.c.id)),
     )
-    if finding.kind is FindingKind.UNDETERMINED:
-        query = query.where(column.kind == finding.kind.value)
-    newest = query.order_by(column.recorded_at.desc(), column.id.desc()).limit(1)
-    return connection.execute(newest).scalar()
+
+
+def _is_replaced_by(this: Columns, other: Columns) -> ColumnElement[bool]:
+    later = and_(_is_later(this, other), _replaces(this, other))
+    return and_(or_(later, other.supersedes == this.id), ~_is_retracted(other.id))
+
+
+def _is_later(this: Columns, other: Columns) -> ColumnElement[bool]:
+    return and_(
+        other.case_id == this.case_id,
+        other.case_digest == this.case_digest,
+        other.recorded_at >= this.recorded_at,  # for the index
+        or_(other.recorded_at > this.recorded_at, other.id > this.id),
+    )
+
+
+def _replaces(this: Columns, other: Columns) -> ColumnElement[bool]:
+    """Return the condition that a later finding on the same build leaves nothing of this one."""
+    undetermined = FindingKind.UNDETERMINED.value
+    is_told_along = (literal(" ") + other.covers + literal(" ")).contains(
+        literal(" ") + this.axis + literal(" ")
+    )
+    answers = or_(
+        this.axis.is_not_distinct_from(other.axis),
+        and_(other.kind == FindingKind.SOUND.value, is_told_along),
+        other.kind == FindingKind.ALWAYS_FAILING.value,
+        and_(this.kind.in_(_WHOLE), other.axis.is_not(None)),
+    )
+    return or_(
+        and_(other.kind != undetermined, answers),
+        and_(
+            other.kind == undetermined,
+            this.kind == undetermined,
+            this.axis.is_not_distinct_from(other.axis),
+        ),
+    )
+
+
+def _is_retracted(key: ColumnElement[str]) -> ColumnElement[bool]:
+    return exists().where(tables.retractions.c.finding_id == key)
+
+
+def _retraction(connection: Connection, key: str) -> Retraction | None:
+    column = tables.retractions.c
+    row = connection.execute(
+        select(column.finding_id, column.because, column.recorded_at).where(
+            column.finding_id == storable(key)
+        )
+    ).first()
+    return row and Retraction(**row._asdict())

@@ -1,19 +1,26 @@
 """Rows on their way into the database: many at once, each with what it refers to."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy import Connection, Table, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.findingrows import finding_row
-from buildvm_nb.catalog.rows import outcome_row
+from buildvm_nb.catalog.rows import case_row, outcome_row
+from buildvm_nb.catalog.schema import SUBJECT
+from buildvm_nb.errors import SchemaVersionError
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 
 __all__ = [
+    "insert_cases",
     "insert_finding",
     "insert_new",
     "insert_outcomes",
@@ -26,6 +33,7 @@ _INSERTS: Mapping[str, Callable[[Table], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
 }
+_SUBJECT = tuple(column.name for column in SUBJECT)
 _MANY = 1000
 """How many values go into one query; databases limit them."""
 
@@ -46,6 +54,28 @@ def insert_new(connection: Connection, table: Table, rows: Iterable[dict[str, An
     if given := list(rows):
         into = _INSERTS[connection.dialect.name](table)
         connection.execute(into.on_conflict_do_nothing(), given)
+
+
+def insert_cases(connection: Connection, cases: Iterable[Case]) -> None:
+    """Insert the cases that are new; what a known one is about may be told later.
+
+    Parameters
+    ----------
+    connection : Connection
+        In a transaction that writes.
+    cases : iterable of Case
+        In the order of their ids and digests.
+    """
+    given = list(cases)
+    insert_new(connection, tables.cases, map(case_row, given))
+    column = tables.cases.c
+    for case in given:
+        if case.subject is not None:
+            row = case_row(case)
+            told = {name: row[name] for name in (*_SUBJECT, "package_key")}
+            this = (column.id == row["id"], column.digest == row["digest"])
+            is_old = column.purl.is_distinct_from(row["purl"])
+            connection.execute(update(tables.cases).where(*this, is_old).values(told))
 
 
 def known_ids(connection: Connection, table: Table, ids: Sequence[str]) -> set[str]:
@@ -110,8 +140,8 @@ def is_same(entry: Outcome | Finding, document: str) -> bool:
         it supersedes.
     """
     try:
-        other = type(entry).model_validate_json(document)
-    except ValidationError:
+        other = read_document(type(entry), document)
+    except (ValidationError, SchemaVersionError):
         return False
     if isinstance(entry, Finding) and isinstance(other, Finding) and entry.supersedes is None:
         return entry == other.model_copy(update={"supersedes": None})
@@ -119,7 +149,10 @@ def is_same(entry: Outcome | Finding, document: str) -> bool:
 
 
 def insert_outcomes(
-    connection: Connection, outcomes: Iterable[Outcome], log_sizes: Mapping[str, int]
+    connection: Connection,
+    outcomes: Iterable[Outcome],
+    log_sizes: Mapping[str, int],
+    documents: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Insert outcomes with their cases and logs.
 
@@ -131,33 +164,28 @@ def insert_outcomes(
         None of them is there.
     log_sizes : mapping
         Bytes of each log that they name, by digest.
+    documents : mapping
+        The documents, by id, of those that were read from one: a newer version may tell more there.
     """
     rows = []
-    cases: dict[tuple[str, str], str] = {}
+    cases: dict[tuple[str, str], Case] = {}
     for outcome in outcomes:
         row = outcome_row(outcome)
         key = row["case_id"], row["case_digest"]
-        if key not in cases:
-            cases[key] = outcome.case.model_dump_json(by_alias=True)
-        rows.append({**row, "document": outcome.model_dump_json()})
+        cases.setdefault(key, outcome.case)
+        document = documents.get(outcome.id) or outcome.model_dump_json()
+        rows.append({**row, "document": document})
     insert_new(
         connection,
         tables.logs,
         ({"digest": key, "size_bytes": size} for key, size in sorted(log_sizes.items())),
     )
-    insert_new(
-        connection,
-        tables.cases,
-        (
-            {"id": key, "digest": digest, "document": document}
-            for (key, digest), document in sorted(cases.items())
-        ),
-    )
+    insert_cases(connection, (case for _, case in sorted(cases.items(), key=itemgetter(0))))
     if rows:
         connection.execute(insert(tables.outcomes), rows)
 
 
-def insert_finding(connection: Connection, finding: Finding) -> None:
+def insert_finding(connection: Connection, finding: Finding, document: str = "") -> None:
     """Insert a finding and tie it to its evidence.
 
     Parameters
@@ -166,8 +194,10 @@ def insert_finding(connection: Connection, finding: Finding) -> None:
         In a transaction that writes.
     finding : Finding
         Not there yet; its case, its evidence and what it supersedes are.
+    document : str
+        The one that it was read from: a newer version may tell more there.
     """
-    row = {**finding_row(finding), "document": finding.model_dump_json()}
+    row = {**finding_row(finding), "document": document or finding.model_dump_json()}
     connection.execute(insert(tables.findings), [row])
     links = [
         {"finding_id": finding.id, "outcome_id": key} for key in dict.fromkeys(finding.evidence)

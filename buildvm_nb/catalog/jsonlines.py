@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from buildvm_nb.catalog.replacing import replacing
 from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value, describe
 
@@ -16,12 +17,13 @@ __all__ = ["read_jsonl", "write_jsonl"]
 V = TypeVar("V", bound=Value)
 
 
-def write_jsonl(entries: Iterable[Value], target: Path | IO[str]) -> None:
+def write_jsonl(entries: Iterable[Value | str], target: Path | IO[str]) -> None:
     """Write outcomes or findings, one JSON object a line.
 
     Parameters
     ----------
-    entries : iterable of Outcome or Finding
+    entries : iterable of Outcome, Finding or str
+        Or their documents, on one line each.
         Any number; they are not held in memory.
     target : Path or text stream
         A path is replaced at once, when all is written.
@@ -31,7 +33,9 @@ def write_jsonl(entries: Iterable[Value], target: Path | IO[str]) -> None:
     CatalogError
         If the file cannot be written.
     """
-    lines = (entry.model_dump_json() + "\n" for entry in entries)
+    lines = (
+        f"{entry if isinstance(entry, str) else entry.model_dump_json()}\n" for entry in entries
+    )
     if isinstance(target, Path):
         with replacing(target) as stream:
             stream.writelines(lines)
@@ -82,7 +86,7 @@ def read_jsonl(path: Path, kind: type[Value] = Outcome) -> Iterator[Value]:
 
 def _entry(line: str, kind: type[V], where: str) -> V:
     try:
-        return kind.model_validate_json(line)
+        return read_document(kind, line)
     except ValidationError as error:
         what = f"no {kind.__name__.lower()}"
         raise CatalogError(f"{where}: {what}:\n{describe(error, kind.__name__)}") from error

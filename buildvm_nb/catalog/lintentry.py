@@ -104,6 +104,9 @@ class _Entry:
         yield from self._sources()
         if not self._case.title.strip():
             yield self._at("title", "missing: what it is about, in one line")
+        if self._case.about is None:
+            text = "missing: its source does not tell; allowed: ecosystem, name, version"
+            yield self._at("subject", text)
         claim, entry = self._case.claim, self._case.entry
         if claim is None:
             yield self._at("claim", "missing: what must a diagnosis find?")

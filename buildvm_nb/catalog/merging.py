@@ -7,6 +7,7 @@ What was copied before a failure is whole and stays; merging again copies the re
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Table, func, select
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Table, func, select
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database
 from buildvm_nb.catalog.inserting import (
+    insert_cases,
     insert_finding,
     insert_new,
     insert_outcomes,
@@ -22,8 +24,9 @@ from buildvm_nb.catalog.inserting import (
     stored_documents,
 )
 from buildvm_nb.catalog.logs import LogStore
-from buildvm_nb.errors import CatalogError
+from buildvm_nb.errors import CatalogError, SchemaVersionError
 from buildvm_nb.host.progress import Progress, Task
+from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 
@@ -33,6 +36,7 @@ _BATCH = 1000
 _SHOWN = 5
 _FINDINGS_SINCE = 2
 """Schema version that brought findings."""
+_RETRACTIONS_SINCE = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ class Merged:
 
     outcomes: int
     findings: int
+    retractions: int
     known: int
     """Outcomes and findings that were here already."""
     missing_logs: int
@@ -120,7 +125,10 @@ class _Comparison:
             if here == document:
                 continue
             try:
-                entry = kind.model_validate_json(document)
+                entry = read_document(kind, document)
+            except SchemaVersionError as error:
+                self._object(error.message)
+                continue
             except ValidationError as error:
                 self._object(
                     f"{_noun(kind)} {key} there cannot be read: {error.error_count()} "
@@ -152,9 +160,11 @@ class _Copy:
                 done += len(page)
                 task.update(done, total)
             findings = self._copy_all_findings(task, done, total)
+        retractions = self._copy_retractions()
         return Merged(
             outcomes=outcomes,
             findings=findings,
+            retractions=retractions,
             known=total - outcomes - findings,
             missing_logs=self._missing_logs,
         )
@@ -162,7 +172,7 @@ class _Copy:
     def _copy_outcomes(self, page: dict[str, str]) -> int:
         with self._ours.database.reading() as connection:
             known = known_ids(connection, tables.outcomes, list(page))
-        new = [Outcome.model_validate_json(text) for key, text in page.items() if key not in known]
+        new = [read_document(Outcome, text) for key, text in page.items() if key not in known]
         sizes = self._log_sizes({one.log_digest for one in new if one.log_digest})
         with self._ours.logs.held():
             for digest in sizes:
@@ -171,7 +181,7 @@ class _Copy:
                 # a merge of the same at the same time may have been faster
                 known = known_ids(connection, tables.outcomes, [one.id for one in new])
                 new = [one for one in new if one.id not in known]
-                insert_outcomes(connection, new, sizes)
+                insert_outcomes(connection, new, sizes, page)
         return len(new)
 
     def _log_sizes(self, digests: set[str]) -> dict[str, int]:
@@ -188,22 +198,36 @@ class _Copy:
 
     def _copy_all_findings(self, task: Task, done: int, total: int) -> int:
         copied, waiting = 0, list[Finding]()
+        documents: dict[str, str] = {}
         if not _has_findings(self._other.database):
             return 0
         for page in _pages(self._source, tables.findings):
             with self._ours.database.reading() as connection:
                 known = known_ids(connection, tables.findings, list(page))
-            waiting += [
-                Finding.model_validate_json(text) for key, text in page.items() if key not in known
-            ]
+            new = {key: text for key, text in page.items() if key not in known}
+            documents |= new
+            waiting += [read_document(Finding, text) for text in new.values()]
             before = len(waiting)
-            waiting = self._copy_findings(waiting)
+            waiting = self._copy_findings(waiting, documents)
+            documents = {one.id: documents[one.id] for one in waiting}
             copied += before - len(waiting)
             done += len(page)
             task.update(done, total)
         return copied
 
-    def _copy_findings(self, waiting: list[Finding]) -> list[Finding]:
+    def _copy_retractions(self) -> int:
+        """Copy why findings are no longer believed; of one that is retracted here, too, nothing."""
+        if (self._other.database.version or 0) < _RETRACTIONS_SINCE:
+            return 0
+        table = tables.retractions
+        rows = [row._asdict() for row in self._source.execute(select(table))]
+        with self._ours.database.writing() as connection:
+            known = set(connection.execute(select(table.c.finding_id)).scalars())
+            new = [row for row in rows if row["finding_id"] not in known]
+            insert_new(connection, table, sorted(new, key=itemgetter("finding_id")))
+        return len(new)
+
+    def _copy_findings(self, waiting: list[Finding], documents: dict[str, str]) -> list[Finding]:
         """Copy those whose predecessors are there; return the others."""
         table = tables.findings
         with self._ours.database.writing() as connection:
@@ -212,10 +236,8 @@ class _Copy:
             waiting = [one for one in waiting if one.id not in known]
             while ready := [one for one in waiting if (one.supersedes or "") in {"", *known}]:
                 for one in ready:
-                    case = {"id": one.case.id, "digest": one.case.build_digest()}
-                    document = one.case.model_dump_json(by_alias=True)
-                    insert_new(connection, tables.cases, [{**case, "document": document}])
-                    insert_finding(connection, one)
+                    insert_cases(connection, [one.case])
+                    insert_finding(connection, one, documents[one.id])
                 known |= {one.id for one in ready}
                 waiting = [one for one in waiting if one.id not in known]
         return waiting

@@ -118,7 +118,7 @@ def read_parquet(path: Path, table: TableSchema) -> pd.DataFrame:
     -------
     DataFrame
         The columns and dtypes of ``table.dtypes``; rows of a parted table are ordered by
-        ``recorded_at`` and the first column.
+        ``recorded_at`` and id.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def read_parquet(path: Path, table: TableSchema) -> pd.DataFrame:
         }
     )
     if path.is_dir():
-        order = ["recorded_at", next(iter(table.dtypes))]
+        order = ["recorded_at", "id" if "id" in table.dtypes else "finding_id"]
         frame = frame.sort_values(order, ignore_index=True)
     return frame
 

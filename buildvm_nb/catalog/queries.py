@@ -7,17 +7,29 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, false, or_, select, tuple_
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.database import Database
 from buildvm_nb.catalog.rows import storable
 from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.documents import read_document
+from buildvm_nb.model.entry import plain_name
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value
 
-__all__ = ["filtered", "find", "names_of", "newest_rows", "oldest_first", "pages", "stream"]
+__all__ = [
+    "documents",
+    "filtered",
+    "find",
+    "names_of",
+    "newest_rows",
+    "of_package",
+    "oldest_first",
+    "pages",
+    "stream",
+]
 
 V = TypeVar("V", bound=Value)
 
@@ -95,6 +107,34 @@ def stream(database: Database, kind: type[V], query: Select[Any]) -> Iterator[V]
     with database.reading() as connection:
         for row in connection.execute(query.execution_options(yield_per=_PAGE)):
             yield _read(database, kind, row)
+
+
+def documents(database: Database, kind: type[Value], query: Select[Any]) -> Iterator[str]:
+    """Iterate over whole entries as they were recorded, after looking whether they can be read.
+
+    Parameters
+    ----------
+    database : Database
+        Where they are.
+    kind : type
+        What they are: `Outcome` or `Finding`.
+    query : Select
+        Of ``id`` and ``document``.
+
+    Yields
+    ------
+    str
+        JSON on one line.
+
+    Raises
+    ------
+    CatalogError
+        If one cannot be read.
+    """
+    with database.reading() as connection:
+        for row in connection.execute(query.execution_options(yield_per=_PAGE)):
+            _read(database, kind, row)
+            yield row.document.replace("\n", " ")
 
 
 def newest_rows(
@@ -187,6 +227,29 @@ def oldest_first(query: Select[Any], table: Table) -> Select[Any]:
     return query.order_by(table.c.recorded_at, table.c.id)
 
 
+def of_package(table: Table, name: str) -> ColumnElement[bool]:
+    """Return the condition that a row is on a package.
+
+    Parameters
+    ----------
+    table : Table
+        Of outcomes or findings.
+    name : str
+        Of the package, in any spelling; or exactly the name of the source, such as a URL.
+
+    Returns
+    -------
+    ColumnElement
+        For a query of that table.
+    """
+    case, row = tables.cases.c, table.c
+    known = storable(name)
+    on_it = select(case.id, case.digest).where(
+        case.package == known if "/" in name else case.package_key == plain_name(known)
+    )
+    return or_(row.source_name == known, tuple_(row.case_id, row.case_digest).in_(on_it))
+
+
 def filtered(
     query: Select[Any],
     table: Table,
@@ -202,7 +265,8 @@ def filtered(
     table : Table
         Which table it is.
     wanted : mapping
-        What a column must hold, one of several values where it is a tuple; None: anything.
+        What a column must hold, one of several values where it is a tuple; None: anything. The
+        column ``package`` is that of the case: see `of_package`.
     since : datetime, optional
         Aware; only what was recorded at this instant or later.
 
@@ -217,8 +281,11 @@ def filtered(
         If the instant is naive.
     """
     for name, value in wanted.items():
-        if isinstance(value, tuple):
-            query = query.where(table.c[name].in_(value))
+        if name == "package" and value is not None:
+            names = value if isinstance(value, tuple) else (value,)
+            query = query.where(or_(false(), *(of_package(table, one) for one in names)))
+        elif isinstance(value, tuple):
+            query = query.where(table.c[name].in_(tuple(map(storable, value))))
         elif value is not None:
             query = query.where(table.c[name] == storable(value))
     if since is None:
@@ -277,7 +344,7 @@ def _matches(
 
 def _read(database: Database, kind: type[V], row: Any) -> V:  # noqa: ANN401 - an id and a document
     try:
-        return kind.model_validate_json(row.document)
+        return read_document(kind, row.document)
     except ValidationError as error:
         raise CatalogError(
             f"{_noun(kind)} {row.id} in {database.name} cannot be read: {error.error_count()} "

@@ -4,7 +4,10 @@ Dates are as exact as the source tells them: ``2024``, ``2024-02``, ``2024-02-29
 instant, so that they stay text.
 """
 
+import csv
+from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 
@@ -14,7 +17,14 @@ from buildvm_nb.catalog.curated import curated_root
 from buildvm_nb.catalog.frames import empty_frame
 from buildvm_nb.errors import CatalogError
 
-__all__ = ["CHECKED", "REPORTED", "REPORTED_FILE", "reported_entries"]
+__all__ = [
+    "CHECKED",
+    "REPORTED",
+    "REPORTED_FILE",
+    "ReportedRow",
+    "reported_entries",
+    "reported_rows",
+]
 
 REPORTED_FILE = "reported.csv"
 CHECKED = ("source read", "second hand")
@@ -29,8 +39,10 @@ REPORTED = TableSchema(
     name="reported",
     columns=(
         _text("id", "id of the entry; no verified or proposed entry has it", optional=False),
-        _text("package", "what does not build", optional=False),
+        _text("ecosystem", "type of the package URL: pypi, cpan, github, …", optional=False),
+        _text("package", "what does not build, in words", optional=False),
         _text("version", "versions, as the source tells them"),
+        _text("purl", "package URL, with a version where the source tells one", optional=False),
         _text("kind", "time-trap, cpu-dependent, kernel-dependent, …", optional=False),
         _text("springs_at", "when it begins to fail: year, month, day or instant (UTC)"),
         _text("ends_at", "when it stops failing: likewise"),
@@ -43,6 +55,61 @@ REPORTED = TableSchema(
     ),
     meaning="One row for each problem that a public source reports. Nobody has proved it here.",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedRow:
+    """As much of a row as a choice of an environment names."""
+
+    id: str
+    ecosystem: str
+    words: str
+    """The package, as people call it."""
+    version: str
+    purl: str
+    kind: str
+    symptom: str
+    source_url: str
+
+    @property
+    def name(self) -> str:
+        """The package, as its ecosystem calls it."""
+        return unquote(self.purl.partition("/")[2].partition("@")[0])
+
+
+def reported_rows(root: Path | None = None) -> tuple[ReportedRow, ...]:
+    """Return the reported tier without pandas.
+
+    Parameters
+    ----------
+    root : Path, optional
+        A curated catalog; default: the one that comes with buildvm-nb.
+
+    Returns
+    -------
+    tuple of ReportedRow
+        In the order of the file; none where there is no such file.
+
+    Raises
+    ------
+    CatalogError
+        If the file is not of that form.
+    """
+    path = (root or curated_root()) / REPORTED_FILE
+    if not path.exists():
+        return ()
+    names = [field.name for field in fields(ReportedRow)]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream, strict=True))
+        return tuple(
+            ReportedRow(**{name: row["package" if name == "words" else name] for name in names})
+            for row in rows
+        )
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise CatalogError(
+            f"cannot read {path}: {error}", hint="`buildvm catalog lint` says what is wrong"
+        ) from error
 
 
 def reported_entries(root: Path | None = None) -> pd.DataFrame:

@@ -4,9 +4,18 @@ import json
 from typing import Any
 
 from buildvm_nb.model.case import Case, GitSource, LocalSource, WheelsSource
+from buildvm_nb.model.entry import plain_name
 from buildvm_nb.model.outcome import Outcome, SourceRecord, StepRecord
 
-__all__ = ["asked_source", "canonical_json", "outcome_row", "storable", "without_nul"]
+__all__ = [
+    "asked_source",
+    "canonical_json",
+    "case_row",
+    "outcome_row",
+    "storable",
+    "subject_row",
+    "without_nul",
+]
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _NUL_SHOWN = "\N{SYMBOL FOR NULL}"
@@ -85,6 +94,53 @@ def asked_source(case: Case) -> dict[str, Any]:
         "source_kind": source and source.kind,
         "source_name": name,
         "source_version": version,
+    }
+
+
+def subject_row(case: Case) -> dict[str, str | None]:
+    """Name the package that a case is about.
+
+    Parameters
+    ----------
+    case : Case
+        Any case.
+
+    Returns
+    -------
+    dict
+        A text, or None, for each column of `schema.SUBJECT`.
+    """
+    about = case.about
+    return without_nul(
+        {
+            "ecosystem": about and about.ecosystem,
+            "package": about and about.name,
+            "version": about and (about.version or None),
+            "purl": about and about.purl,
+        }
+    )
+
+
+def case_row(case: Case) -> dict[str, Any]:
+    """Flatten a case for its table.
+
+    Parameters
+    ----------
+    case : Case
+        Any case.
+
+    Returns
+    -------
+    dict
+        A value for each column of `tables.cases`.
+    """
+    subject = subject_row(case)
+    return {
+        "id": case.id,
+        "digest": case.build_digest(),
+        "document": case.model_dump_json(by_alias=True),
+        **subject,
+        "package_key": plain_name(subject["package"]) if subject["package"] else None,
     }
 
 

@@ -15,10 +15,11 @@ __all__ = [
     "HINTS",
     "OUTCOMES",
     "SCHEMA_VERSION",
+    "SUBJECT",
     "TABLES",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of everything below; a database carries the one that it was written with."""
 
 
@@ -174,7 +175,9 @@ FINDINGS = TableSchema(
         _column("cause_why", Kind.TEXT, "what it is, in a sentence"),
         _always("boundaries", Kind.JSON, "list of all boundaries, in the order of their axis"),
         # Along each axis
-        _column("passes_from", Kind.INSTANT, "first second of the last window in which it passes"),
+        _column(
+            "passes_from", Kind.INSTANT, "first second of the window that holds the case's own date"
+        ),
         _column("passes_until", Kind.INSTANT, "last second of that window"),
         _always("windows", Kind.JSON, "list of all windows: passes_from, passes_until"),
         _column("studied_from", Kind.INSTANT, "first date of the range that was studied"),
@@ -210,17 +213,40 @@ FINDINGS = TableSchema(
         _always(
             "confidence",
             Kind.REAL,
-            "0 to 1: 1 less the chance that coins, thrown for the confirming runs, look the same",
+            "the number n of confirming runs, as 1 - 0.5**n: not the chance that the finding holds",
         ),
         _always("assumptions", Kind.JSON, "list of what was taken for granted"),
         _always("evidence", Kind.JSON, "list of the outcomes that prove it, by id"),
         _always("runs", Kind.INTEGER, "runs that were made for it"),
         _column("supersedes", Kind.TEXT, "id of the earlier finding that it replaces", index=True),
+    )
+    # When it springs
+    + _since(
+        5,
+        _column(
+            "springs_at",
+            Kind.INSTANT,
+            "end of the window that holds the case's own date: first instant that is known to "
+            "fail after `last_before`; missing: it ends nowhere in the range that was studied",
+        ),
+        _column(
+            "may_spring_from",
+            Kind.INSTANT,
+            "a second after the last instant that is known to pass before its first spring",
+            index=True,
+        ),
+        _column("recurs", Kind.TEXT, "recurring rule (RFC 5545) of the dates at which it fails"),
+        _column(
+            "covers",
+            Kind.TEXT,
+            "axes that a sound or always failing case was tried along, by spaces",
+        ),
     ),
     meaning=(
-        "One row for each conclusion on a case. A finding is current unless a later one "
-        "supersedes it. The deciding boundary is the last one, on the finding's axis, after which "
-        "a passing case does not pass, else the first."
+        "One row for each conclusion on a case. The deciding boundary is that between the window "
+        "that holds the case's own date and what follows, else its beginning; on other axes than "
+        "the date the last one after which a passing case does not pass, else the first. The own "
+        "date is that of the least unusual machine that passes."
     ),
 )
 
@@ -233,31 +259,50 @@ _BOUNDARY = (
     "confirmed",
 )
 
+SUBJECT = _since(
+    5,
+    _column("ecosystem", Kind.TEXT, "where the package is from: pypi, deb, npm, github, …"),
+    _column("package", Kind.TEXT, "its name there"),
+    _column("version", Kind.TEXT, "its version there, as text"),
+    _column("purl", Kind.TEXT, "its package URL"),
+)
+"""What a failure is about."""
+
+
+def _may_be_missing(name: str) -> Column:
+    """Return the column of a list that nobody wants to read where it is empty."""
+    column = FINDINGS[name]
+    return replace(column, optional=True, meaning=f"{column.meaning}; missing: none")
+
+
 FAILURES = TableSchema(
     name="failures",
-    columns=_since(
-        2,
-        FINDINGS["id"],
-        FINDINGS["recorded_at"],
-        FINDINGS["tool_version"],
-        # What was studied
-        FINDINGS["case_id"],
-        FINDINGS["case_digest"],
-        _column("title", Kind.TEXT, "what the case is about, in a sentence"),
-        FINDINGS["source_kind"],
-        FINDINGS["source_name"],
-        FINDINGS["source_version"],
-        _column("provenance_url", Kind.TEXT, "where the failure was reported"),
-        # What was concluded
+    columns=(
+        *SUBJECT,
         FINDINGS["kind"],
         FINDINGS["axis"],
         FINDINGS["summary"],
-        _column(
-            "springs_at",
-            Kind.INSTANT,
-            "first instant that is known to fail after `last_before`, which passes; missing: the "
-            "deciding boundary is none from passing to failing on the date axis",
+        FINDINGS["springs_at"],
+        *_since(
+            5,
+            _column(
+                "next_springs_at",
+                Kind.INSTANT,
+                "first instant from now on at which it begins to fail; in a file from when it was "
+                "made on, in the curated catalog's from its newest `recorded_at` on",
+            ),
+            _column("next_passes_at", Kind.INSTANT, "likewise, at which it begins to pass again"),
         ),
+        FINDINGS["failing_cpus"],
+        _may_be_missing("failing_kernels"),
+        FINDINGS["cause_why"],
+        *_since(
+            2,
+            _column("title", Kind.TEXT, "what the case is about, in a sentence"),
+            _column("provenance_url", Kind.TEXT, "where the failure was reported"),
+        ),
+        FINDINGS["recurs"],
+        # When
         FINDINGS["passes_from"],
         FINDINGS["passes_until"],
         FINDINGS["studied_from"],
@@ -265,32 +310,39 @@ FAILURES = TableSchema(
         *(FINDINGS[name] for name in _BOUNDARY),
         # On which machines
         FINDINGS["passing_cpus"],
-        FINDINGS["failing_cpus"],
         FINDINGS["features"],
         FINDINGS["features_base"],
         FINDINGS["features_needed"],
-        _column(
-            "features_harmful",
-            Kind.TEXT,
-            "smallest set of CPU features whose addition to `features_base` makes it fail, by "
-            "spaces",
+        *_since(
+            2,
+            _column(
+                "features_harmful",
+                Kind.TEXT,
+                "smallest set of CPU features whose addition to `features_base` makes it fail, by "
+                "spaces",
+            ),
         ),
-        FINDINGS["passing_kernels"],
-        FINDINGS["failing_kernels"],
-        FINDINGS["varying_files"],
+        _may_be_missing("passing_kernels"),
+        _may_be_missing("varying_files"),
         FINDINGS["difference"],
         *(column for column in FINDINGS.columns if column.name.startswith("env_")),
         # Why
         FINDINGS["cause_kind"],
         FINDINGS["cause_path"],
-        FINDINGS["cause_why"],
         FINDINGS["failing_line"],
         # Why to believe it
         FINDINGS["confidence"],
         FINDINGS["runs"],
         FINDINGS["evidence"],
         FINDINGS["boundaries"],
+        # Of which case and finding
+        FINDINGS["case_id"],
+        FINDINGS["case_digest"],
+        FINDINGS["id"],
+        FINDINGS["recorded_at"],
+        FINDINGS["tool_version"],
     ),
+    gone=("source_kind", "source_name", "source_version"),
     meaning=(
         "One row for each current finding that tells of a failure: of any kind but `sound` and "
         "`undetermined`. The deciding boundary is that of the table findings; what changes along "

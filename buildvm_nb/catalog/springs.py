@@ -1,8 +1,10 @@
 """When traps spring: the boundaries on the date axis after which what passed does not pass."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,10 +13,11 @@ from buildvm_nb.model.finding import Axis, Boundary
 from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.outcome import Verdict
 
-__all__ = ["Spring", "breaks", "read_boundaries", "spring_at", "springs"]
+__all__ = ["Spring", "breaks", "next_turns", "read_boundaries", "spring_at", "springs"]
 
 _BOUNDARIES = TypeAdapter(tuple[Boundary, ...])
 _SECOND = timedelta(seconds=1)
+_ON_DATES = f'"axis":"{Axis.DATE}"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +69,40 @@ def springs(boundaries: str) -> tuple[Spring, ...]:
     CatalogError
         If these are no boundaries.
     """
-    if f'"axis":"{Axis.DATE}"' not in boundaries:
+    if _ON_DATES not in boundaries:
         return ()
     on_dates = [entry for entry in read_boundaries(boundaries) if entry.axis is Axis.DATE]
     return tuple(_springs(on_dates))
+
+
+def next_turns(boundaries: str, at: datetime) -> tuple[datetime | None, datetime | None]:
+    """Tell what comes next on the date axis.
+
+    Parameters
+    ----------
+    boundaries : str
+        Column ``boundaries`` of the tables findings and failures.
+    at : datetime
+        Aware; what counts as now.
+
+    Returns
+    -------
+    tuple of datetime or None
+        First instant after it from which on it is known to fail where it passed, and to pass where
+        it did not; None: there is none in the range that was studied.
+
+    Raises
+    ------
+    CatalogError
+        If these are no boundaries.
+    """
+    fails = passes = None
+    for before, after, first in _turns(boundaries):
+        if first > at and fails is None and breaks(before, after):
+            fails = first
+        elif first > at and passes is None and after == Verdict.PASSED != before:
+            passes = first
+    return fails, passes
 
 
 def read_boundaries(boundaries: str) -> tuple[Boundary, ...]:
@@ -135,6 +168,23 @@ def spring_at(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+@lru_cache(maxsize=4096)
+def _turns(boundaries: str) -> tuple[tuple[str, str, datetime], ...]:
+    """Return verdicts and instants of the boundaries on the date axis, without their causes."""
+    if _ON_DATES not in boundaries:
+        return ()
+    try:
+        told = [
+            (one["before"], one["after"], spring_at(one["first_after"]))
+            for one in json.loads(boundaries)
+            if one["axis"] == Axis.DATE
+        ]
+    except (ValueError, KeyError, TypeError):
+        read_boundaries(boundaries)  # says what is wrong
+        raise
+    return tuple((before, after, first) for before, after, first in told if first is not None)
 
 
 def _springs(boundaries: list[Boundary]) -> Iterator[Spring]:

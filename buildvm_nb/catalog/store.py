@@ -203,7 +203,7 @@ class Catalog(Browsing, Care):
         """
         columns = [tables.outcomes.c[column.name] for column in OUTCOMES.columns]
         verdicts = names_of(verdict, Verdict, "verdict")
-        wanted = {"case_id": case, "source_name": package, "study": study, "verdict": verdicts}
+        wanted = {"case_id": case, "package": package, "study": study, "verdict": verdicts}
         query = filtered(select(*columns), tables.outcomes, wanted, since)
         return make_frame(newest_rows(self._database, tables.outcomes, query, limit), OUTCOMES)
 

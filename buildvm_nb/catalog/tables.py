@@ -25,7 +25,16 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from buildvm_nb.catalog import schema
 from buildvm_nb.catalog.columns import Kind, TableSchema
 
-__all__ = ["METADATA", "cases", "finding_evidence", "findings", "logs", "meta", "outcomes"]
+__all__ = [
+    "METADATA",
+    "cases",
+    "finding_evidence",
+    "findings",
+    "logs",
+    "meta",
+    "outcomes",
+    "retractions",
+]
 
 
 class UtcInstant(TypeDecorator[datetime]):
@@ -149,6 +158,9 @@ cases = Table(
     Column("id", Text, primary_key=True),
     Column("digest", String(64), primary_key=True),
     Column("document", Text, nullable=False),
+    *(Column(column.name, Text, comment=column.meaning) for column in schema.SUBJECT),
+    Column("package_key", Text, comment="name of the package by which it is looked up"),
+    Index("ix_cases_package_key", "package_key"),
 )
 """Cases as they were first run: JSON, by id and build digest."""
 
@@ -180,6 +192,9 @@ findings = Table(
     ForeignKeyConstraint(["case_id", "case_digest"], [cases.c.id, cases.c.digest]),
     ForeignKeyConstraint(["supersedes"], ["findings.id"]),
     *_indexes(schema.FINDINGS),
+    # what is newer on the same build
+    Index("ix_findings_case_digest", "case_digest"),
+    Index("ix_findings_build", "case_id", "case_digest", "recorded_at", "id"),
 )
 
 finding_evidence = Table(
@@ -189,3 +204,13 @@ finding_evidence = Table(
     Column("outcome_id", Text, ForeignKey(outcomes.c.id), primary_key=True),
 )
 """Which outcomes prove which findings; their order is in the finding."""
+
+retractions = Table(
+    "retractions",
+    METADATA,
+    Column("finding_id", Text, ForeignKey(findings.c.id), primary_key=True),
+    Column("recorded_at", UtcInstant(), nullable=False),
+    Column("because", Text, nullable=False),
+    Column("tool_version", Text),
+)
+"""Findings that somebody no longer believes; they stay, and are never current."""

@@ -17,6 +17,7 @@ from ulid import ULID
 
 from buildvm_nb.catalog.logs import sync_directory
 from buildvm_nb.errors import CatalogError, CatalogUnreachable
+from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
 
@@ -107,9 +108,8 @@ class Unsent:
         with self._alone() as is_alone:
             for path in self.waiting() if is_alone else ():
                 try:
-                    record(
-                        _KINDS[path.name.partition("-")[0]].model_validate_json(path.read_bytes())
-                    )
+                    kind = _KINDS[path.name.partition("-")[0]]
+                    record(read_document(kind, path.read_bytes()))
                 except CatalogUnreachable:
                     break
                 except (CatalogError, OSError, ValidationError) as error:
@@ -154,7 +154,7 @@ def unsent_logs(logs: Path) -> set[str]:
     digests = set()
     for path in logs.glob(f"{_PREFIX}*/outcome-*.json"):
         try:
-            digests.add(Outcome.model_validate_json(path.read_bytes()).log_digest)
+            digests.add(read_document(Outcome, path.read_bytes()).log_digest)
         except FileNotFoundError:
             continue  # sent meanwhile
         except (OSError, ValidationError) as error:

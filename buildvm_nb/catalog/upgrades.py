@@ -1,20 +1,46 @@
 """The schema in a database: made when there is none, checked, brought up to date step by step."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import Connection, Table, bindparam, insert, inspect, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    bindparam,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.schema import CreateColumn
 
-from buildvm_nb.catalog.schema import OUTCOMES, SCHEMA_VERSION
-from buildvm_nb.catalog.tables import METADATA, finding_evidence, findings, meta, outcomes
+from buildvm_nb.catalog.findingrows import finding_row
+from buildvm_nb.catalog.rows import case_row
+from buildvm_nb.catalog.schema import FINDINGS, OUTCOMES, SCHEMA_VERSION
+from buildvm_nb.catalog.tables import (
+    METADATA,
+    cases,
+    finding_evidence,
+    findings,
+    meta,
+    outcomes,
+    retractions,
+)
 from buildvm_nb.errors import CatalogError, SchemaVersionError
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.documents import read_document
+from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Probing
+from buildvm_nb.model.value import Value
 
 __all__ = ["UPGRADES", "Upgrade", "create_or_upgrade", "stored_version"]
 
 Upgrade = Callable[[Connection], None]
+V = TypeVar("V", bound=Value)
 
 _VERSION = "schema_version"
 _MAKING = 0x6275696C64766D
@@ -124,6 +150,44 @@ def _add_identities(connection: Connection) -> None:
     _add_columns(connection, outcomes, {c.name for c in OUTCOMES.columns if c.since == 4})  # noqa: PLR2004
 
 
+def _add_subjects(connection: Connection) -> None:
+    """From 4 to 5: which package a case is about, when findings spring, which are retracted."""
+    METADATA.create_all(connection, tables=[retractions])
+    _add_columns(connection, cases, {column.name for column in cases.columns})
+    _add_columns(connection, findings, {c.name for c in FINDINGS.columns if c.since == 5})  # noqa: PLR2004
+    for index in (*cases.indexes, *findings.indexes):
+        index.create(connection, checkfirst=True)
+    keys: Sequence[ColumnElement[str]] = (cases.c.id, cases.c.digest)
+    told = list(_described(connection, cases, keys, Case.model_validate_json, case_row))
+    if told:
+        this = (cases.c.id == bindparam("key_id"), cases.c.digest == bindparam("key_digest"))
+        connection.execute(update(cases).where(*this), told)
+    read = partial(read_document, Finding)
+    told = list(_described(connection, findings, (findings.c.id,), read, finding_row))
+    if told:
+        connection.execute(update(findings).where(findings.c.id == bindparam("key_id")), told)
+
+
+def _described(
+    connection: Connection,
+    table: Table,
+    keys: Sequence[ColumnElement[str]],
+    read: Callable[[str], V],
+    flatten: Callable[[V], dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """Work rows out anew from their documents."""
+    query = select(*keys, table.c.document)
+    for row in connection.execute(query.execution_options(yield_per=1000)):
+        *key, document = row
+        try:
+            told = flatten(read(document))
+        except (ValidationError, SchemaVersionError):
+            continue  # reading that entry says what is wrong with it
+        names = (f"key_{column.key}" for column in keys)
+        del told["id"]
+        yield {**told, **dict(zip(names, key, strict=True))}
+
+
 def _add_columns(connection: Connection, table: Table, names: set[str]) -> None:
     """Add those of the columns that the table lacks: an earlier step may have made it anew."""
     there = {column["name"] for column in inspect(connection).get_columns(table.name)}
@@ -152,7 +216,12 @@ def _probings(connection: Connection) -> Iterator[dict[str, Any]]:
             }
 
 
-UPGRADES: Mapping[int, Upgrade] = {1: _add_findings, 2: _add_choices, 3: _add_identities}
+UPGRADES: Mapping[int, Upgrade] = {
+    1: _add_findings,
+    2: _add_choices,
+    3: _add_identities,
+    4: _add_subjects,
+}
 """The step from each version to the next: ``{1: add_findings}`` leads from 1 to 2.
 
 A step runs in the transaction of the whole upgrade and changes tables only, never outcomes that

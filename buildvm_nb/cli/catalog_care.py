@@ -1,4 +1,4 @@
-"""``buildvm catalog check``, ``merge`` and ``gc``: keeping a catalog whole."""
+"""``buildvm catalog check``, ``merge``, ``gc`` and ``retract``: keeping a catalog whole."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -63,8 +63,9 @@ def merge(
     if session.as_json:
         write_json(asdict(merged))
         return
+    retracted = f" and {merged.retractions} retractions" if merged.retractions else ""
     write_line(
-        f"added {merged.outcomes} outcomes and {merged.findings} findings; "
+        f"added {merged.outcomes} outcomes and {merged.findings} findings{retracted}; "
         f"{merged.known} were here already"
     )
     if merged.missing_logs:
@@ -103,4 +104,31 @@ def gc(
     )
 
 
-CARE_COMMANDS: tuple[Command, ...] = (check, merge, gc)
+@command(
+    "retract",
+    examples=('buildvm catalog retract 01K --because "the mirror was broken that day"',),
+)
+def retract(
+    session: Session,
+    key: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="Of a finding, or the beginning of one."),
+    ],
+    because: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why it is not believed, for whoever reads it.")
+    ],
+) -> None:
+    """Say that a finding is no longer believed.
+
+    It stays in the catalog and is never current again; what it replaced is, unless another finding
+    replaces that as well. `buildvm catalog show` tells why.
+    """
+    with session.catalog(existing=True) as catalog:
+        told = catalog.retract(key, because)
+    if session.as_json:
+        write_json({"finding": told.finding_id, "because": told.because})
+        return
+    write_line(f"retracted finding {told.finding_id}: {printable(told.because)}")
+
+
+CARE_COMMANDS: tuple[Command, ...] = (check, merge, gc, retract)

@@ -16,8 +16,6 @@ from buildvm_nb.cli.session import Session
 from buildvm_nb.cli.summary import outcome_fields
 
 if TYPE_CHECKING:
-    from buildvm_nb.catalog import Catalog
-    from buildvm_nb.model.finding import Finding
     from buildvm_nb.model.outcome import Outcome
 
 __all__ = ["CATALOG_COMMANDS"]
@@ -99,11 +97,15 @@ def findings(
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also those that a later finding supersedes.")
+        bool,
+        typer.Option(
+            "--all", help="Also those that a later finding replaces, or that are retracted."
+        ),
     ] = False,
 ) -> None:
     """List what diagnoses concluded, oldest first."""
     from buildvm_nb.catalog import FINDINGS
+    from buildvm_nb.model.finding import tell_repeats
 
     with session.catalog(existing=True) as catalog:
         frame = catalog.findings(case=case, kind=kind or None, current=not everything)
@@ -119,12 +121,21 @@ def findings(
             record["kind"],
             record["last_before"],
             record["first_after"],
-            f"{record['confidence']:.3f}",
+            tell_repeats(record["kind"], record["confidence"]),
             record["summary"],
         )
         for record in listed
     ]
-    columns = ("id", "recorded", "case", "kind", "last before", "first after", "confidence ", "why")
+    columns = (
+        "id",
+        "recorded",
+        "case",
+        "kind",
+        "last before",
+        "first after",
+        "confirmed by",
+        "why",
+    )
     write_table(columns, rows)
 
 
@@ -138,7 +149,9 @@ def show(session: Session, key: EntryKey) -> None:
         if session.as_json:
             write_json(entry.model_dump(mode="json"))
         elif isinstance(entry, Finding):
-            show_finding(entry, _successors(catalog, entry))
+            show_finding(entry, catalog.successors(entry.id))
+            if retraction := catalog.retraction(entry.id):
+                write_fields([("retracted", retraction.because)])
         else:
             write_fields(_recorded_fields(entry, session))
 
@@ -166,13 +179,4 @@ def _recorded_fields(outcome: "Outcome", session: Session) -> list[tuple[str, st
         ("kernel digest", outcome.kernel_digest),
         ("host", json.dumps(outcome.host) if outcome.host else ""),
         ("buildvm", outcome.tool_version),
-    ]
-
-
-def _successors(catalog: "Catalog", finding: "Finding") -> list[str]:
-    frame = catalog.findings(case=finding.case.id, current=False)
-    return [
-        later
-        for later, earlier in zip(frame["id"], frame["supersedes"], strict=True)
-        if isinstance(earlier, str) and earlier == finding.id
     ]

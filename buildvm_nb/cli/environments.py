@@ -181,6 +181,7 @@ def _show(session: Session, choice: "Choice") -> None:
             ("clashing", "\n".join(map(str, choice.conflict))),
             ("not followed", "\n".join(map(str, choice.against))),
             ("other versions", "\n".join(map(str, choice.other_versions))),
+            ("not proved here", "\n".join(map(str, choice.unproved))),
         ]
     )
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from buildvm_nb.cli.again import failing_command, passing_command
 from buildvm_nb.cli.finding_summary import (
     describe_cause,
-    describe_confidence,
     describe_counts,
     describe_machine,
     describe_precision,
@@ -60,10 +59,8 @@ def write_report(
     case = finding.case
     lines = [f"# {escaped(case.id)}: {escaped(finding.summary)}", ""]
     lines += [escaped(case.title), ""] if case.title else []
-    lines += [
-        f"Found: **{finding.kind.value}**, confidence {describe_confidence(finding.confidence)}.",
-        "",
-    ]
+    told = [f"**{finding.kind.value}**", *filter(None, [finding.repeats])]
+    lines += [f"Found: {', '.join(told)}.", ""]
     parts = (
         ("When it passes", _timeline(finding)),
         ("Boundaries", _boundaries(finding)),

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "describe_cause",
-    "describe_confidence",
     "describe_counts",
     "describe_machine",
     "describe_precision",
@@ -31,7 +30,6 @@ _STYLES = {
     Mark.CHANGES: "bold yellow",
     Mark.UNKNOWN: "dim",
 }
-_WORDS = ((1, "certain"), (0.999, "very high"), (0.98, "high"), (0.9, "fair"), (0.5, "low"))
 _IDS_IN_A_LINE = 2
 _MOST_SECONDS = 120
 
@@ -103,7 +101,7 @@ def finding_fields(
         ("passes in", _environment(finding, named)),
         ("failing line", finding.failing_line),
         ("disagreed", "\n".join(map(_reruns, finding.reruns))),
-        ("confidence", describe_confidence(finding.confidence)),
+        ("confirmed by", finding.repeats),
         ("runs", f"{finding.runs} made for it, {len(finding.evidence)} in its evidence"),
         ("assumed", "\n".join(finding.assumptions)),
         ("evidence", _evidence(finding.evidence)),
@@ -131,26 +129,6 @@ def _place(cause: "Hint") -> str:
     if cause.path:
         return f" {cause.path}" if cause.line is None else f" {cause.path}:{cause.line}"
     return "" if cause.line is None else f", line {cause.line} of the log"
-
-
-def describe_confidence(confidence: float) -> str:
-    """Tell a confidence in words and as a number.
-
-    Parameters
-    ----------
-    confidence : float
-        From 0 to 1.
-
-    Returns
-    -------
-    str
-        For example ``high (0.9844): a coin would give the same picture 1 time in 64``.
-    """
-    word = next((word for least, word in _WORDS if confidence >= least), "very low")
-    if not 0 < confidence < 1:
-        return f"{word} (1)" if confidence else "none (0)"
-    times = round(1 / (1 - confidence))
-    return f"{word} ({confidence:.4g}): a coin would give the same picture 1 time in {times:,}"
 
 
 def describe_machine(machine: "MachineSpec") -> str:

@@ -97,7 +97,8 @@ class QuestionOptions:
         typer.Option(
             metavar="NAMES",
             autocompletion=complete_kernel,
-            help="More kernels to try: a list with commas, or all.",
+            help="Kernels to try beside the case's own, in place of one for each series of "
+            "Debian's: a list with commas, or all.",
         ),
     ] = None
     cores: Annotated[

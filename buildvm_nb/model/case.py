@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from buildvm_nb.model.entry import Claim, Entry, Provenance
+from buildvm_nb.model.entry import Claim, Entry, Provenance, Subject
 from buildvm_nb.model.guixsource import GuixSource, guix_steps
 from buildvm_nb.model.instants import Instant
 from buildvm_nb.model.machine import ImageSpec, PackageName
@@ -27,6 +27,7 @@ __all__ = [
     "PyPISource",
     "Source",
     "Step",
+    "Subject",
     "WheelsSource",
 ]
 
@@ -223,6 +224,8 @@ class Case(Value):
     """Where prepare and build run when CPUs or kernels are compared: in each machine, or once, in
     the case's own, from which the build directory is carried over: for software that is built on
     one machine and run on another."""
+    subject: Subject | None = None
+    """Which package it is about, where its source does not say so; see `about`."""
     claim: Claim | None = None
     provenance: Provenance | None = None
     entry: Entry | None = None
@@ -251,6 +254,11 @@ class Case(Value):
             raise ValueError(message)
         return self
 
+    @property
+    def about(self) -> Subject | None:
+        """The package that it is about: as it says itself, else as its source has it."""
+        return self.subject or _subject_of(self.source)
+
     def build_digest(self) -> str:
         """Return the digest of all that a build depends on: not what is told about it.
 
@@ -259,10 +267,46 @@ class Case(Value):
         str
             SHA-256, 64 hexadecimal digits.
         """
-        told = dict.fromkeys(("id", "title", "claim", "provenance", "entry"), True)
+        told = dict.fromkeys(("id", "title", "subject", "claim", "provenance", "entry"), True)
         unsaid: dict[str, Any] = {}  # older digests know nothing of these fields
         if self.prepare_on == "each":
             unsaid["prepare_on"] = True
         if self.limits.disk_mib is None:
             unsaid["limits"] = {"disk_mib"}
         return self.content_digest(exclude=told | unsaid)
+
+
+def _subject_of(source: Source | None) -> Subject | None:
+    """Name the package that a source is; None: it is none that the world knows by a name."""
+    match source:
+        case PyPISource(name=name, version=version):
+            return Subject(ecosystem="pypi", name=name, version=version)
+        case WheelsSource(requirements=requirements):
+            pinned = _PINNED.match(requirements[0])
+            return pinned and Subject(
+                ecosystem="pypi", name=pinned["name"], version=pinned["version"] or ""
+            )
+        case (
+            DebianSource(name=name, version=version)
+            | DebianBinarySource(name=name, version=version)
+        ):
+            return Subject(ecosystem="deb", name=name, version=version or "")
+        case GitSource(url=url, commit=commit):
+            on_github = _ON_GITHUB.search(url)
+            name = on_github[1] if on_github else url
+            name = name.rstrip("/").removesuffix(".git")
+            if not on_github:
+                name = name.replace(":", "/").rpartition("/")[2]
+            kind = "github" if on_github else "generic"
+            return Subject(ecosystem=kind, name=name, version=commit or "") if name else None
+        case GuixSource(packages=packages) if packages:
+            name, _, version = packages[0].partition(":")[0].partition("@")
+            return Subject(ecosystem="guix", name=name, version=version)
+    return None
+
+
+_PINNED = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^]]*\])?\s*(?:===?\s*(?P<version>[^\s,;*]+)\s*(?:;.*)?$)?"
+)
+"""A requirement, and its version where that is pinned (PEP 508)."""
+_ON_GITHUB = re.compile(r"github\.com[/:]([^/\s]+/[^/\s?#]+)")

@@ -216,7 +216,7 @@ def finding_html(finding: "Finding") -> str:
             ("kind", finding.kind.value),
             ("axis", finding.axis.value if finding.axis else ""),
             ("summary", finding.summary),
-            ("confidence", f"{finding.confidence:.1%}"),
+            ("confirmed by", finding.repeats),
             ("passes", "\n".join(map(describe_window, finding.windows))),
             ("boundaries", "\n".join(map(_boundary, finding.boundaries))),
             ("causes", "\n".join(_cause(one) for one in finding.boundaries if one.cause)),

@@ -3,13 +3,25 @@
 import re
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from buildvm_nb.model.instants import Instant
 from buildvm_nb.model.value import Value
 
-__all__ = ["Claim", "ClaimKind", "Entry", "EntryStatus", "Page", "Provenance", "Window", "is_page"]
+__all__ = [
+    "Claim",
+    "ClaimKind",
+    "Entry",
+    "EntryStatus",
+    "Page",
+    "Provenance",
+    "Subject",
+    "Window",
+    "is_page",
+    "plain_name",
+]
 
 ClaimKind = Literal[
     "time-trap",
@@ -50,6 +62,56 @@ def is_page(text: str) -> bool:
 
 Page = Annotated[str, AfterValidator(_check_page)]
 """The URL of a public page."""
+
+
+class Subject(Value):
+    """Which package a case is about, as the world names it."""
+
+    ecosystem: str = Field(pattern=r"^[a-z][a-z0-9.+-]*$")
+    """A type of package URLs: ``pypi``, ``deb``, ``npm``, ``cargo``, ``github``, ``generic``, …"""
+    name: str = Field(min_length=1, pattern=r"^[^\s\x00]+$")
+    """As that ecosystem names it; what comes before its last slash is a namespace."""
+    version: str = Field(default="", pattern=r"^[^\s\x00]*$")
+    """Empty: any, or not known."""
+
+    @property
+    def purl(self) -> str:
+        """The package URL.
+
+        References
+        ----------
+        https://github.com/package-url/purl-spec; for ``deb`` the namespace is ``debian``.
+        """
+        name = self.name
+        if self.ecosystem == "pypi":
+            name = name.lower().replace("_", "-")
+        elif self.ecosystem == "github":
+            name = name.lower()
+        elif self.ecosystem == "deb" and "/" not in name:
+            name = f"debian/{name.lower()}"
+        path = "/".join(quote(part, safe=":") for part in name.split("/"))
+        version = f"@{quote(self.version, safe=':')}" if self.version else ""
+        return f"pkg:{self.ecosystem}/{path}{version}"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}".strip()
+
+
+def plain_name(name: str) -> str:
+    """Return what two spellings of one package's name have in common, as PEP 503 says.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``Foo_Bar``; of a path or URL the last part counts.
+
+    Returns
+    -------
+    str
+        Such as ``foo-bar``.
+    """
+    last = name.rstrip("/").removesuffix(".git").rpartition("/")[2]
+    return re.sub(r"[-_.]+", "-", last).lower()
 
 
 class Window(Value):

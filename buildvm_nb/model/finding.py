@@ -1,13 +1,15 @@
 """A finding: what a diagnosis concluded on a case, with the outcomes that prove it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from math import log2
 from typing import Any
 
 from pydantic import Field
 
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.display import finding_html
+from buildvm_nb.model.documents import DOCUMENT_VERSION
 from buildvm_nb.model.entry import Window
 from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.instants import Instant, now
@@ -15,7 +17,10 @@ from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Verdict, new_id
 from buildvm_nb.model.value import Value
 
-__all__ = ["Axis", "Boundary", "Finding", "FindingKind", "Reruns", "Window"]
+__all__ = ["Axis", "Boundary", "Finding", "FindingKind", "Reruns", "Window", "tell_repeats"]
+
+_ALIKE = ("sound", "always-failing")
+"""Kinds whose runs all ended alike."""
 
 
 class Axis(StrEnum):
@@ -87,6 +92,8 @@ class Finding(Value):
     """In the order of their axis."""
     windows: tuple[Window, ...] = ()
     """On the date axis: when it passes, within the range that was studied."""
+    recurs: str = ""
+    """Recurring rule (RFC 5545) of the dates at which it fails, where one was seen."""
     studied_from: Instant | None = None
     studied_until: Instant | None = None
     """The range of the date axis that was studied."""
@@ -113,7 +120,8 @@ class Finding(Value):
     reruns: tuple[Reruns, ...] = ()
     """Repetitions that disagreed."""
     confidence: float = Field(ge=0, le=1)
-    """1 less the chance that a coin, thrown for every confirming run, gives the same picture."""
+    """A count of confirming runs, n, written as 1 - 0.5**n: not a chance of anything, and shown to
+    nobody. See `repeats`."""
     assumptions: tuple[str, ...] = ()
     """What was taken for granted, for example that no window is shorter than the scan's step."""
     evidence: tuple[str, ...] = ()
@@ -125,6 +133,14 @@ class Finding(Value):
     study: str | None = None
     tool_version: str = ""
     recorded_at: Instant = Field(default_factory=now)
+    document_version: str = Field(default=DOCUMENT_VERSION, pattern=r"^[0-9]{1,9}\.[0-9]{1,9}$")
+    """Of its JSON; see `buildvm_nb.model.documents`."""
+
+    @property
+    def repeats(self) -> str:
+        """How many runs confirm it, in words; empty where runs disagree."""
+        confirmed = [boundary.confirmed for boundary in self.boundaries]
+        return tell_repeats(self.kind, self.confidence, confirmed)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Tell what tells findings apart: all of it would fill a screen."""
@@ -136,3 +152,31 @@ class Finding(Value):
 
     def _repr_html_(self) -> str:
         return finding_html(self)
+
+
+def tell_repeats(kind: str, confidence: float, confirmed: Sequence[int] = ()) -> str:
+    """Tell how many runs confirm a finding.
+
+    Parameters
+    ----------
+    kind : str
+        Of the finding.
+    confidence : float
+        As it is stored.
+    confirmed : sequence of int
+        Confirming runs at each of its boundaries.
+
+    Returns
+    -------
+    str
+        For example ``6 confirming runs``; empty for a flaky case, whose runs disagree.
+    """
+    if kind == FindingKind.FLAKY:
+        return ""
+    count = min(confirmed) if confirmed else round(-log2(max(1 - confidence, 2.0**-53)))
+    if kind in _ALIKE:
+        return f"{count + 1} runs, all alike" if count else "one run"
+    more = " or more" if len(set(confirmed)) > 1 else ""
+    each = " at each boundary" if len(confirmed) > 1 else ""
+    runs = "run" if count == 1 and not more else "runs"
+    return f"{count}{more} confirming {runs}{each}" if count or more else "no confirming run"

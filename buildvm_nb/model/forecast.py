@@ -37,7 +37,7 @@ class ForecastStatus(StrEnum):
     FAILS_TODAY = "fails-today"
     """It fails already, so nothing can be foretold."""
     UNDETERMINED = "undetermined"
-    """It does not always end alike, or the budget ended too early."""
+    """It does not always end alike, machines gave no verdict, or the budget ended too early."""
 
 
 class Change(Value):

@@ -9,6 +9,7 @@ from ulid import ULID
 
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.display import outcome_html
+from buildvm_nb.model.documents import DOCUMENT_VERSION
 from buildvm_nb.model.instants import Instant, format_instant, now
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.model.value import Digest, Value
@@ -137,6 +138,8 @@ class Outcome(Value):
     """How it was run."""
     chosen_by: tuple[str, ...] = ()
     """Ids of the findings that chose its machine, the one that decided first; empty: none did."""
+    document_version: str = Field(default=DOCUMENT_VERSION, pattern=r"^[0-9]{1,9}\.[0-9]{1,9}$")
+    """Of its JSON; see `buildvm_nb.model.documents`."""
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Tell what tells outcomes apart: all of it would fill a screen."""

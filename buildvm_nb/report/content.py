@@ -75,7 +75,8 @@ class Entry(Value):
     axis: Axis | None
     summary: str
     recorded_at: Instant
-    confidence: float
+    repeats: str = ""
+    """How many runs confirm it, in words."""
     boundaries: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
     """When, on which CPUs and kernels it passes, in words."""

@@ -135,7 +135,7 @@ def _entry(catalog: "Catalog", finding: Finding, commands: Mapping[str, str]) ->
         axis=finding.axis,
         summary=clean(finding.summary),
         recorded_at=finding.recorded_at,
-        confidence=finding.confidence,
+        repeats=finding.repeats,
         boundaries=tuple(map(_boundary, finding.boundaries)),
         passes=tuple(_passes(finding)),
         causes=tuple(clean(_cause(edge)) for edge in finding.boundaries if edge.cause),

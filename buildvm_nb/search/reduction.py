@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
-from buildvm_nb.errors import SearchError
+from buildvm_nb.errors import BudgetSpent, SearchError
 
 __all__ = ["Flips", "Reduction", "reduce_set"]
 
@@ -51,7 +51,8 @@ def reduce_set(
         Each once, the likeliest culprits first: of sets that do equally well, the one with
         earlier items is preferred.
     flips : callable
-        Answers for up to `workers` sets at a time. What it raises is passed on.
+        Answers for up to `workers` sets at a time. `BudgetSpent` ends the search with what there
+        is; what else it raises is passed on.
     workers : int
         How many sets to ask about together, from 1.
     budget : int, optional
@@ -107,7 +108,11 @@ class _Oracle:
         new = new[:room]
         if not new:
             return
-        answers = self.flips(new)
+        try:
+            answers = self.flips(new)
+        except BudgetSpent:
+            self.exhausted = True
+            return
         if len(answers) != len(new):
             raise SearchError(
                 f"wrong number of answers: {len(answers)}; allowed: one for each of the "

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from buildvm_nb.errors import SearchError
+from buildvm_nb.errors import BudgetSpent, SearchError
 from buildvm_nb.search.answers import Answer, Ask, Probe, State
 from buildvm_nb.search.bracket import Question
 from buildvm_nb.search.evidence import Evidence
@@ -26,7 +26,8 @@ def find_transitions(ask: Ask, plan: Plan, known: Mapping[Probe, Answer] | None 
     Parameters
     ----------
     ask : callable
-        Answers up to `Plan.workers` probes at a time, in their order. What it raises is passed on.
+        Answers up to `Plan.workers` probes at a time, in their order. `BudgetSpent` ends the search
+        with what there is; what else it raises is passed on.
     plan : Plan
         What to search.
     known : mapping of Probe to Answer, optional
@@ -44,17 +45,21 @@ def find_transitions(ask: Ask, plan: Plan, known: Mapping[Probe, Answer] | None 
     """
     evidence = Evidence(plan, known or {})
     waiting: dict[Probe, Answer] = {}
-    asked = 0
+    asked, most = 0, plan.workers
     while True:
         questions = next_questions(plan, evidence)
-        room = plan.workers if plan.budget is None else min(plan.workers, plan.budget - asked)
+        room = most if plan.budget is None else min(most, plan.budget - asked)
         turn = questions[0].probe if questions else None
         if turn in waiting:
             evidence = evidence.extended({turn: waiting.pop(turn)})
         elif questions and room > 0:
             probes = _foresee(plan, evidence, waiting, room)
-            waiting |= _ask_all(ask, probes)
-            asked += len(probes)
+            try:
+                waiting |= _ask_all(ask, probes)
+            except BudgetSpent:  # several at once may be too many where one is not
+                most = 1 if len(probes) > 1 else 0
+            else:
+                asked += len(probes)
         elif waiting:
             evidence = evidence.extended(waiting)
             waiting = {}

@@ -1,20 +1,23 @@
 """Advice on where to build something: findings looked up, then an environment chosen."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildvm_nb.catalog import find_case_file, load_case
-from buildvm_nb.catalog.proofs import curated_findings
+from buildvm_nb.catalog.proofs import curated_findings, proposed_cases
+from buildvm_nb.catalog.reported import reported_rows
 from buildvm_nb.errors import HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import ArchiveSource, Case, LocalSource, Source, WheelsSource
+from buildvm_nb.model.entry import plain_name
 from buildvm_nb.model.finding import Axis, Finding
-from buildvm_nb.study.choice import Choice
+from buildvm_nb.study.choice import Choice, Unproved
 from buildvm_nb.study.choosing import choose_environment
-from buildvm_nb.study.packages import Package, package_of
+from buildvm_nb.study.packages import Package, package_of, packages_of
 from buildvm_nb.study.showing import this_host
 
 if TYPE_CHECKING:
@@ -71,18 +74,23 @@ def environment(
             from buildvm_nb.catalog import Catalog  # noqa: PLC0415 - imports pandas
 
             catalog = stack.enter_context(Catalog())
-        own = _own_findings(catalog, wanted)
+        packages = packages_of(wanted) if isinstance(wanted, Case) else (wanted,)
+        digest = wanted.build_digest() if isinstance(wanted, Case) else ""
+        own = _own_findings(catalog, packages, digest)
     curated = curated_findings()
     if isinstance(wanted, Package) and not wanted.version:
         wanted = _only_version(wanted, (*own, *curated))
     host = this_host()
+    unproved = _unproved(packages)
     choice = choose_environment(wanted, own, curated, host=host)
+    choice = choice.model_copy(update={"unproved": unproved})
     is_known = choice.because is not None or bool(choice.conflict)
     needs_date = not is_known or Axis.DATE in choice.axes
     if source is None or not needs_date:
         return choice
     dated_at = _date_of(source, cache or Cache(), base or beside, progress)
-    return choose_environment(wanted, own, curated, host=host, own_date=dated_at)
+    choice = choose_environment(wanted, own, curated, host=host, own_date=dated_at)
+    return choice.model_copy(update={"unproved": unproved})
 
 
 def _read(
@@ -109,36 +117,57 @@ def _read(
     return package, subject, Path()
 
 
-def _own_findings(catalog: "Catalog", subject: Case | Package) -> list[Finding]:
-    """Return the findings that may be on a subject, and only those whole."""
-    package = package_of(subject.source) if isinstance(subject, Case) else subject
-    digest = subject.build_digest() if isinstance(subject, Case) else ""
-    frame = catalog.findings()
-    columns = (frame[name] for name in ("id", "case_digest", "source_name"))
-    return [
-        catalog.finding(key)
-        for key, case_digest, name in zip(*columns, strict=True)
-        if case_digest == digest or _may_be(package, name)
-    ]
-
-
-def _may_be(package: Package | None, name: object) -> bool:
-    """Tell whether a source's name is worth reading the finding for."""
-    if package is None or not isinstance(name, str):
-        return False
-    # wheels have a list of requirements there
-    return any(Package(name=word).is_same(package) for word in _names(name))
-
-
-def _names(text: str) -> list[str]:
-    return [text, *(word.partition("==")[0] for word in text.replace(",", " ").split())]
+def _own_findings(catalog: "Catalog", packages: Sequence[Package], digest: str) -> list[Finding]:
+    """Return the findings that may be on a subject: what decides reads only few whole."""
+    found = {one.id: one for one in catalog.finding_documents(case_digest=digest)} if digest else {}
+    for name in {plain_name(package.name): package.name for package in packages}.values():
+        found |= {one.id: one for one in catalog.finding_documents(package=name)}
+    return sorted(found.values(), key=lambda one: (one.recorded_at, one.id))
 
 
 def _only_version(package: Package, findings: tuple[Finding, ...]) -> Package:
     """Fill in the version where findings are on one alone."""
-    others = [package_of(finding.case.source) for finding in findings]
-    versions = {other.version for other in others if other and other.is_same(package)}
+    others = [other for finding in findings for other in packages_of(finding.case)]
+    versions = {other.version for other in others if other.is_same(package)}
     return package.model_copy(update={"version": versions.pop()}) if len(versions) == 1 else package
+
+
+def _unproved(packages: Sequence[Package]) -> tuple[Unproved, ...]:
+    """Return what is proposed or reported on packages, in any version."""
+    found = []
+    for case in proposed_cases():
+        about = next((one for one in packages_of(case) if _is_any(one, packages)), None)
+        if about and case.claim:
+            url = case.provenance.url if case.provenance else ""
+            found.append(
+                Unproved(
+                    id=case.id,
+                    tier="proposed",
+                    package=str(about),
+                    kind=case.claim.kind,
+                    told=case.title,
+                    url=url,
+                )
+            )
+    for entry in reported_rows():
+        names = (entry.name, entry.words)
+        if any(_is_any(Package(name=name, kind=entry.ecosystem), packages) for name in names):
+            about_it = f"{entry.words} {entry.version}".strip()
+            found.append(
+                Unproved(
+                    id=entry.id,
+                    tier="reported",
+                    package=about_it,
+                    kind=entry.kind,
+                    told=entry.symptom,
+                    url=entry.source_url,
+                )
+            )
+    return tuple(found)
+
+
+def _is_any(package: Package, others: Sequence[Package]) -> bool:
+    return any(package.is_same(other) for other in others)
 
 
 def _date_of(source: Source, cache: Cache, base: Path, progress: Progress) -> datetime | None:

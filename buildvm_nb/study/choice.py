@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from buildvm_nb.model.display import card, describe_machine
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.instants import Instant, format_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.value import Value
-from buildvm_nb.study.packages import package_of
+from buildvm_nb.study.packages import packages_of
 
-__all__ = ["Basis", "Choice", "Mention"]
+__all__ = ["Basis", "Choice", "Mention", "Unproved"]
 
 _WORDS = {
     Axis.DATE: "the date",
@@ -25,6 +25,9 @@ _SAY_NOTHING = {
     FindingKind.COMMIT_DEPENDENT: "another commit builds, not another environment",
     FindingKind.UNDETERMINED: "the diagnosis could not tell",
 }
+
+
+_MOST_NAMED = 3
 
 
 class Basis(StrEnum):
@@ -72,7 +75,7 @@ class Mention(Value):
         return cls(
             id=finding.id,
             case=finding.case.id,
-            package=str(package_of(finding.case.source) or ""),
+            package=str(next(iter(packages_of(finding.case)), "")),
             kind=finding.kind,
             summary=finding.summary,
             recorded_at=finding.recorded_at,
@@ -83,6 +86,24 @@ class Mention(Value):
         whose = "curated" if self.is_curated else "your own"
         about = self.package or self.case
         return f"{self.id} ({whose}, on {about}, {self.kind.value}: {self.summary})"
+
+
+class Unproved(Value):
+    """A problem of the package that was told of, and that no machine of ours has shown."""
+
+    id: str
+    tier: Literal["proposed", "reported"]
+    package: str
+    """Name and versions, as they are told."""
+    kind: str
+    told: str
+    """What is told, in a sentence."""
+    url: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.id} ({self.tier}, not proved here, on {self.package}, {self.kind}: {self.told})"
+        )
 
 
 class Choice(Value):
@@ -111,6 +132,8 @@ class Choice(Value):
     """Findings on the same that say something else and were not followed."""
     other_versions: tuple[Mention, ...] = ()
     """Findings on other versions of the package: worth a look, never followed."""
+    unproved: tuple[Unproved, ...] = ()
+    """What was proposed or reported of the package and is not proved here; never followed."""
 
     @property
     def is_shown(self) -> bool:
@@ -235,14 +258,14 @@ class Choice(Value):
         if self.conflict:
             return f"No environment is known in which {self.subject} builds: findings clash."
         if machine is None:
-            return (
-                f"Nothing is known about {self.subject}; its source would tell a date to guess by."
-            )
+            known = "Nothing is proved" if self.unproved else "Nothing is known"
+            return f"{known} about {self.subject}; its source would tell a date to guess by."
         where = f"{format_instant(machine.date)}, {machine.cpu}, kernel {machine.kernel}"
         if self.basis is Basis.GUESS:
             dated = "the date of its source" if self.axes else "today, as no source tells a date"
             guess = f"{where} is a guess ({dated}), not a finding"
-            return f"Nothing is known about {self.subject}: {guess}."
+            known = "Nothing is proved" if self.unproved else "Nothing is known"
+            return f"{known} about {self.subject}: {guess}."
         if not self.axes:
             why = "it passes today, and no finding asks for another CPU or kernel than this host's"
             return f"{self.subject} needs no machine: {why}."
@@ -273,4 +296,9 @@ class Choice(Value):
         if self.other_versions:
             names = "; ".join(map(str, self.other_versions[:3]))
             said.append(f"Findings on other versions are not applied: {names}.")
+        if self.unproved:
+            names = "; ".join(map(str, self.unproved[:_MOST_NAMED]))
+            more = len(self.unproved) - _MOST_NAMED
+            others = f"; and {more} more" if more > 0 else ""
+            said.append(f"Told of, and not proved here: {names}{others}.")
         return said

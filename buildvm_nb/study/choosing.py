@@ -11,7 +11,7 @@ from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study.allowing import allows
 from buildvm_nb.study.choice import Basis, Choice, Mention
 from buildvm_nb.study.combining import RESTRICTING, combined, conflicting
-from buildvm_nb.study.packages import Package, package_of
+from buildvm_nb.study.packages import Package, packages_of
 from buildvm_nb.study.showing import EVERYWHERE, Host, Shown, shown_by
 
 __all__ = ["choose_environment"]
@@ -76,9 +76,9 @@ def choose_environment(
     """
     known = [_Known(finding=one, is_curated=False) for one in own]
     known += [_Known(finding=one, is_curated=True) for one in curated]
-    package = package_of(subject.source) if isinstance(subject, Case) else subject
-    related = [one for one in known if _is_about(one.finding, package)]
-    same = [one for one in related if _is_version(one.finding, package)]
+    packages = packages_of(subject) if isinstance(subject, Case) else (subject,)
+    related = [one for one in known if _is_about(one.finding, packages)]
+    same = [one for one in related if _is_version(one.finding, packages)]
     others = tuple(one.mention() for one in related if one not in same)
     name = subject.id if isinstance(subject, Case) else str(subject)
     exact: list[_Known] = []
@@ -92,14 +92,18 @@ def choose_environment(
     return _guess(subject, name, host, own_date).model_copy(update={"other_versions": others})
 
 
-def _is_about(finding: Finding, package: Package | None) -> bool:
-    other = package_of(finding.case.source)
-    return bool(package and other and package.is_same(other))
+def _is_about(finding: Finding, packages: Sequence[Package]) -> bool:
+    others = packages_of(finding.case)
+    return any(one.is_same(other) for one in packages for other in others)
 
 
-def _is_version(finding: Finding, package: Package | None) -> bool:
-    other = package_of(finding.case.source)
-    return bool(package and other and package.version and package.version == other.version)
+def _is_version(finding: Finding, packages: Sequence[Package]) -> bool:
+    others = packages_of(finding.case)
+    return any(
+        bool(one.version) and one.version == other.version and one.is_same(other)
+        for one in packages
+        for other in others
+    )
 
 
 def _guess(subject: Case | Package, name: str, host: Host, own_date: datetime | None) -> Choice:

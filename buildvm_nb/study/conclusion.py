@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind, Reruns, Window
@@ -24,13 +25,16 @@ from buildvm_nb.study.explaining import explain_boundary, hint_within
 from buildvm_nb.study.kernels import OrderedStudy
 
 if TYPE_CHECKING:
+    from buildvm_nb.model.case import Case
     from buildvm_nb.model.machine import MachineSpec
 
 __all__ = [
+    "assumptions_of",
     "both_finding",
     "cpu_finding",
     "date_finding",
     "flaky_finding",
+    "gaps_of",
     "ordered_finding",
     "reruns_of",
     "windows_of",
@@ -68,7 +72,7 @@ def date_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Find
         "windows": windows,
         "failing_line": bad.evidence if bad else "",
         "confidence": coin_confidence(min(change.confirmed for change in transitions)),
-        "assumptions": tuple(map(_in_words, study.survey.assumptions)),
+        "assumptions": _each_once(assumptions_of(study.survey), base.assumptions),
     }
     told = [
         _tell_change(boundary, _candidate(change, hints))
@@ -147,7 +151,7 @@ def both_finding(dated: Finding, by_cpu: Finding) -> Finding:
             "features_needed": by_cpu.features_needed,
             "features_harmful": by_cpu.features_harmful,
             "confidence": min(dated.confidence, by_cpu.confidence),
-            "assumptions": (*dated.assumptions, *by_cpu.assumptions),
+            "assumptions": _each_once(dated.assumptions, by_cpu.assumptions),
         }
     )
 
@@ -232,6 +236,80 @@ def flaky_finding(disagreeing: Iterable[Outcome], axis: Axis | None, base: Findi
         "confidence": 1.0 if good and bad else 0.0,
     }
     return base.model_copy(update=changes)
+
+
+def assumptions_of(survey: Survey) -> tuple[str, ...]:
+    """Say what a search along the date axis took for granted.
+
+    Parameters
+    ----------
+    survey : Survey
+        Along the date axis.
+
+    Returns
+    -------
+    tuple of str
+        Each in a sentence.
+    """
+    return tuple(map(_in_words, survey.assumptions))
+
+
+def gaps_of(outcomes: Iterable[Outcome], base: "Case") -> tuple[str, ...]:
+    """Say where a case was run and no run gave a verdict.
+
+    Parameters
+    ----------
+    outcomes : iterable of Outcome
+        All runs. Those under a held clock do not count: they locate what running clocks show.
+    base : Case
+        Under study; others are variants of it, of another commit.
+
+    Returns
+    -------
+    tuple of str
+        One for each CPU, kernel or number of cores without any verdict, and for other dates and
+        commits, with the reason.
+    """
+    places: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        if not outcome.probing.held:
+            place = (outcome.case.build_digest(), outcome.machine.content_digest())
+            places.setdefault(place, []).append(outcome)
+    told = [runs for runs in places.values() if any(map(_is_told, runs))]
+    silent = [runs[-1] for runs in places.values() if not any(map(_is_told, runs))]
+    gaps = []
+    for field, what in (("cpu", "CPU"), ("kernel", "kernel"), ("cpu_count", "number of cores")):
+        known = {getattr(runs[0].machine, field) for runs in told}
+        lost = {getattr(one.machine, field): one for one in silent}
+        gaps += [
+            _gap(f"on {what} {value}", one) for value, one in lost.items() if value not in known
+        ]
+        silent = [one for one in silent if getattr(one.machine, field) in known]
+    own = base.build_digest()
+    others = [one for one in silent if one.case.build_digest() != own]
+    dates = sorted(
+        (one for one in silent if one.case.build_digest() == own), key=lambda one: one.machine.date
+    )
+    if others:
+        gaps.append(_gap(f"on {len(others)} other commits", others[-1]))
+    if dates:
+        first, last = (format_instant(one.machine.date) for one in (dates[0], dates[-1]))
+        span = f"at {first}" if first == last else f"at {len(dates)} dates from {first} to {last}"
+        gaps.append(_gap(span, dates[-1]))
+    return tuple(gaps)
+
+
+def _is_told(outcome: Outcome) -> bool:
+    return state_of(outcome) is not State.UNKNOWN
+
+
+def _gap(where: str, outcome: Outcome) -> str:
+    why = outcome.reason.partition("\n")[0] or outcome.verdict.value
+    return f"no verdict {where} ({why})"
+
+
+def _each_once(*told: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(chain.from_iterable(told)))
 
 
 def reruns_of(outcomes: Iterable[Outcome]) -> tuple[Reruns, ...]:

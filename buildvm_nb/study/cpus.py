@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from buildvm_nb.errors import BudgetSpent
 from buildvm_nb.model.cpu import CPU_MODELS, Vendor
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
@@ -81,18 +82,23 @@ def study_cpus(
     if pair:
         good, bad = bench.approach(*pair)
         study.good, study.bad = good, bad
-        repeated = [
-            bench.run([one.machine.cpu], attempt)[0]
-            for attempt in range(1, repeats + 1)
-            for one in (good, bad)
-        ]
+        repeated = []
+        try:
+            for attempt in range(1, repeats + 1):
+                for one in (good, bad):
+                    repeated += bench.run([one.machine.cpu], attempt)
+        except BudgetSpent as spent:
+            study.notes.append(f"{spent.message}: not repeated {repeats} times on each side")
         by_cpu = {good.machine.cpu: State.GOOD, bad.machine.cpu: State.BAD}
         judged = [one for one in repeated if state_of(one) is not State.UNKNOWN]
         if any(state_of(one) is not by_cpu[one.machine.cpu] for one in judged):
             study.disagreeing = (good, bad, *judged)
         else:
             study.confirmed = len(judged)
-            _reduce(bench, good, bad, study)
+            try:
+                _reduce(bench, good, bad, study)
+            except BudgetSpent as spent:
+                study.notes.append(spent.message)
     study.passing = tuple(one for one in bench.models() if state_of(one) is State.GOOD)
     study.failing = tuple(one for one in bench.models() if state_of(one) is State.BAD)
     study.unknown = tuple(one for one in bench.models() if state_of(one) is State.UNKNOWN)
@@ -220,6 +226,8 @@ def _minimal(
             if not reduction.is_minimal:
                 notes.append(f"{' '.join(reduction.items)} may not be the smallest set")
             return reduction.items, notes
+        if reduction.exhausted:
+            raise BudgetSpent("the budget of runs ended before features were compared")
     return None
 
 

@@ -54,8 +54,6 @@ class DateRange:
     """Those of them behind which a short window may begin, the most promising first."""
     resolution_s: int = 1
     repeats: int = 2
-    budget: int | None = None
-    """Guest runs at most, those of the whole laboratory."""
 
 
 @dataclass(kw_only=True)
@@ -314,7 +312,6 @@ def _plan(span: DateRange, dates: Sequence[int], lab: Laboratory) -> Plan:
         resolution=span.resolution_s,
         repeats=span.repeats,
         workers=lab.workers,
-        budget=None if span.budget is None else max(0, span.budget - lab.runs),
         behind=[position(hint) for hint in span.behind],
         reveal=_REVEAL,
     )

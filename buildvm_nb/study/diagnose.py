@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from buildvm_nb.errors import UsageError
+from buildvm_nb.errors import BudgetSpent, UsageError
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.hint import Hint, HintKind
 from buildvm_nb.model.instants import now
@@ -13,10 +13,12 @@ from buildvm_nb.model.outcome import Outcome, new_id
 from buildvm_nb.search import State
 from buildvm_nb.study.commits import between_commits, study_commits
 from buildvm_nb.study.conclusion import (
+    assumptions_of,
     both_finding,
     cpu_finding,
     date_finding,
     flaky_finding,
+    gaps_of,
     ordered_finding,
 )
 from buildvm_nb.study.cpus import study_cpus
@@ -71,6 +73,7 @@ def diagnose(
     CatalogError
         If an outcome cannot be recorded.
     """
+    lab.budget = questions.budget
     finding = _Diagnosis(lab, questions, dict(overrides or {})).run()
     failed = [outcome for outcome in lab.evidence.values() if state_of(outcome) is State.BAD]
     claimed = lab.case.claim.evidence if lab.case.claim else ""
@@ -125,8 +128,22 @@ class _Diagnosis:
         self.plain: list[Outcome] = []
         self.dates: DateStudy | None = None
         self.tried: list[str] = []
+        self.left_out: list[str] = []
+        """What could not be looked at: kernels that cannot be had, outputs that were not made."""
+        self.assumed: list[str] = []
 
     def run(self) -> Finding:
+        """Ask until something explains the case, and say what could not be told."""
+        try:
+            finding = self._explain()
+        except BudgetSpent:
+            finding = self._spent()
+        if finding.kind is FindingKind.UNDETERMINED or not (gaps := self._gaps()):
+            return finding
+        # what was seen to differ stays seen; that it is alike everywhere was not
+        return finding.model_copy(update={"summary": "; ".join([finding.summary, *gaps])})
+
+    def _explain(self) -> Finding:
         """Ask one axis after the other until one explains the case."""
         if Axis.COMMIT in self.questions.axes:
             return self._commits()
@@ -143,8 +160,6 @@ class _Diagnosis:
             Axis.CORES: self._cores,
         }
         for axis in self._order():
-            if self._is_spent():
-                break
             if finding := studies[axis]():
                 return finding
             self.tried.append(axis)
@@ -176,7 +191,7 @@ class _Diagnosis:
         if self.own.cpu == self.today.cpu or self.own.date == self.today.date:
             return False
         own, today = map(state_of, (self.plain[0], self.plain[-1]))
-        if State.UNKNOWN in {own, today} or own is today or self._is_spent():
+        if State.UNKNOWN in {own, today} or own is today:
             return False
         one_changed = [
             self.today.model_copy(update={"cpu": self.own.cpu}),
@@ -223,7 +238,6 @@ class _Diagnosis:
             ],
             resolution_s=self.questions.resolution_s,
             repeats=self.questions.repeats,
-            budget=self.questions.budget,
         )
         self.dates = study_dates(self.lab, spec, span, plain)
         survey = self.dates.survey
@@ -233,7 +247,7 @@ class _Diagnosis:
             return flaky_finding(runs, Axis.DATE, self._base())
         if survey.transitions:
             return date_finding(self.dates, hints, self._base())
-        return None
+        return self._spent() if survey.exhausted else None
 
     def _used_places(self) -> list[str]:
         """Return where the inputs of a case lie that is about a source of its own."""
@@ -255,6 +269,7 @@ class _Diagnosis:
     def _kernels(self) -> Finding | None:
         names = self.questions.kernels
         study = study_kernels(self.lab, self._somewhere(), names, repeats=self.questions.repeats)
+        self.left_out += study.notes
         return self._ordered(study, Axis.KERNEL, FindingKind.KERNEL_DEPENDENT)
 
     def _cores(self) -> Finding | None:
@@ -283,7 +298,7 @@ class _Diagnosis:
             return flaky_finding(runs, axis, self._base())
         if study.survey.transitions:
             return ordered_finding(study, axis, kind, self._base())
-        return None
+        return self._spent() if study.survey.exhausted else None
 
     def _somewhere(self) -> MachineSpec:
         """Return a machine to vary other axes from: today's, unless only the other one passes."""
@@ -293,25 +308,27 @@ class _Diagnosis:
 
     def _same_everywhere(self) -> Finding:
         """Conclude where no axis made a difference."""
-        outcomes = [one for one in self.lab.evidence.values() if state_of(one) is not State.UNKNOWN]
-        states = {state_of(outcome) for outcome in outcomes}
+        outcomes = self._judged()
         tried = ", ".join(self.tried) or "no axis"
-        count = len(outcomes)
-        if self._is_spent():
-            summary = f"the budget of {self.questions.budget} runs ended before the questions did"
-            return self._base(kind=FindingKind.UNDETERMINED, summary=summary)
-        if states == {State.GOOD} and (varying := self._outputs()):
+        if {state_of(one) for one in outcomes} == {State.GOOD} and (varying := self._outputs()):
             return varying
+        outcomes = self._judged()
+        states, count = {state_of(one) for one in outcomes}, len(outcomes)
         if states == {State.GOOD}:
-            kind, summary = FindingKind.SOUND, f"passes everywhere: {count} runs along {tried}"
+            kind, summary = FindingKind.SOUND, f"passed in each of {count} runs along {tried}"
         elif states == {State.BAD}:
             kind = FindingKind.ALWAYS_FAILING
-            summary = f"fails everywhere: {count} runs along {tried}"
-            if (missing := {missing_part(one.evidence) for one in outcomes}) and len(missing) == 1:
-                summary += "".join(f" (note: {name})" for name in missing if name)
+            summary = f"failed in each of {count} runs along {tried}"
+            missing = {missing_part(one.evidence) for one in outcomes}
+            if len(missing) == 1 and any(missing):
+                summary += f" (note: {missing.pop()})"
         else:
             kind = FindingKind.UNDETERMINED
             summary = f"verdicts differ, but not along {tried}"
+        if gaps := self._gaps():
+            kind, summary = FindingKind.UNDETERMINED, "; ".join([*gaps, summary])
+        elif kind is not FindingKind.UNDETERMINED and (taken := self._of_dates()):
+            summary += f"; taken for granted: {'; '.join(taken)}"
         bad = next((one for one in outcomes if state_of(one) is State.BAD), None)
         good = next((one for one in outcomes if state_of(one) is State.GOOD), None)
         return self._base(
@@ -322,9 +339,39 @@ class _Diagnosis:
             confidence=0.0 if kind is FindingKind.UNDETERMINED else 1 - 0.5 ** max(count - 1, 0),
         )
 
+    def _judged(self) -> list[Outcome]:
+        return [one for one in self.lab.evidence.values() if state_of(one) is not State.UNKNOWN]
+
+    def _gaps(self) -> tuple[str, ...]:
+        """Say where there is no verdict; features added to a CPU may be more than QEMU can give."""
+        asked = {self.own.cpu, self.today.cpu, *self.questions.cpus}
+        runs = [
+            one
+            for one in self.lab.evidence.values()
+            if "," not in one.machine.cpu or one.machine.cpu in asked
+        ]
+        return (*gaps_of(runs, self.lab.case), *self.left_out)
+
+    def _of_dates(self) -> tuple[str, ...]:
+        """Say what the search along the dates took for granted."""
+        return assumptions_of(self.dates.survey) if self.dates else ()
+
+    def _spent(self) -> Finding:
+        """Conclude where the budget ended first."""
+        ended = f"the budget of {self.questions.budget} runs ended before the questions did"
+        return self._base(summary="; ".join([ended, *self._gaps()]))
+
     def _outputs(self) -> Finding | None:
         repeats = self.questions.repeats
-        return study_outputs(self.lab, self.own, self.today, self._base(), repeats=repeats)
+        finding, failed = study_outputs(
+            self.lab, self.own, self.today, self._base(), repeats=repeats
+        )
+        for outcome in failed[:1]:
+            why = outcome.reason.partition("\n")[0] or outcome.verdict.value
+            told = f"outputs were not compared: it does not pass with a held clock ({why})"
+            is_trouble = state_of(outcome) is State.UNKNOWN
+            (self.left_out if is_trouble else self.assumed).append(told)
+        return finding
 
     def _base(self, **fields: Any) -> Finding:  # noqa: ANN401 - fields of Finding
         """Return what is the same whatever is found."""
@@ -340,14 +387,11 @@ class _Diagnosis:
             "studied_until": last if self.dates else None,
             "environment": passed[0].machine if passed else None,
             "confidence": 0.0,
+            "assumptions": (*self._of_dates(), *self.assumed),
             "study": self.lab.study,
             "tool_version": version("buildvm-nb"),
         }
         return Finding.model_validate(known | fields)
-
-    def _is_spent(self) -> bool:
-        budget = self.questions.budget
-        return budget is not None and self.lab.runs >= budget
 
 
 def _accelerator(lab: Laboratory, axes: Sequence[Axis]) -> Accelerator:

@@ -26,7 +26,7 @@ from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.search import Probe, State
 from buildvm_nb.study.changes import Track, find_tracks, tell_assumptions, tell_changes
-from buildvm_nb.study.conclusion import date_finding, flaky_finding
+from buildvm_nb.study.conclusion import date_finding, flaky_finding, gaps_of
 from buildvm_nb.study.dates import DateRange, DateStudy, position, state_of, study_dates, when
 from buildvm_nb.study.environment import kvm_status
 from buildvm_nb.study.executors import is_local, open_executor
@@ -143,13 +143,14 @@ def forecast(  # noqa: PLR0913 - all but case and end have defaults or are place
             fresh=fresh,
             is_remote=remote,
             study=f"forecast-{case.build_digest()[:16]}",
+            budget=budget,
         )
         if overrides.get("accelerator") is None:
             overrides["accelerator"] = _accelerator(lab, overrides)
         today = _run_today(lab, overrides, start)
         if state_of(today) is State.BAD:
             return _fails_today(lab, today, until)
-        return _Forecasting(lab, catalog, today, until, budget).run()
+        return _Forecasting(lab, catalog, today, until).run()
 
 
 def _accelerator(lab: Laboratory, overrides: Mapping[str, Any]) -> Accelerator:
@@ -217,14 +218,12 @@ class _Forecasting:
         catalog: "Catalog",
         today: Outcome,
         until: datetime,
-        budget: int | None,
     ) -> None:
         self.lab = lab
         self.catalog = catalog
         self.today = today
         self.start = today.machine.date
         self.until = until.replace(microsecond=0)
-        self.budget = budget
         self.hints: list[Hint] = []
 
     def run(self) -> Forecast:
@@ -237,7 +236,6 @@ class _Forecasting:
             last=self.until,
             hints=self._instants(),
             repeats=_REPEATS,
-            budget=self.budget,
         )
         study = study_dates(lab, spec, span, [self.today])
         timeline = Timeline(lab, spec, study, (self.start, self.until))
@@ -251,7 +249,6 @@ class _Forecasting:
             hints=self._instants(),
             scan=[stop.at for stop in schedule.stops],
             repeats=_REPEATS,
-            budget=self._left(),
         )
         tracks = [Track(judge=state_of, survey=whole)]
         tracks += find_tracks(timeline, self.hints, self._budgets())
@@ -277,17 +274,11 @@ class _Forecasting:
     def _instants(self) -> list[datetime]:
         return [hint.instant for hint in self.hints if hint.instant]
 
-    def _left(self) -> int | None:
-        """Return how many more runs may be made."""
-        return None if self.budget is None else max(0, self.budget - self.lab.runs)
-
     def _budgets(self) -> Iterator[int]:
         """Iterate over what is left of the runs for tests."""
         before = self.lab.runs
         while True:
-            rest = max(0, _RUNS_FOR_TESTS - (self.lab.runs - before))
-            left = self._left()
-            yield rest if left is None else min(rest, left)
+            yield max(0, _RUNS_FOR_TESTS - (self.lab.runs - before))
 
     def _conclude(
         self, timeline: Timeline, tracks: Sequence[Track], schedule: Schedule, *, is_forked: bool
@@ -297,7 +288,8 @@ class _Forecasting:
         breaks = [change for change in changes if change.kind is ChangeKind.BREAKS]
         looks = tuple(self._looks(timeline, schedule))
         status = ForecastStatus.BREAKS if breaks else ForecastStatus.SOUND
-        if not breaks and (whole.is_flaky or whole.exhausted):
+        gaps = gaps_of(self.lab.evidence.values(), self.lab.case)
+        if not breaks and (whole.is_flaky or whole.exhausted or gaps):
             status = ForecastStatus.UNDETERMINED
         sound = min((change.last_before for change in breaks), default=self.until)
         study = DateStudy(survey=whole, outcomes=timeline.outcomes, is_forked=is_forked)
@@ -307,7 +299,7 @@ class _Forecasting:
             changes=changes,
             sound_until=None if status is ForecastStatus.UNDETERMINED else sound,
             looks=looks,
-            assumptions=tuple(tell_assumptions(tracks, schedule)),
+            assumptions=(*gaps, *tell_assumptions(tracks, schedule)),
             unstable=tuple(
                 test for track in tracks if track.survey.is_flaky for test in track.tests
             ),

@@ -1,8 +1,11 @@
 """The kernel axis, and others whose values are few and in order: numbers of cores, commits."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+from debian.debian_support import NativeVersion
 
 from buildvm_nb.errors import SourceError, Unreachable
 from buildvm_nb.image import fetch_kernel
@@ -19,6 +22,7 @@ __all__ = ["KERNELS", "OrderedStudy", "study_cores", "study_kernels", "study_ord
 KERNELS = ("debian:bullseye", "debian:bookworm", "debian:bookworm-backports", "debian:sid")
 """One for each long-lived series that Debian's mirrors have; trixie has that of the backports."""
 
+_FLAVOUR = re.compile(r"(?:-(?:cloud|rt|amd64|generic|unsigned))+$")
 _T = TypeVar("_T")
 
 
@@ -114,7 +118,7 @@ def study_kernels(
     spec : MachineSpec
         The machine; its kernel is one of those tried.
     names : sequence of str
-        Kernels to try; by default `KERNELS`.
+        Kernels to try beside that of `spec`; by default `KERNELS`.
     repeats : int
         Confirming runs on each side of each change.
 
@@ -141,7 +145,10 @@ def study_kernels(
         except (SourceError, Unreachable) as error:
             notes.append(f"kernel {name} cannot be had: {error.message}")
         else:
-            releases.setdefault(release, name)
+            if releases.setdefault(release, name) != name:
+                notes.append(
+                    f"kernel {name} is left out: it has the release of {releases[release]}"
+                )
     ordered = sorted(releases, key=_version)
 
     def order(release: str, attempt: int) -> Order:
@@ -204,6 +211,11 @@ def _everywhere(count: int, repeats: int, workers: int) -> Plan:
     )
 
 
-def _version(release: str) -> tuple[int, ...]:
-    numbers = release.split("-", maxsplit=1)[0].split("+", maxsplit=1)[0].split(".")
-    return tuple(int(number) for number in numbers if number.isdigit())
+def _version(release: str) -> tuple[NativeVersion, str]:
+    """Return what orders releases: as Debian orders versions, ABI numbers among their parts.
+
+    The flavour, such as ``cloud-amd64``, comes last of all. A candidate, ``6.6-rc1``, comes before
+    what it becomes.
+    """
+    plain = re.sub(r"-rc(?=\d)", "~rc", _FLAVOUR.sub("", release))
+    return NativeVersion(re.sub(r"[^A-Za-z0-9.+~-]", "-", plain)), release

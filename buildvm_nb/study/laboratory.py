@@ -1,10 +1,12 @@
 """A laboratory: one case, run wherever it is asked for, with no answer bought twice."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from buildvm_nb.errors import BudgetSpent
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
@@ -53,6 +55,8 @@ class Laboratory:
         Whether the executor's workers have caches of their own.
     study : str, optional
         Identifier under which outcomes are recorded.
+    budget : int, optional
+        Guest runs at most, whatever asks for them; may be set later.
 
     Raises
     ------
@@ -76,6 +80,7 @@ class Laboratory:
         fresh: bool = False,
         is_remote: bool = False,
         study: str | None = None,
+        budget: int | None = None,
     ) -> None:
         self.case = case
         self.cache = cache
@@ -83,6 +88,7 @@ class Laboratory:
         self.is_remote = is_remote
         self.base = base.absolute()
         self.study = study
+        self.budget = budget
         self.progress = progress
         self.runs = 0
         self.evidence: dict[str, Outcome] = {}
@@ -116,6 +122,8 @@ class Laboratory:
         ------
         UsageError
             If an order is wrong.
+        BudgetSpent
+            If more runs are needed than may be made; then none is.
         HostError
             If the executor breaks.
         CatalogError
@@ -129,13 +137,13 @@ class Laboratory:
         missing = {
             key: order for key, order in zip(keys, orders, strict=True) if key not in answers
         }
+        if len(missing) > self._left():
+            raise BudgetSpent(
+                f"the budget of {self.budget} runs is spent", hint="a larger --budget"
+            )
         answers |= self._run_all(missing)
-        failed = {
-            key: missing[key]
-            for key, outcome in answers.items()
-            if key in missing and outcome.verdict is Verdict.ERROR
-        }
-        answers |= self._run_all(failed)
+        failed = [key for key in missing if answers[key].verdict is Verdict.ERROR]
+        answers |= self._run_all({key: missing[key] for key in failed[: self._left()]})
         self.evidence |= {answers[key].id: answers[key] for key in keys}
         return [answers[key] for key in keys]
 
@@ -155,6 +163,10 @@ class Laboratory:
         if not outcome.log_digest:
             return ""
         return self._catalog.log(outcome.log_digest).decode(errors="replace")
+
+    def _left(self) -> int:
+        """Return how many more runs may be made."""
+        return sys.maxsize if self.budget is None else max(0, self.budget - self.runs)
 
     def _run_all(self, orders: dict[str, Order]) -> dict[str, Outcome]:
         futures: dict[Future[Trial], str] = {

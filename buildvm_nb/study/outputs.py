@@ -40,7 +40,7 @@ class _Variation:
 
 def study_outputs(
     lab: Laboratory, own: MachineSpec, today: MachineSpec, base: Finding, *, repeats: int = 2
-) -> Finding | None:
+) -> tuple[Finding | None, tuple[Outcome, ...]]:
     """Compare the artifacts of a case that passes everywhere, along every axis that was run.
 
     Clocks are held while steps run, so that a time stamp in an artifact tells the date alone, and
@@ -60,8 +60,9 @@ def study_outputs(
 
     Returns
     -------
-    Finding or None
-        None where the case has no artifacts, or they are the same everywhere.
+    (Finding or None, tuple of Outcome)
+        None where the case has no artifacts, or they are the same everywhere; and the runs that
+        did not pass, so that nothing of theirs was compared.
 
     Raises
     ------
@@ -71,11 +72,11 @@ def study_outputs(
         If an outcome cannot be recorded.
     """
     if not lab.case.artifacts:
-        return None
+        return None, ()
     controls = lab.run([_order(lab, own, attempt) for attempt in range(repeats + 1)])
-    controls = [one for one in controls if one.verdict is Verdict.PASSED]
-    if len(controls) <= repeats:
-        return None  # it cannot be built with a held clock, so nothing can be told apart
+    failed = [one for one in controls if one.verdict is not Verdict.PASSED]
+    if failed:
+        return None, tuple(failed)
     first = controls[0]
     varying = [_Variation(axis=None, first=first, second=one) for one in controls[1:]]
     if not any(one.files for one in varying):
@@ -83,13 +84,15 @@ def study_outputs(
         if other := _other_date(lab, own.date, today.date):
             others = {Axis.DATE: own.model_copy(update={"date": other})} | others
         outcomes = lab.run([_order(lab, spec) for spec in others.values()])
+        ran = list(zip(others, outcomes, strict=True))
         varying = [
             _Variation(axis=axis, first=first, second=outcome)
-            for axis, outcome in zip(others, outcomes, strict=True)
+            for axis, outcome in ran
             if outcome.verdict is Verdict.PASSED
         ]
+        failed = [outcome for outcome in outcomes if outcome.verdict is not Verdict.PASSED]
     found = next((one for one in varying if one.files), None)
-    return _conclude(lab, found, base, repeats) if found else None
+    return (_conclude(lab, found, base, repeats) if found else None), tuple(failed)
 
 
 def _order(lab: Laboratory, spec: MachineSpec, attempt: int = 0) -> Order:

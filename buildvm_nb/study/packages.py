@@ -5,6 +5,7 @@ from packaging.utils import canonicalize_name
 
 from buildvm_nb.model.case import (
     ArchiveSource,
+    Case,
     DebianBinarySource,
     DebianSource,
     GitSource,
@@ -16,7 +17,7 @@ from buildvm_nb.model.case import (
 )
 from buildvm_nb.model.value import Value
 
-__all__ = ["Package", "package_of"]
+__all__ = ["Package", "package_of", "packages_of"]
 
 
 class Package(Value):
@@ -44,11 +45,34 @@ class Package(Value):
             may be of any, and a git repository is then known by the last part of its URL, too.
         """
         if self.kind and other.kind:
-            return self.kind == other.kind and _plain(self.name) == _plain(other.name)
+            ours, theirs = (_ECOSYSTEMS.get(one.kind, one.kind) for one in (self, other))
+            return ours == theirs and _plain(self.name) == _plain(other.name)
         return bool(_names(self.name) & _names(other.name))
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}".strip()
+
+
+_ECOSYSTEMS = {"debian-source": "deb", "debian-binary": "deb"}
+"""Kinds of sources whose packages have another name for where they are from."""
+
+
+def packages_of(case: Case) -> tuple[Package, ...]:
+    """Return the packages by which a case is looked up.
+
+    Parameters
+    ----------
+    case : Case
+        Any.
+
+    Returns
+    -------
+    tuple of Package
+        What the case says that it is about, then what its source is; one, both or none.
+    """
+    told = case.subject
+    about = told and Package(kind=told.ecosystem, name=told.name, version=told.version)
+    return tuple(one for one in (about, package_of(case.source)) if one)
 
 
 def package_of(source: Source | None) -> Package | None:

@@ -30,11 +30,13 @@ class Questions:
     resolution_s: int = 1
     repeats: int = 2
     budget: int | None = None
-    """Guest runs at most."""
+    """Guest runs at most, on all axes together."""
     use_hints: bool = True
     """Look for dates in sources, packages and failing logs."""
     cpus: tuple[str, ...] = ()
+    """More CPUs to try, beside the case's own, today's, the oldest and all that QEMU can give."""
     kernels: tuple[str, ...] = ()
+    """Kernels to try beside the case's own; empty: one for each of Debian's series."""
     cores: tuple[int, ...] = (1, 2, 4)
     good: str = ""
     bad: str = ""

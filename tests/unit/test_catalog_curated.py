@@ -284,7 +284,11 @@ def test_a_proof_that_does_not_bear_out_the_claim_is_refused(root, entry):
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [("[]", "no finding in it"), ("{", "Invalid JSON"), ('[{"kind": "sound"}]', "0.case: Field")],
+    [
+        ("[]", "no finding in it"),
+        ("{", "EOF while parsing"),
+        ('[{"kind": "sound"}]', "case: Field"),
+    ],
 )
 def test_a_broken_proof_is_told_and_never_read(root, content, what):
     (root / "proofs" / "demo-1.0.json").write_text(content)
@@ -339,7 +343,9 @@ def test_a_proof_is_the_same_text_for_the_same_findings(entry):
 def row(**changes):
     fields = {
         "id": "openssl-1.1.1-ct",
+        "ecosystem": "generic",
         "package": "openssl",
+        "purl": "pkg:generic/openssl",
         "version": "1.1.1k to 1.1.1o",
         "kind": "time-trap",
         "springs_at": "2022-06-01T00:00:00Z",
@@ -379,7 +385,9 @@ def test_the_reported_tier_is_a_frame_with_a_fixed_schema(root):
         ({"checked": "yes"}, "checked: unknown: 'yes'; allowed: source read, second hand"),
         ({"id": "OpenSSL"}, "id: 'OpenSSL' does not fit; allowed: PACKAGE-VERSION[-WHAT]: "),
         ({"id": "demo-1.0"}, "id: 'demo-1.0' is there already: an entry of the other tier"),
-        ({"symptom": "a,b"}, "13 cells; allowed: 12"),
+        ({"symptom": "a,b"}, "15 cells; allowed: 14"),
+        ({"purl": "pkg:pypi/openssl"}, "purl: 'pkg:pypi/openssl'; allowed: pkg:generic/NAME"),
+        ({"ecosystem": ""}, "ecosystem: missing"),
     ],
 )
 def test_a_reported_row_that_is_not_well_formed_is_told_with_its_line(root, changes, expected):
@@ -402,13 +410,47 @@ def test_a_cell_that_a_spreadsheet_may_take_amiss_is_told(root, changes, cell):
     assert cell in trouble.partition("allowed: ")[2]
 
 
+DEMO = {"id": "demo-2020", "ecosystem": "pypi", "package": "Demo", "purl": "pkg:pypi/demo@1.0"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [
+        ({"springs_at": "2020-01-01"}, True),
+        ({"springs_at": "2019"}, True),
+        ({"springs_at": "2019-12-31T23:59:59Z", "purl": "pkg:pypi/DEMO"}, True),
+        ({"springs_at": "2021"}, False),
+        ({"springs_at": ""}, False),
+        ({"springs_at": "", "source_url": "https://example.org/issues/1"}, True),
+        ({"springs_at": "2020-01-01", "kind": "cpu-dependent"}, False),
+        ({"springs_at": "2020-01-01", "purl": "pkg:pypi/other"}, False),
+    ],
+)
+def test_what_a_case_is_about_is_not_reported_again(root, changes, is_same):
+    (root / "reported.csv").write_text(f"{HEADER}\n{row(**(DEMO | changes))}\n")
+    troubles = told(lint_files([root / "reported.csv"]), root)
+    expected = "reported.csv:2: id: 'demo-2020' tells of the same as the case demo-1.0"
+    assert troubles == ([expected] if is_same else [])
+
+
+def test_a_case_that_does_not_tell_what_it_is_about_is_told(root, entry):
+    entry.write_text(CASE.replace('[source]\nkind = "pypi"\nname = "Demo"\nversion = "1.0"\n', ""))
+    expected = "subject: missing: its source does not tell"
+    assert [one for one in told(lint_files([entry]), root) if expected in one]
+    with_subject = '[subject]\necosystem = "deb"\nname = "demo"\n\n[[step]]'
+    entry.write_text(entry.read_text().replace("[[step]]", with_subject))
+    assert not [one for one in told(lint_files([entry]), root) if "subject" in one]
+
+
 def test_an_id_there_twice_and_a_wrong_header_are_told(root):
     (root / "reported.csv").write_text(f"{HEADER}\n{row()}\n{row()}\n")
     [trouble] = told(lint_catalog(root), root)
     assert trouble == "reported.csv:3: id: 'openssl-1.1.1-ct' is there already: line 2"
     (root / "reported.csv").write_text("id;package\n")
     [trouble] = told(lint_catalog(root), root)
-    assert trouble.startswith("reported.csv:1: wrong header: id;package; allowed: id,package,")
+    assert trouble.startswith(
+        "reported.csv:1: wrong header: id;package; allowed: id,ecosystem,package,"
+    )
 
 
 def test_only_parts_of_a_curated_catalog_are_linted(root, tmp_path):

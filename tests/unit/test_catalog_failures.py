@@ -8,12 +8,13 @@ import pytest
 
 from buildvm_nb.catalog import FAILURES, HINTS, Catalog, read_failures, read_table
 from buildvm_nb.catalog.exports import EXPORTED
-from buildvm_nb.catalog.failurerows import FAILURE_KINDS
+from buildvm_nb.catalog.failurerows import FAILURE_KINDS, failures_of
 from buildvm_nb.catalog.frames import check_frame
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.case import Case, GitSource, Provenance, Step
 from buildvm_nb.model.finding import Boundary, Finding, FindingKind, Window
 from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 
@@ -64,11 +65,18 @@ def catalog(tmp_path):
 
 @pytest.fixture
 def filled(catalog):
-    """Two findings on one case, one of which is superseded, and one of each other sort."""
+    """Two findings on one case, one of which is replaced, and one of each other sort."""
     outcome = catalog.record(
         Outcome(id="O1", case=CASE, machine=MachineSpec(date="2020-01-01"), verdict="passed")
     )
-    dated = {"boundaries": TWICE, "windows": (Window(passes_from="2028-02-01"),)}
+    dated = {
+        "boundaries": TWICE,
+        "windows": (
+            Window(passes_from="2019-01-01T00:00:01Z", passes_until="2027-04-30T23:59:59Z"),
+            Window(passes_from="2028-02-01", passes_until="2038-01-01"),
+        ),
+        "environment": MachineSpec(date="2020-01-01"),
+    }
     cpu = {
         "kind": "cpu-dependent",
         "axis": "cpu",
@@ -93,7 +101,7 @@ def filled(catalog):
 def ids(frame, table=FAILURES):
     check_frame(frame, table)
     assert list(frame.columns) == list(table.dtypes)
-    return frame.iloc[:, 0].tolist()
+    return frame["finding_id" if table is HINTS else "id"].tolist()
 
 
 def test_failures_are_the_current_findings_that_tell_of_one(filled):
@@ -110,7 +118,8 @@ def test_failures_are_the_current_findings_that_tell_of_one(filled):
         ({"kind": []}, []),
         ({"axis": ["kernel", "date"]}, ["F2", "F4"]),
         ({"package": "https://example.org/p.git"}, ["F2", "F3"]),
-        ({"package": "p"}, []),
+        ({"package": "P"}, ["F2", "F3"]),
+        ({"package": "q"}, []),
         ({"since": START + timedelta(days=4)}, ["F4", "F7"]),
         ({"limit": 2}, ["F4", "F7"]),
         ({"limit": 0}, []),
@@ -148,14 +157,43 @@ def test_a_failure_tells_what_its_finding_and_case_tell(filled):
     trap, cpu = failures.loc["F2"], failures.loc["F3"]
 
     assert (trap.title, trap.provenance_url) == (CASE.title, "https://example.org/bug/1")
-    assert (trap.springs_at, trap.is_exact) == (datetime(2039, 1, 1, tzinfo=UTC), False)
-    assert (trap.passes_from, trap.evidence) == (datetime(2028, 2, 1, tzinfo=UTC), '["O1"]')
-    assert pd.isna(trap.passes_until)
+    assert (trap.ecosystem, trap.package, trap.version) == ("generic", "p", "0012345")
+    assert trap.purl == "pkg:generic/p@0012345"
+    assert (trap.springs_at, trap.is_exact) == (datetime(2027, 5, 1, tzinfo=UTC), True)
+    assert (trap.passes_from, trap.evidence) == (
+        datetime(2019, 1, 1, 0, 0, 1, tzinfo=UTC),
+        '["O1"]',
+    )
+    assert trap.passes_until == datetime(2027, 4, 30, 23, 59, 59, tzinfo=UTC)
+    assert pd.isna(trap.failing_kernels)  # and not an empty list
     assert pd.isna(trap.features_harmful)
     assert (cpu.features, cpu.features_harmful) == ("avx", "avx512f amx")
     assert pd.isna(cpu.springs_at)
     assert pd.isna(failures.loc["F4"].springs_at)
     assert pd.isna(failures.loc["F7"].title)
+
+
+@pytest.mark.parametrize(
+    ("now", "springs", "passes"),
+    [
+        ("2018-01-01", "2027-05-01", "2019-01-01T00:00:01Z"),
+        ("2026-11-29", "2027-05-01", "2028-02-01"),
+        ("2027-05-01", "2039-01-01", "2028-02-01"),
+        ("2030-01-01", "2039-01-01", None),
+        ("2039-01-01", None, None),
+    ],
+)
+def test_what_comes_next_is_told_from_now_on(now, springs, passes):
+    (row,) = failures_of([a_finding(1, boundaries=TWICE)], parse_instant(now)).itertuples()
+    expected = [text and parse_instant(text) for text in (springs, passes)]
+    told = [row.next_springs_at, row.next_passes_at]
+    assert [None if pd.isna(one) else one for one in told] == expected
+
+
+def test_failures_of_a_version_that_had_sources_are_read_without_them(tmp_path):
+    path = tmp_path / "failures.csv"
+    path.write_text("id,source_kind,source_name,source_version,kind\nF1,pypi,p,1.0,time-trap\n")
+    assert list(read_failures(path).columns) == ["id", "kind"]
 
 
 def test_a_failure_whose_case_cannot_be_read_says_which(filled):
@@ -175,7 +213,7 @@ def test_a_failure_whose_case_cannot_be_read_says_which(filled):
         ({"axis": "kernel"}, [("F4", "certificate-ends")]),
         ({"limit": 1}, [("F4", "certificate-ends")]),
         ({"case": "demo", "kind": "certificate-ends"}, [("F2", "certificate-ends")]),
-        ({"package": "p"}, []),
+        ({"package": "q"}, []),
         ({"since": START + timedelta(days=3)}, [("F4", "certificate-ends")]),
     ],
     ids=str,
@@ -216,7 +254,10 @@ def test_failures_csv_is_safe_in_a_spreadsheet_and_reads_back(filled, tmp_path):
     filled.export(tmp_path / "failures.csv")
     text = (tmp_path / "failures.csv").read_text()
 
-    assert text.startswith("id,recorded_at,tool_version,case_id,case_digest,title,")
+    assert text.startswith(
+        "ecosystem,package,version,purl,kind,axis,summary,springs_at,next_springs_at,"
+        "next_passes_at,failing_cpus,failing_kernels,"
+    )
     assert ',"\'=cmd|""x""; A demo",' in text
     pd.testing.assert_frame_equal(read_failures(tmp_path / "failures.csv"), filled.failures())
 
@@ -224,7 +265,7 @@ def test_failures_csv_is_safe_in_a_spreadsheet_and_reads_back(filled, tmp_path):
 def test_an_export_is_filtered_and_may_go_to_a_stream(filled):
     stream = io.StringIO()
     filled.export(stream, "failures", form="jsonl", case="other", only="flaky")
-    assert stream.getvalue().startswith('{"id": "F7", "recorded_at": "2026-01-08T00:00:00Z"')
+    assert '"id": "F7", "recorded_at": "2026-01-08T00:00:00Z"' in stream.getvalue()
     assert stream.getvalue().count("\n") == 1
     with pytest.raises(UsageError, match="needs a file, not a text stream"):
         filled.export(stream, form="parquet")

@@ -1,5 +1,6 @@
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -8,12 +9,13 @@ from buildvm_nb.catalog.csvfile import read_csv, write_csv
 from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.catalog.frames import check_frame, empty_frame, make_frame
 from buildvm_nb.catalog.jsonlines import read_jsonl, write_jsonl
-from buildvm_nb.catalog.schema import FINDINGS
+from buildvm_nb.catalog.schema import FAILURES, FINDINGS
 from buildvm_nb.catalog.store import Catalog
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.case import Case, GitSource, Step
 from buildvm_nb.model.finding import Boundary, Finding, FindingKind, Reruns, Window
 from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 
@@ -48,9 +50,9 @@ def a_full_finding(**changes):
     fields = {
         "summary": 'a\0b "c", é\u2028\r\n=1',
         "boundaries": (
-            a_boundary("2001", "2002", "failed", "passed"),
-            a_boundary("2010", "2011", cause=CAUSE),
-            a_boundary("2020", "2021", "failed", "passed", is_exact=False),
+            a_boundary("2001-01-01", "2002-01-01", "failed", "passed"),
+            a_boundary("2010-01-01", "2011-01-01", cause=CAUSE),
+            a_boundary("2020-01-01", "2021-01-01", "failed", "passed", is_exact=False),
             a_boundary("Haswell", "Nehalem", axis="cpu"),
         ),
         "windows": (Window(passes_until="2010-01-01"), Window(passes_from="9999-12-31")),
@@ -85,8 +87,8 @@ def an_outcome_in(catalog):
     return catalog.record(Outcome(case=CASE, machine=machine, verdict="passed"))
 
 
-def ids(frame):
-    check_frame(frame, FINDINGS)
+def ids(frame, table=FINDINGS):
+    check_frame(frame, table)
     return frame.id.tolist()
 
 
@@ -107,10 +109,15 @@ def test_the_row_of_a_finding_tells_what_matters():
     assert (row["source_kind"], row["source_version"]) == ("git", "0012345")
     assert row["summary"].startswith("a\N{SYMBOL FOR NULL}b")
     assert (row["verdict_before"], row["verdict_after"]) == ("passed", "failed")
-    assert (row["last_before"], row["first_after"], row["is_exact"]) == ("2010", "2011", True)
+    assert (row["last_before"], row["first_after"], row["is_exact"]) == (
+        "2010-01-01",
+        "2011-01-01",
+        True,
+    )
     assert (row["cause_kind"], row["cause_path"]) == ("certificate-ends", "tests/c.pem")
-    assert row["passes_from"] == datetime(9999, 12, 31, tzinfo=UTC)
-    assert row["passes_until"] is None
+    assert row["passes_from"] is None
+    assert row["passes_until"] == datetime(2010, 1, 1, tzinfo=UTC)
+    assert row["springs_at"] == datetime(2011, 1, 1, tzinfo=UTC)
     assert (row["passing_cpus"], row["features"]) == ("Haswell,-avx max", "avx avx2")
     assert row["failing_cpus"] is None
     assert row["passing_kernels"] == '["debian:bookworm","/a kernel"]'
@@ -125,13 +132,77 @@ def test_the_row_of_a_finding_tells_what_matters():
         ((), None),
         ([a_boundary("1", "2", "failed", "passed"), a_boundary("3", "4", "failed", "passed")], "1"),
         ([a_boundary("1", "2"), a_boundary("3", "4", "failed", "crashed")], "1"),
-        ([a_boundary("1", "2"), a_boundary("3", "4", after="timeout")], "3"),
+        ([a_boundary("1", "2"), a_boundary("3", "4", after="timeout")], "1"),
         ([a_boundary("1", "2"), a_boundary("3", "4", axis="kernel")], "1"),
         ([a_boundary("1", "2", axis="cpu"), a_boundary("3", "4", axis="kernel")], "3"),
     ],
 )
-def test_the_last_breaking_boundary_decides_else_the_first(boundaries, deciding):
+def test_without_an_own_date_the_first_breaking_boundary_decides_else_the_first(
+    boundaries, deciding
+):
     assert finding_row(a_finding(boundaries=boundaries))["last_before"] == deciding
+
+
+def test_on_another_axis_than_the_date_the_last_breaking_boundary_decides():
+    kernels = [a_boundary("1", "2", axis="kernel"), a_boundary("3", "4", axis="kernel")]
+    row = finding_row(a_finding(axis="kernel", kind="kernel-dependent", boundaries=kernels))
+    assert (row["last_before"], row["springs_at"], row["may_spring_from"]) == ("3", None, None)
+
+
+# as holidays-0.9.11 passes: in the year of Iceland's calendar and in others like it
+TWO_YEARS = (
+    a_boundary("2018-12-31T23:59:59Z", "2019-01-01T00:00:00Z", "failed", "passed"),
+    a_boundary("2019-12-31T23:59:59Z", "2020-01-01T00:00:00Z"),
+    a_boundary("2040-12-31T23:59:59Z", "2041-01-01T00:00:00Z", "failed", "passed"),
+    a_boundary("2041-12-31T23:59:59Z", "2042-01-01T00:00:00Z"),
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "first", "springs"),
+    [
+        ("2019-07-28", "2019-01-01", "2020-01-01"),
+        ("2019-12-31T23:59:59Z", "2019-01-01", "2020-01-01"),
+        ("2041-01-01", "2041-01-01", "2042-01-01"),
+    ],
+)
+def test_a_trap_springs_at_the_end_of_the_window_that_holds_the_own_date(own, first, springs):
+    windows = [
+        Window(passes_from=f"{year}-01-01", passes_until=f"{year}-12-31T23:59:59Z")
+        for year in (2019, 2041)
+    ]
+    found = a_finding(
+        boundaries=TWO_YEARS,
+        windows=windows,
+        environment=MachineSpec(date=own),
+        recurs="FREQ=YEARLY",
+    )
+    row = finding_row(found)
+    assert (row["passes_from"], row["springs_at"]) == (parse_instant(first), parse_instant(springs))
+    assert row["first_after"] == f"{springs}T00:00:00Z"
+    assert row["may_spring_from"] == datetime(2020, 1, 1, tzinfo=UTC)
+    assert row["recurs"] == "FREQ=YEARLY"
+
+
+def test_what_passes_from_its_own_window_on_springs_nowhere():
+    found = a_finding(boundaries=TWO_YEARS[:3], environment=MachineSpec(date="2050-01-01"))
+    row = finding_row(found)
+    assert (row["first_after"], row["springs_at"]) == ("2041-01-01T00:00:00Z", None)
+
+
+@pytest.mark.parametrize(
+    ("summary", "studied_from", "covers"),
+    [
+        ("passes everywhere: 16 runs along date, cpu, kernel", "2010-01-01", "date cpu kernel"),
+        ("passes everywhere: 16 runs along cpu", None, "cpu"),
+        ("as somebody wrote", "2010-01-01", "date"),
+        ("as somebody wrote", None, None),
+    ],
+)
+def test_what_is_sound_tells_along_which_axes(summary, studied_from, covers):
+    found = a_finding(kind="sound", axis=None, summary=summary, studied_from=studied_from)
+    assert finding_row(found)["covers"] == covers
+    assert finding_row(a_finding(summary=summary))["covers"] is None
 
 
 def test_findings_are_filtered(catalog):
@@ -179,47 +250,129 @@ def test_a_catalog_without_findings_gives_empty_frames_of_the_schema(catalog):
         catalog.findings(limit=-1)
 
 
-def test_a_later_finding_supersedes_an_earlier_one_which_stays_as_it_was(catalog):
+def sound(along="date, cpu, kernel", **changes):
+    told = {"kind": "sound", "axis": None, "summary": f"passes everywhere: 9 runs along {along}"}
+    return a_finding(**{**told, **changes})
+
+
+def whole(kind, **changes):
+    return a_finding(**{"kind": kind, "axis": None, "summary": "as it was", **changes})
+
+
+def on(axis, kind="cpu-dependent", **changes):
+    return a_finding(**{"kind": kind, "axis": axis, **changes})
+
+
+def test_a_later_finding_replaces_an_earlier_one_which_stays_as_it_was(catalog):
     first = catalog.record_finding(a_finding())
     second = catalog.record_finding(a_finding(summary="better"))
     third = catalog.record_finding(a_finding(summary="best"))
 
-    assert (second.supersedes, third.supersedes) == (first.id, second.id)
     assert ids(catalog.findings()) == [third.id]
     assert ids(catalog.findings(current=False)) == [first.id, second.id, third.id]
     assert list(catalog.finding_documents()) == [third]
     assert list(catalog.finding_documents(current=False)) == [first, second, third]
     assert catalog.finding(first.id) == first
+    assert catalog.successors(first.id) == [second.id, third.id]
+    assert catalog.successors(third.id) == []
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"axis": "cpu"},
-        {"axis": None},
-        {"case": CASE.model_copy(update={"id": "other"})},
-        {"case": Case(id="demo", step=[Step(name="test", run="true")])},
-        {"kind": "undetermined"},
-        {"recorded_at": START},
-    ],
-    ids=str,
-)
-def test_what_answers_another_question_or_is_older_supersedes_nothing(catalog, other):
+QUESTIONS = [
+    (a_finding, partial(on, "cpu"), "12"),
+    (a_finding, partial(a_finding, case=CASE.model_copy(update={"id": "other"})), "12"),
+    (
+        a_finding,
+        partial(a_finding, case=Case(id="demo", step=[Step(name="test", run="true")])),
+        "12",
+    ),
+    (a_finding, partial(a_finding, kind="undetermined"), "12"),
+    (partial(a_finding, kind="undetermined"), a_finding, "2"),
+    # a whole-case finding and one on an axis
+    (partial(whole, "always-failing"), sound, "2"),
+    (sound, partial(whole, "always-failing"), "2"),
+    (a_finding, sound, "2"),
+    (a_finding, partial(sound, "cpu"), "12"),
+    (partial(on, "cpu"), partial(sound, "date, cpu"), "2"),
+    (partial(on, "cores", "cores-dependent"), sound, "12"),
+    (sound, partial(on, "kernel", "kernel-dependent"), "2"),
+    (sound, partial(on, "cpu", "flaky"), "2"),
+    (partial(whole, "always-failing"), a_finding, "2"),
+    (a_finding, partial(whole, "always-failing"), "2"),
+    (a_finding, partial(on, "cpu", "flaky"), "12"),
+    (partial(whole, "flaky"), a_finding, "12"),
+    (partial(whole, "flaky"), sound, "2"),
+    # what is undetermined refutes nothing, and is answered by anything
+    (sound, partial(whole, "undetermined"), "12"),
+    (partial(whole, "undetermined"), partial(whole, "undetermined"), "2"),
+    (partial(whole, "undetermined"), a_finding, "2"),
+]
+
+
+@pytest.mark.parametrize(("earlier", "later", "current"), QUESTIONS)
+def test_a_finding_is_current_until_a_later_one_answers_its_question(
+    catalog, earlier, later, current
+):
+    made = [catalog.record_finding(make()).id for make in (earlier, later)]
+
+    assert ids(catalog.findings()) == [made[int(number) - 1] for number in current]
+    assert catalog.counts()["findings"] != {}
+    assert catalog.successors(made[0]) == ([] if "1" in current else [made[1]])
+
+
+def test_what_was_concluded_later_counts_whichever_was_recorded_first(catalog):
+    new = catalog.record_finding(a_finding(recorded_at=START + timedelta(days=1)))
+    catalog.record_finding(a_finding(recorded_at=START))
+    assert ids(catalog.findings()) == [new.id]
+
+
+def test_of_findings_of_one_instant_the_one_with_the_later_id_counts(catalog):
+    for key in ("F2", "F3", "F1"):
+        catalog.record_finding(a_finding(id=key, recorded_at=START))
+    assert ids(catalog.findings()) == ["F3"]
+
+
+def test_a_repaired_case_is_no_failure_any_more(catalog):
     catalog.record_finding(a_finding())
+    catalog.record_finding(on("cpu"))
+    assert len(catalog.failures()) == 2
+    catalog.record_finding(sound())
+    assert catalog.failures().empty
 
-    assert catalog.record_finding(a_finding(**other)).supersedes is None
-    assert len(catalog.findings()) == 2
+
+# retraction
 
 
-def test_findings_on_no_axis_supersede_their_like_and_so_do_undetermined_ones(catalog):
-    keys = [
-        catalog.record_finding(a_finding(axis=None, kind=kind)).id
-        for kind in ("undetermined", "undetermined", "sound", "undetermined")
-    ]
+def test_a_retracted_finding_is_never_current_and_what_it_replaced_is_again(catalog):
+    first = catalog.record_finding(a_finding())
+    second = catalog.record_finding(sound())
+    told = catalog.retract(second.id.lower(), " why ")
 
-    found = catalog.findings(current=False)
-    assert found.supersedes[1:3].tolist() == keys[:2]
-    assert found.supersedes.isna().tolist() == [True, False, False, True]
+    assert (told.finding_id, told.because) == (second.id, "why")
+    assert catalog.retraction(second.id) == told
+    assert catalog.retraction(first.id) is None
+    assert ids(catalog.findings()) == ids(catalog.failures(), FAILURES) == [first.id]
+    assert ids(catalog.findings(current=False)) == [first.id, second.id]
+    assert catalog.successors(first.id) == []
+    assert catalog.finding(second.id) == second
+
+
+def test_what_supersedes_a_finding_by_name_does_so_only_until_it_is_retracted(catalog):
+    first = catalog.record_finding(a_finding())
+    second = catalog.record_finding(on("cpu", supersedes=first.id))
+    assert ids(catalog.findings()) == [second.id]
+    catalog.retract(second.id, "it was another machine")
+    assert ids(catalog.findings()) == [first.id]
+
+
+def test_a_finding_is_retracted_once_and_for_a_reason(catalog):
+    finding = catalog.record_finding(a_finding())
+    with pytest.raises(UsageError, match="for a reason"):
+        catalog.retract(finding.id, " ")
+    with pytest.raises(UsageError, match="no such finding"):
+        catalog.retract("01NONE", "why")
+    catalog.retract(finding.id, "why")
+    with pytest.raises(UsageError, match="retracted already: why"):
+        catalog.retract(finding.id, "another reason")
 
 
 def test_what_a_caller_says_is_superseded_wins(catalog):

@@ -121,7 +121,11 @@ def add_outcome(work, key, **changes):
     values = {"key": key, "digest": CASE.build_digest(), "document": json.dumps(document)}
     values |= {"instant": START if work.dialect.name == "postgresql" else "2026-01-01 00:00:00"}
     work.execute(
-        text("INSERT INTO cases VALUES ('demo', :digest, '{}') ON CONFLICT DO NOTHING"), values
+        text(
+            "INSERT INTO cases (id, digest, document) VALUES ('demo', :digest, '{}') "
+            "ON CONFLICT DO NOTHING"
+        ),
+        values,
     )
     work.execute(
         text(

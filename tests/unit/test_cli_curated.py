@@ -22,6 +22,9 @@ run = "true"
 kind = "sound"
 [entry]
 status = "proposed"  # for now
+[subject]
+ecosystem = "generic"
+name = "demo"
 """
 
 

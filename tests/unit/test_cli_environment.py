@@ -8,6 +8,7 @@ import pytest
 import buildvm_nb
 from buildvm_nb.catalog import Catalog, curated_cases, load_case
 from buildvm_nb.catalog.proofs import curated_findings
+from buildvm_nb.catalog.reported import reported_rows
 from buildvm_nb.cli import main
 from buildvm_nb.cli.build import _again
 from buildvm_nb.cli.environments import chosen_overrides
@@ -19,6 +20,8 @@ from buildvm_nb.model.finding import Finding, Window
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.study.advice import environment
+from buildvm_nb.study.choice import Basis
 
 OUTCOME = "01K0000000000000000000000A"
 CASE_FILE = """
@@ -237,3 +240,47 @@ def test_an_outcome_names_the_findings_that_chose_its_machine(buildvm, record, t
 def test_a_directory_of_that_name_is_the_package_and_no_case(buildvm, tmp_path):
     (tmp_path / "requests").mkdir()
     assert "Nothing is known about requests" in buildvm("environment", "requests")[1]
+
+
+# the curated catalog: each tier is named
+
+VERIFIED = {finding.case.id: finding.case for finding in curated_findings()}
+
+
+@pytest.fixture
+def empty(tmp_path):
+    with Catalog(tmp_path / "empty.sqlite") as catalog:
+        yield catalog
+
+
+@pytest.mark.parametrize("case", VERIFIED.values(), ids=lambda case: case.id)
+def test_every_verified_case_is_found_by_the_package_that_it_is_about(case, empty):
+    choice = environment(case.about.name, case.about.version, catalog=empty)
+    assert "Nothing is known" not in choice.explanation
+    named = {choice.because and choice.because.case.id, *(one.case for one in choice.also)}
+    named |= {one.case for one in choice.against}
+    assert case.id in named
+
+
+def test_a_package_that_is_only_proposed_or_reported_is_not_said_to_be_unknown(empty, buildvm):
+    choice = environment("PyOpenSSL", "19.1.0", catalog=empty)
+    assert (choice.level, choice.environment) == ("unknown", None)
+    assert {(one.id, one.tier) for one in choice.unproved} == {
+        ("pyopenssl-19.1.0", "proposed"),
+        ("pyopenssl-2020", "reported"),
+    }
+    assert choice.explanation.startswith("Nothing is proved about PyOpenSSL 19.1.0")
+    assert "pyopenssl-2020 (reported, not proved here, on pyOpenSSL" in choice.explanation
+    assert "not proved here  pyopenssl-19.1.0 (proposed" in buildvm("environment", "pyopenssl")[1]
+
+
+def test_every_reported_row_is_named_by_its_package(empty):
+    for row in reported_rows()[::10]:
+        choice = environment(row.name, "1.2.3", catalog=empty)
+        assert row.id in {one.id for one in choice.unproved}
+
+
+def test_what_is_unknown_in_every_tier_is_said_to_be_unknown(empty):
+    choice = environment("nobody-has-heard-of-it", catalog=empty)
+    assert (choice.unproved, choice.basis) == ((), Basis.NONE)
+    assert choice.explanation.startswith("Nothing is known about nobody-has-heard-of-it")

@@ -91,7 +91,7 @@ def test_findings_are_listed_as_a_table_without_control_characters(buildvm, find
     assert status == 0
     assert header.split()[:4] == ["id", "recorded", "case", "kind"]
     assert trap.startswith(f"{TRAP}  2026-01-02 00:00  demo   time-trap  2020-10-05T23:01:56Z")
-    assert trap.endswith("0.990  ends at \\x1b[2J[red]noon[/red]")
+    assert trap.endswith("7 confirming runs  ends at \\x1b[2J[red]noon[/red]")
     assert flaky.startswith(f"{FLAKY}  2026-01-03 00:00  other  flaky  ")
 
 
@@ -119,7 +119,7 @@ def test_findings_can_be_filtered(buildvm, findings, filters, ids):
         (trap,) = (record for record in records if record["id"] == TRAP)
         assert trap["summary"] == NASTY
         assert trap["boundaries"][0]["cause"]["path"] == "tests/c.pem"
-        assert (trap["evidence"], trap["supersedes"]) == ([OUTCOME], OLD)
+        assert (trap["evidence"], trap["supersedes"]) == ([OUTCOME], None)
 
 
 def test_a_kind_of_finding_that_is_none_is_refused(buildvm, findings):
@@ -151,11 +151,24 @@ def test_a_finding_is_shown_with_boundaries_cause_environment_and_evidence(build
         "--kernel debian:bookworm --accelerator auto\n"
     ) in out
     assert told["failing line"] == "certificate has expired"
-    assert told["confidence"] == "high (0.99): a coin would give the same picture 1 time in 100"
-    assert (told["evidence"], told["supersedes"]) == (OUTCOME, OLD)
+    assert told["confirmed by"] == "4 confirming runs"
+    assert told["evidence"] == OUTCOME
     assert "\x1b" not in out
     assert "superseded by" not in told
     assert f"superseded by  {TRAP}\n" in buildvm("catalog", "show", OLD)[1]
+
+
+def test_a_finding_is_retracted_and_the_earlier_one_stands_again(buildvm, findings):
+    status, out, _ = buildvm("catalog", "retract", TRAP[:26], "--because", "a broken\x1b mirror")
+    assert (status, out) == (0, f"retracted finding {TRAP}: a broken\\x1b mirror\n")
+    shown = [one["id"] for one in json.loads(buildvm("catalog", "findings", "--json")[1])]
+    assert OLD in shown
+    assert TRAP not in shown
+    assert "retracted  a broken" in buildvm("catalog", "show", TRAP)[1]
+    status, _, err = buildvm("catalog", "retract", TRAP, "--because", "again")
+    assert status == 2
+    assert "retracted already" in err
+    assert buildvm("catalog", "retract", TRAP)[0] == 2
 
 
 def test_a_flaky_case_is_shown_with_the_counts(buildvm, findings):

@@ -9,9 +9,10 @@ from buildvm_nb.catalog import find_case_file, load_case
 from buildvm_nb.cli.again import failing_command, passing_command
 from buildvm_nb.cli.case_options import SourceOptions, make_case
 from buildvm_nb.cli.finding_report import code, escaped, fenced, write_report
-from buildvm_nb.cli.finding_summary import describe_confidence, describe_precision
+from buildvm_nb.cli.finding_summary import describe_precision, show_finding
 from buildvm_nb.model.case import Case, Step
-from buildvm_nb.model.finding import Boundary, Finding, Reruns
+from buildvm_nb.model.display import finding_html
+from buildvm_nb.model.finding import Boundary, Finding, Reruns, tell_repeats
 from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.machine import ImageSpec, MachineSpec
 
@@ -100,7 +101,7 @@ def test_a_report_has_all_that_a_bug_tracker_needs():
     assert (
         "Finding `01M000000000000000000000A0`; outcomes: `01K0000000000000000000000A`." in outside
     )
-    assert "confidence high (0.9844): a coin would give the same picture 1 time in 64" in report
+    assert "Found: **time-trap**, 6 confirming runs." in report
 
 
 def test_hostile_text_forms_no_part_of_the_page():
@@ -152,17 +153,32 @@ def test_a_block_has_longer_fences_than_its_text():
 
 
 @pytest.mark.parametrize(
-    ("confidence", "told"),
+    ("kind", "confidence", "confirmed", "told"),
     [
-        (0, "none (0)"),
-        (0.5, "low (0.5): a coin would give the same picture 1 time in 2"),
-        (0.9375, "fair (0.9375): a coin would give the same picture 1 time in 16"),
-        (1 - 0.5**12, "very high (0.9998): a coin would give the same picture 1 time in 4,096"),
-        (1, "certain (1)"),
+        ("time-trap", 0, [0], "no confirming run"),
+        ("time-trap", 0.5, [1], "1 confirming run"),
+        ("time-trap", 0.9375, [4, 6], "4 or more confirming runs at each boundary"),
+        ("time-trap", 0.9375, [4, 4], "4 confirming runs at each boundary"),
+        ("cpu-dependent", 1 - 0.5**12, [], "12 confirming runs"),
+        ("sound", 1 - 0.5**12, [], "13 runs, all alike"),
+        ("always-failing", 0, [], "one run"),
+        ("undetermined", 0, [], "no confirming run"),
+        ("flaky", 1, [], ""),
+        ("output-varies", 1 - 0.5**2, [], "2 confirming runs"),
     ],
 )
-def test_a_confidence_is_told_in_words_and_as_a_number(confidence, told):
-    assert describe_confidence(confidence) == told
+def test_what_confirms_a_finding_is_told_as_a_count_of_runs(kind, confidence, confirmed, told):
+    assert tell_repeats(kind, confidence, confirmed) == told
+
+
+def test_no_face_of_a_finding_tells_a_percentage_or_a_chance(capsys):
+    finding = trap(confidence=0.984375, boundaries=[edge(), edge()])
+    show_finding(finding)
+    for face in (capsys.readouterr().out, write_report(finding), finding_html(finding)):
+        assert "6 confirming runs" in face
+        assert not re.search(
+            r"[\d.]+\s?%|0\.98|coin|confidence", re.sub(r'style="[^"]*"', "", face)
+        )
 
 
 @pytest.mark.parametrize(

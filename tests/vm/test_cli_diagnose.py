@@ -85,7 +85,6 @@ def test_a_trap_is_found_to_the_second_and_no_run_is_made_twice(diagnose, tmp_pa
         again = json.loads(process.communicate(timeout=PATIENCE_S)[0])
     assert again["runs"] == 0
     assert again["boundaries"] == json.loads(out)["boundaries"]
-    assert again["supersedes"] == finding.id
     with Catalog(tmp_path / "catalog.sqlite") as catalog:
         assert sorted(catalog.outcomes()["id"]) == sorted(finding.evidence)
 

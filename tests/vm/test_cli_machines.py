@@ -58,7 +58,7 @@ def test_run_is_env_for_date_and_cpu(call, tmp_path):
     status, out, err = call("run", *MACHINE, *words, text="from a pipe\n")
     assert status == 7
     assert out == "2038-01-19\n/build/work\nfrom the host\nfrom a pipe\n"
-    assert "\ntold\n" in err
+    assert "told\nbuildvm: ran from 2038-01-19T03:14:08" in err
     assert "buildvm: 2038-01-19T03:14:08Z, Westmere, Linux " in err
     assert (tmp_path / "work/data").read_text() == "from the host\n"
 

@@ -1,0 +1,317 @@
+"""Whole diagnoses of a simulated world: workers answer in place of guests, all else is real."""
+
+from concurrent.futures import Executor, Future
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from buildvm_nb.catalog import Catalog
+from buildvm_nb.errors import SourceError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.cpu import CPU_MODELS
+from buildvm_nb.model.finding import Axis, FindingKind
+from buildvm_nb.model.machine import Environment
+from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
+from buildvm_nb.study.diagnose import diagnose
+from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.questions import Questions
+from buildvm_nb.study.trial import Trial
+
+KERNELS = {
+    "debian:bullseye": "5.10.0-35-cloud-amd64",
+    "debian:bookworm": "6.1.0-41-cloud-amd64",
+    "debian:bookworm-backports": "6.12.48+deb12-cloud-amd64",
+    "debian:sid": "7.0.1-cloud-amd64",
+}
+MODELS = [model.name for model in CPU_MODELS]
+FEATURES = ("aes", "avx", "avx2", "bmi2", "fma", "movbe", "rdrand", "sse4.2")
+CASE = Case.parse({"id": "demo", "steps": [{"name": "test", "run": "run-tests"}]})
+SPAN = {"first": datetime(2015, 1, 1, tzinfo=UTC), "last": datetime(2040, 1, 1, tzinfo=UTC)}
+DATE, CPU, KERNEL = ((axis,) for axis in (Axis.DATE, Axis.CPU, Axis.KERNEL))
+NAMES = count()
+BOOT = SimpleNamespace(image_digest="1" * 64, kernel_digest="2" * 64)
+
+
+def features_of(cpu):
+    """Return the features of a CPU: later models have more, `max` has all."""
+    model, *changes = cpu.split(",")
+    number = len(MODELS) if model == "max" else MODELS.index(model)
+    have = set(FEATURES[: len(FEATURES) * number // len(MODELS)])
+    for change in changes:
+        (have.add if change[0] == "+" else have.discard)(change[1:])
+    return have
+
+
+class World(Executor):
+    """Runs one-second tests: `passes` says what they come to, `breaks` where no guest comes up."""
+
+    def __init__(self, passes, *, breaks=lambda _spec: False, line="AssertionError: no"):
+        self.passes = passes
+        self.breaks = breaks
+        self.line = line
+        self.ran = []
+
+    def submit(self, _fn, /, order, *_):
+        future = Future()
+        future.set_result(self.run(order))
+        return future
+
+    def run(self, order):
+        spec = order.machine
+        self.ran.append(spec)
+        known = {
+            "case": order.case,
+            "machine": spec,
+            "probing": order.probing.model_copy(update={"drift_s": 0.01}),
+        }
+        if self.breaks(spec):
+            lost = Outcome(verdict=Verdict.ERROR, reason="the guest was lost", **known)
+            return Trial(outcome=lost, log=b"")
+        passed = self.passes(spec)
+        verdict = Verdict.PASSED if passed else Verdict.FAILED
+        ends = spec.date if order.probing.held else spec.date + timedelta(seconds=1)
+        step = StepRecord(
+            name="test",
+            verdict=verdict,
+            clock_started_at=spec.date,
+            clock_ended_at=ends,
+            duration_s=1,
+        )
+        outcome = Outcome(
+            verdict=verdict,
+            reason="" if passed else "test: exited with 1",
+            evidence="" if passed else self.line,
+            failing_step=None if passed else "test",
+            steps=(step,),
+            image_digest=BOOT.image_digest,
+            kernel_digest=BOOT.kernel_digest,
+            environment=Environment(
+                cpu=spec.cpu,
+                cpu_features=tuple(sorted(features_of(spec.cpu))),
+                cpu_flags=(),
+                cpu_count=spec.cpu_count,
+                kernel_release=KERNELS.get(spec.kernel, spec.kernel),
+                accelerator=spec.accelerator,
+                engine="qemu 7.2",
+            ),
+            **known,
+        )
+        return Trial(outcome=outcome, log=self.line.encode())
+
+
+def had(name, *_):
+    """Have a kernel: the far end is Debian's archive."""
+    if name not in KERNELS:
+        raise SourceError(f"no such kernel: {name}")
+    return SimpleNamespace(release=KERNELS[name])
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    emulator = SimpleNamespace(models=frozenset({*MODELS, "max"}), version="7.2")
+    for module in ("cpus", "laboratory"):
+        monkeypatch.setattr(f"buildvm_nb.study.{module}.find_emulator", lambda *_: emulator)
+    monkeypatch.setattr("buildvm_nb.study.laboratory.prepare", lambda *_, **__: BOOT)
+    monkeypatch.setattr("buildvm_nb.study.kernels.fetch_kernel", had)
+    monkeypatch.setattr("buildvm_nb.study.diagnose.kvm_status", lambda _cache: (False, ""))
+
+    def run(world, *, axes=None, workers=1, case=CASE, fresh=True, **asked):
+        with Catalog(tmp_path / f"{next(NAMES)}.sqlite") as catalog:
+            lab = Laboratory(
+                case,
+                cache=Cache(tmp_path / "cache"),
+                catalog=catalog,
+                executor=world,
+                workers=workers,
+                fresh=fresh,
+            )
+            asked = SPAN | ({"axes": axes} if axes else {}) | asked
+            finding = diagnose(lab, Questions(use_hints=False, **asked))
+            assert finding.runs == len(world.ran)
+            return finding
+
+    return run
+
+
+def always(_spec):
+    return True
+
+
+def after(year):
+    return datetime(year, 1, 1, tzinfo=UTC)
+
+
+def test_a_case_that_passes_in_all_runs_is_sound_and_says_what_was_not_looked_at(study):
+    finding = study(World(always))
+    assert finding.kind is FindingKind.SOUND
+    assert finding.summary.startswith("passed in each of ")
+    assert "further change that is undone within" in finding.summary
+    assert any("further change that is undone within" in one for one in finding.assumptions)
+    assert "everywhere" not in finding.summary
+
+
+def test_a_window_between_two_looks_is_not_denied(study):
+    window = World(lambda spec: not after(2019) <= spec.date < after(2020))
+    finding = study(window, axes=DATE)
+    assert finding.kind is FindingKind.TIME_TRAP or finding.assumptions
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_dates_at_which_no_guest_comes_up_are_a_gap_and_not_sound(study, passes):
+    world = World(lambda _spec: passes, breaks=lambda spec: spec.date >= after(2030))
+    finding = study(world, axes=DATE)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert finding.summary.startswith("no verdict at ")
+    assert "to 2040-01-01T00:00:00Z (the guest was lost)" in finding.summary
+    assert finding.repeats == "no confirming run"
+
+
+@pytest.mark.parametrize("passes", [True, False])
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("cpu", "core2duo", "no verdict on CPU core2duo (the guest was lost)"),
+        ("kernel", "debian:sid", "no verdict on kernel debian:sid (the guest was lost)"),
+    ],
+)
+def test_a_cpu_or_kernel_without_a_verdict_is_a_gap(study, passes, field, value, told):
+    world = World(lambda _spec: passes, breaks=lambda spec: getattr(spec, field) == value)
+    finding = study(world)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert finding.summary.startswith(told)
+
+
+def test_a_kernel_that_cannot_be_had_is_a_gap(study):
+    finding = study(World(always), axes=KERNEL, kernels=("debian:sid", "/no/such"))
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "kernel /no/such cannot be had: no such kernel: /no/such" in finding.summary
+
+
+def test_what_was_seen_to_differ_stays_found_and_names_the_gap(study):
+    world = World(
+        lambda spec: spec.date < after(2020), breaks=lambda spec: spec.date >= after(2038)
+    )
+    finding = study(world, axes=DATE)
+    assert finding.kind is FindingKind.TIME_TRAP
+    [boundary] = finding.boundaries
+    assert boundary.first_after == "2020-01-01T00:00:00Z"
+    assert "no verdict at 2040-01-01T00:00:00Z (the guest was lost)" in finding.summary
+
+
+def test_a_run_that_failed_once_to_give_a_verdict_is_no_gap(study):
+    tried = []
+
+    def breaks(spec):
+        tried.append(spec)
+        return len(tried) == 3
+
+    assert study(World(always, breaks=breaks), axes=DATE).kind is FindingKind.SOUND
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    year=st.integers(2016, 2039),
+    passes=st.booleans(),
+    workers=st.integers(1, 3),
+    cpus=st.sets(st.sampled_from(["core2duo", "max"])),
+    kernels=st.sets(st.sampled_from(sorted(KERNELS)), max_size=3),
+)
+def test_no_run_that_broke_is_ever_counted_as_alike(study, year, passes, workers, cpus, kernels):
+    world = World(
+        lambda _spec: passes,
+        breaks=lambda spec: spec.date >= after(year) or spec.cpu in cpus or spec.kernel in kernels,
+    )
+    finding = study(world, workers=workers)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "the guest was lost" in finding.summary
+
+
+def test_what_fails_everywhere_for_lack_of_a_module_says_so(study):
+    world = World(lambda _spec: False, line="ModuleNotFoundError: No module named 'numpy'")
+    finding = study(world)
+    assert finding.kind is FindingKind.ALWAYS_FAILING
+    assert "(note: ModuleNotFoundError: numpy)" in finding.summary
+
+
+def test_outputs_that_could_not_be_made_are_a_gap(study):
+    case = Case.parse(
+        {
+            "id": "made",
+            "artifacts": ["out"],
+            "steps": [{"name": "test", "run": "run-tests"}],
+        }
+    )
+
+    class Unheld(World):
+        def run(self, order):
+            self.breaks = lambda _spec: order.probing.held
+            return super().run(order)
+
+    finding = study(Unheld(always), axes=CPU, case=case)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "outputs were not compared" in finding.summary
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("axes", [DATE, CPU, KERNEL, (Axis.DATE, Axis.CPU, Axis.KERNEL)])
+@pytest.mark.parametrize("budget", [0, 1, 2, 5, 12, 20])
+def test_no_axis_makes_more_runs_than_the_budget(study, budget, axes, workers):
+    world = World(lambda spec: {"avx2", "fma"} <= features_of(spec.cpu))
+    finding = study(world, axes=axes, workers=workers, budget=budget)
+    assert len(world.ran) <= budget
+    if finding.kind is FindingKind.UNDETERMINED:
+        assert f"the budget of {budget} runs ended" in finding.summary
+
+
+@pytest.mark.parametrize("budget", [3, 7, 8])
+def test_runs_that_break_count_towards_the_budget(study, budget):
+    world = World(always, breaks=lambda spec: spec.date >= after(2030))
+    study(world, axes=DATE, budget=budget)
+    assert len(world.ran) <= budget
+
+
+def test_a_budget_that_suffices_changes_nothing(study):
+    whole = World(lambda spec: spec.date < after(2020))
+    unlimited = study(whole, axes=DATE)
+    again = study(World(whole.passes), axes=DATE, budget=len(whole.ran))
+    assert (again.kind, again.summary) == (unlimited.kind, unlimited.summary)
+
+
+@pytest.mark.parametrize(
+    "releases",
+    [
+        ("6.1.0-9-amd64", "6.1.0-28-cloud-amd64", "6.1.0-41-amd64"),
+        ("5.10.0-35-cloud-amd64", "6.1.0-9-amd64", "6.12.48+deb12-cloud-amd64", "7.0.1-amd64"),
+        ("6.12.9+deb12-amd64", "6.12.48+deb12-amd64", "6.12.48+deb13-amd64"),
+        ("6.6-rc1", "6.6-rc7", "6.6", "6.6.12", "6.6.100"),
+        ("4.19.0-custom_1", "4.19.0-custom_2"),
+    ],
+)
+def test_kernels_are_in_the_order_of_debians_versions(study, monkeypatch, releases):
+    names = {f"/k/{at}": release for at, release in enumerate(releases)}
+    monkeypatch.setattr(f"{__name__}.KERNELS", KERNELS | names)
+    last = f"/k/{len(releases) - 1}"
+    world = World(lambda spec: spec.kernel == last)
+    finding = study(world, axes=KERNEL, kernels=tuple(reversed(names)))
+    shown = [edge for edge in finding.boundaries if edge.first_after == releases[-1]]
+    assert [edge.last_before for edge in shown] == [releases[-2]]
+
+
+def test_two_kernels_of_one_release_are_told_apart_or_named(study, monkeypatch):
+    names = {"/k/a": "6.6.1", "/k/b": "6.6.1"}
+    monkeypatch.setattr(f"{__name__}.KERNELS", KERNELS | names)
+    finding = study(World(always), axes=KERNEL, kernels=tuple(names))
+    assert "kernel /k/b is left out: it has the release of /k/a" in finding.summary
+
+
+def test_given_kernels_are_tried_in_place_of_debians_series(study):
+    world = World(always)
+    study(world, axes=KERNEL, kernels=("debian:sid",))
+    assert {spec.kernel for spec in world.ran} == {"debian:bookworm", "debian:sid"}
