@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+_LONG = {"cpu.ipynb", "forecast.ipynb", "time-trap.ipynb"}
+"""They take a minute each, and continuous integration executes them."""
 _CATALOG = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
@@ -15,6 +17,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.parent == here and item.path.name != "catalog.ipynb":
             item.add_marker(pytest.mark.vm)
+        if item.path.parent == here and item.path.name in _LONG:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.hookimpl(wrapper=True)

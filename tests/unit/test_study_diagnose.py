@@ -2,6 +2,7 @@
 
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime, timedelta
+from errno import ENOSPC
 from itertools import count
 from types import SimpleNamespace
 
@@ -15,10 +16,12 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.cpu import CPU_MODELS
 from buildvm_nb.model.finding import Axis, FindingKind
-from buildvm_nb.model.machine import Environment
+from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
+from buildvm_nb.study import laboratory
 from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.probe import Order
 from buildvm_nb.study.questions import Questions
 from buildvm_nb.study.trial import Trial
 
@@ -34,7 +37,6 @@ CASE = Case.parse({"id": "demo", "steps": [{"name": "test", "run": "run-tests"}]
 SPAN = {"first": datetime(2015, 1, 1, tzinfo=UTC), "last": datetime(2040, 1, 1, tzinfo=UTC)}
 DATE, CPU, KERNEL = ((axis,) for axis in (Axis.DATE, Axis.CPU, Axis.KERNEL))
 NAMES = count()
-BOOT = SimpleNamespace(image_digest="1" * 64, kernel_digest="2" * 64)
 
 
 def features_of(cpu):
@@ -88,17 +90,7 @@ class World(Executor):
             evidence="" if passed else self.line,
             failing_step=None if passed else "test",
             steps=(step,),
-            image_digest=BOOT.image_digest,
-            kernel_digest=BOOT.kernel_digest,
-            environment=Environment(
-                cpu=spec.cpu,
-                cpu_features=tuple(sorted(features_of(spec.cpu))),
-                cpu_flags=(),
-                cpu_count=spec.cpu_count,
-                kernel_release=KERNELS.get(spec.kernel, spec.kernel),
-                accelerator=spec.accelerator,
-                engine="qemu 7.2",
-            ),
+            **self.made(order, cpu_features=tuple(sorted(features_of(spec.cpu)))),
             **known,
         )
         return Trial(outcome=outcome, log=self.line.encode())
@@ -112,15 +104,12 @@ def had(name, *_):
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
-    emulator = SimpleNamespace(models=frozenset({*MODELS, "max"}), version="7.2")
-    for module in ("cpus", "laboratory"):
-        monkeypatch.setattr(f"buildvm_nb.study.{module}.find_emulator", lambda *_: emulator)
-    monkeypatch.setattr("buildvm_nb.study.laboratory.prepare", lambda *_, **__: BOOT)
+def study(tmp_path, monkeypatch, made):
     monkeypatch.setattr("buildvm_nb.study.kernels.fetch_kernel", had)
     monkeypatch.setattr("buildvm_nb.study.diagnose.kvm_status", lambda _cache: (False, ""))
 
     def run(world, *, axes=None, workers=1, case=CASE, fresh=True, **asked):
+        world.made = made
         with Catalog(tmp_path / f"{next(NAMES)}.sqlite") as catalog:
             lab = Laboratory(
                 case,
@@ -308,10 +297,101 @@ def test_two_kernels_of_one_release_are_told_apart_or_named(study, monkeypatch):
     names = {"/k/a": "6.6.1", "/k/b": "6.6.1"}
     monkeypatch.setattr(f"{__name__}.KERNELS", KERNELS | names)
     finding = study(World(always), axes=KERNEL, kernels=tuple(names))
+    assert finding.kind is FindingKind.UNDETERMINED
     assert "kernel /k/b is left out: it has the release of /k/a" in finding.summary
+
+
+def test_two_series_of_debian_with_one_kernel_are_no_gap(study, monkeypatch):
+    names = {"debian:trixie": "6.12.48", "debian:bookworm-backports": "6.12.48"}
+    monkeypatch.setattr(f"{__name__}.KERNELS", KERNELS | names)
+    finding = study(World(always), axes=KERNEL, kernels=tuple(names))
+    assert finding.kind is FindingKind.SOUND
+    told = "kernel debian:bookworm-backports is the same as debian:trixie: 6.12.48"
+    assert told in finding.assumptions
 
 
 def test_given_kernels_are_tried_in_place_of_debians_series(study):
     world = World(always)
     study(world, axes=KERNEL, kernels=("debian:sid",))
     assert {spec.kernel for spec in world.ran} == {"debian:bookworm", "debian:sid"}
+
+
+class Cluster(World):
+    """Every second call runs on a worker of another kind; some workers are killed."""
+
+    def __init__(self, passes, *, other=None, killed=()):
+        super().__init__(passes)
+        self.other = other
+        self.killed = killed
+
+    def submit(self, _fn, /, order, *_):
+        future = Future()
+        trial = self.run(order)
+        number = len(self.ran)
+        if number in self.killed:
+            future.set_exception(RuntimeError("attempted to run task 4 times"))
+            return future
+        if self.other and number % 2 == 0:
+            outcome = trial.outcome.model_copy(update={"verdict": Verdict.FAILED} | self.other)
+            trial = Trial(outcome=outcome, log=b"")
+        future.set_result(trial)
+        return future
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"image_digest": "a" * 64}, {"kernel_digest": "a" * 64}, {"environment": None}],
+    ids=str,
+)
+def test_an_answer_of_a_worker_with_something_else_is_never_believed(study, other):
+    finding = study(Cluster(always, other=other), axes=DATE)
+    assert finding.kind is FindingKind.SOUND
+
+
+def test_where_only_such_workers_are_left_nothing_is_told(study):
+    class Other(Cluster):
+        def run(self, order):
+            trial = super().run(order)
+            outcome = trial.outcome.model_copy(update={"image_digest": "a" * 64})
+            return Trial(outcome=outcome, log=b"")
+
+    finding = study(Other(always), axes=DATE)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "a worker has other image" in finding.summary
+
+
+@pytest.mark.parametrize("killed", [{1}, {3}, {2, 5}])
+def test_a_worker_that_is_killed_is_an_error_of_its_run_which_is_tried_again(study, killed):
+    finding = study(Cluster(always, killed=killed), axes=DATE)
+    assert finding.kind is FindingKind.SOUND
+
+
+def test_an_answer_of_another_qemu_is_not_recalled(tmp_path, study, made, monkeypatch):
+    order = Order(case=CASE, machine=MachineSpec(date="2020-01-01", cpu="Nehalem"))
+    with Catalog(tmp_path / "recall.sqlite") as catalog:
+
+        def answered(*, passes):
+            world = World(lambda _spec: passes)
+            world.made = made
+            lab = Laboratory(CASE, cache=Cache(tmp_path), catalog=catalog, executor=world)
+            return lab.run([order])[0].verdict, len(world.ran)
+
+        assert answered(passes=True) == ("passed", 1)
+        assert answered(passes=False) == ("passed", 0)
+        newer = SimpleNamespace(version="10.0.2")
+        monkeypatch.setattr("buildvm_nb.study.laboratory.find_emulator", lambda *_: newer)
+        assert answered(passes=False) == ("error", 2)
+
+
+def test_a_host_that_refuses_to_have_a_kernel_ready_ends_no_study(study, monkeypatch):
+    ready = laboratory.prepare
+
+    def prepare(spec, **how):
+        if spec.kernel == "debian:sid":
+            raise OSError(ENOSPC, "No space left on device", "/cache/kernels")
+        return ready(spec, **how)
+
+    monkeypatch.setattr(laboratory, "prepare", prepare)
+    finding = study(World(always), axes=KERNEL)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "on kernel debian:sid (this host refused it: No space left on device" in finding.summary
