@@ -198,7 +198,7 @@ def test_errors_and_plots_can_be_read_on_a_narrow_page_in_any_theme(
         opened.set_viewport_size({"width": 700, "height": 900})
         opened.goto(address.replace("/lab?", "/lab/tree/flawed.ipynb?"))
         opened.get_by_text("| Idle").wait_for()
-        opened.locator(f'body[data-jp-theme-name="{theme}"]').wait_for()
+        opened.locator(f'body[data-jp-theme-name="{theme}"]').wait_for(state="attached")
         opened.keyboard.press("Control+b")
         run_cell(opened, "import buildvm_nb")
         told = opened.locator('[role="alert"]', has_text="memory: expected a whole number")
