@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 collect_ignore = ["batch.ipynb"]  # it needs parameters: tests/notebooks gives them
+_LONG = {"cpu.ipynb", "forecast.ipynb", "time-trap.ipynb"}
+"""They take a minute each, and continuous integration executes them."""
 _CATALOG = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
@@ -16,6 +18,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.parent == here and item.path.name != "catalog.ipynb":
             item.add_marker(pytest.mark.vm)
+        if item.path.parent == here and item.path.name in _LONG:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from buildvm_nb.catalog.exchange import read_failures, read_table, write_table
     from buildvm_nb.catalog.frames import empty_frame, outcome_frame
     from buildvm_nb.catalog.jsonlines import read_jsonl, write_jsonl
-    from buildvm_nb.catalog.lint import LintTrouble, lint_catalog, lint_files
+    from buildvm_nb.catalog.lint import LintTrouble, lint_catalog, lint_files, lint_notes
     from buildvm_nb.catalog.proofs import curated_findings, read_proof
-    from buildvm_nb.catalog.proofwriter import dump_proof, mark_verified, write_proof
+    from buildvm_nb.catalog.proofwriter import (
+        dump_proof,
+        gather_proof,
+        mark_verified,
+        write_proof,
+    )
     from buildvm_nb.catalog.reported import REPORTED, reported_entries
     from buildvm_nb.catalog.schema import FAILURES, FINDINGS, HINTS, OUTCOMES, SCHEMA_VERSION
     from buildvm_nb.catalog.store import Catalog
@@ -42,10 +47,12 @@ __all__ = [
     "derived_files",
     "dump_case",
     "dump_proof",
+    "gather_proof",
     "empty_frame",
     "find_case_file",
     "lint_catalog",
     "lint_files",
+    "lint_notes",
     "load_case",
     "mark_verified",
     "new_case",
@@ -83,10 +90,12 @@ _HOMES = {
     "derived_files": "derived",
     "dump_case": "casewriter",
     "dump_proof": "proofwriter",
+    "gather_proof": "proofwriter",
     "empty_frame": "frames",
     "find_case_file": "curated",
     "lint_catalog": "lint",
     "lint_files": "lint",
+    "lint_notes": "lint",
     "load_case": "casefile",
     "mark_verified": "proofwriter",
     "new_case": "casewriter",

@@ -3,7 +3,7 @@
 It is there once `buildvm_nb.catalog.Catalog` has been imported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,9 @@ from buildvm_nb.catalog.columns import Kind
 from buildvm_nb.catalog.frames import make_array
 from buildvm_nb.catalog.springs import Spring, springs
 from buildvm_nb.errors import UsageError
+from buildvm_nb.model.cpu import cpu_age
 from buildvm_nb.model.instants import now, parse_instant
+from buildvm_nb.model.machine import kernel_age
 from buildvm_nb.model.outcome import Verdict
 
 __all__ = ["Traps"]
@@ -31,6 +33,15 @@ _TIMELINE = {
     "cause_why": Kind.TEXT,
     "id": Kind.TEXT,
 }
+_PARTS = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d", "instant": ""}
+_AGES: dict[str, Callable[[str], Any]] = {
+    "cpu": cpu_age,
+    "env_cpu": cpu_age,
+    "kernel": kernel_age,
+    "kernel_release": kernel_age,
+    "env_kernel": kernel_age,
+}
+"""What the alphabet would put into an order that tells nothing."""
 _FEATURES = {
     "feature": Kind.TEXT,
     "needed": Kind.INTEGER,
@@ -171,7 +182,7 @@ class Traps:
         rows.sort(key=lambda row: (-row[1] - row[2], row[0]))
         return _frame_of(rows, _FEATURES)
 
-    def matrix(self, rows: str = "date", columns: str = "cpu") -> pd.DataFrame:
+    def matrix(self, rows: str = "date", columns: str = "cpu", *, by: str = "year") -> pd.DataFrame:
         """Lay verdicts out over two columns of a frame of outcomes.
 
         Parameters
@@ -179,11 +190,14 @@ class Traps:
         rows, columns : str
             Names of two columns, such as ``date``, ``cpu``, ``kernel``, ``cpu_count`` or
             ``case_id``.
+        by : str
+            How much of a date counts: ``year``, ``month``, ``day`` or ``instant``.
 
         Returns
         -------
         DataFrame
-            One row and one column for each value, in order; its cells are ``string[pyarrow]``.
+            One row and one column for each value, in order, CPUs and kernels by their age; its
+            cells are ``string[pyarrow]``.
             A cell is the verdict where all outcomes there agree, else their counts, for example
             ``mixed: 1 failed, 3 passed``, and missing where there is none. Outcomes with verdict
             ``error``, which say nothing about a case, count only where there is no other.
@@ -191,14 +205,24 @@ class Traps:
         Raises
         ------
         UsageError
-            If the frame lacks a column, or both are the same.
+            If the frame lacks a column, both are the same, or dates do not count so.
         """
         self._need("verdict", rows, columns)
         if rows == columns:
             raise UsageError(f"rows and columns are the same: {rows!r}")
         if self._frame.empty:
             return pd.DataFrame(dtype="string[pyarrow]")
-        cells = self._frame.pivot_table("verdict", rows, columns, aggfunc=_told, observed=True)
+        if by not in _PARTS:
+            raise UsageError(f"dates by {by!r}; allowed: {', '.join(_PARTS)}")
+        frame = self._frame[["verdict", rows, columns]].copy()
+        for name in (rows, columns):
+            if _PARTS[by] and isinstance(frame[name].dtype, pd.DatetimeTZDtype):
+                frame[name] = frame[name].dt.strftime(_PARTS[by]).astype("string[pyarrow]")
+        cells = frame.pivot_table("verdict", rows, columns, aggfunc=_told, observed=True)
+        if rows in _AGES:
+            cells = cells.reindex(index=sorted(cells.index, key=_AGES[rows]))
+        if columns in _AGES:
+            cells = cells.reindex(columns=sorted(cells.columns, key=_AGES[columns]))
         return cells.astype("string[pyarrow]")
 
     def _springs(self) -> Iterator[tuple[Spring, ...]]:

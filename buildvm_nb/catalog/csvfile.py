@@ -12,8 +12,11 @@ need them. Reading takes a byte-order mark and CRLF line ends as well. Cells are
   apostrophe is put behind each semicolon, tab, carriage return and line feed that is followed by
   any number of quotes, apostrophes and spaces and then by such a sign; a reader takes it away;
 * any other cell of a text column is that text: ``NA``, ``null`` and ``0012345`` stay as they are;
-* integers are decimal, numbers are as exact as Python prints them, truth values ``true`` and
-  ``false``, instants ISO 8601 with ``Z``.
+* integers are decimal, numbers are as exact as Python prints them, truth values ``TRUE`` and
+  ``FALSE``, as R and spreadsheets have them, and instants ISO 8601 with ``Z``.
+
+Reading takes what spreadsheets and ``DataFrame.to_csv`` make of it, too: truth values in any case,
+an index without a name before the first column, semicolons or tabs between cells.
 
 References
 ----------
@@ -45,6 +48,9 @@ _BEFORE_SIGN = f"(?=[\"' ]*[{re.escape(_SIGNS)}])"
 _INNER_START = re.compile(f"([;\t\r\n]){_BEFORE_SIGN}")
 _INNER_GUARDED = re.compile(f"([;\t\r\n])'{_BEFORE_SIGN}")
 _NEEDS_QUOTES = frozenset('",\r\n')
+_SEPARATORS = (",", ";", "\t")
+_INDEX = ("", "Unnamed: 0")
+"""Names of a column that only counts the rows."""
 _CHUNK = 10_000
 _LONGEST_CELL = 2**31 - 1
 
@@ -84,7 +90,7 @@ def write_csv(
 
 
 def read_csv(path: Path, table: TableSchema = OUTCOMES) -> pd.DataFrame:
-    """Read what `write_csv` wrote.
+    """Read what `write_csv` wrote, perhaps saved by a spreadsheet or by pandas since.
 
     Parameters
     ----------
@@ -128,7 +134,11 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
     limit = csv.field_size_limit(_LONGEST_CELL)
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [row for row in csv.reader(stream, strict=True) if row]
+            header = stream.readline()
+            stream.seek(0)
+            counts = {sign: header.count(sign) for sign in _SEPARATORS}
+            parted = csv.reader(stream, delimiter=max(counts, key=counts.__getitem__), strict=True)
+            rows = [row for row in parted if row]
     except FileNotFoundError as error:
         raise UsageError(f"no such file: {path}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -142,6 +152,8 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
             raise CatalogError(
                 f"{path}: row {number} has {len(row)} cells; the header has {len(rows[0])}"
             )
+    if rows[0][0] in _INDEX and len(rows[0]) > 1:
+        rows = [row[1:] for row in rows]
     return rows[0], rows[1:]
 
 
@@ -215,10 +227,11 @@ def _read_integer(cell: str) -> int:
 
 
 def _read_boolean(cell: str) -> bool:
-    if cell not in {"true", "false"}:
+    folded = cell.casefold()
+    if folded not in {"true", "false"}:
         message = "neither true nor false"
         raise ValueError(message)
-    return cell == "true"
+    return folded == "true"
 
 
 def _read_instant(cell: str) -> datetime:
@@ -234,7 +247,7 @@ _WRITERS: dict[Kind, Callable[[Any], str]] = {
     Kind.JSON: _write_text,
     Kind.INTEGER: str,
     Kind.REAL: repr,
-    Kind.BOOLEAN: lambda value: str(value).lower(),
+    Kind.BOOLEAN: lambda value: str(value).upper(),
     Kind.INSTANT: format_instant,
 }
 

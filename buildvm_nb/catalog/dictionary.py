@@ -38,7 +38,7 @@ with a formula's sign: `=`, `+`, `-`, `@`, their full-width forms, tab, carriage
   apostrophes or spaces and then such a sign: `a;=1+1` is written `a;'=1+1`.
 - To undo this, take away the apostrophe at the beginning of a cell, and the one at each such place
   within it.
-- Integers are decimal, numbers as exact as they are, truth values `true` and `false`, instants
+- Integers are decimal, numbers as exact as they are, truth values `TRUE` and `FALSE`, instants
   ISO 8601 with `Z`: `2020-10-05T23:01:57Z`.
 - A spreadsheet may show `0012345` as a number, and would save it so; the file has it as it is.
 

@@ -38,9 +38,9 @@ class Exports(FailureRecords):
         self,
         table: str,
         *,
-        case: str | None = None,
-        package: str | None = None,
-        since: datetime | None = None,
+        case: str | Iterable[str] | None = None,
+        package: str | Iterable[str] | None = None,
+        since: datetime | str | None = None,
         only: str | Iterable[str] | None = None,
         size: int = _ROWS,
     ) -> Iterator[pd.DataFrame]:
@@ -79,9 +79,9 @@ class Exports(FailureRecords):
         *,
         form: str | None = None,
         partition: str | None = None,
-        case: str | None = None,
-        package: str | None = None,
-        since: datetime | None = None,
+        case: str | Iterable[str] | None = None,
+        package: str | Iterable[str] | None = None,
+        since: datetime | str | None = None,
         only: str | Iterable[str] | None = None,
     ) -> None:
         """Write a table to a file, in bounded memory and without loss.
@@ -159,13 +159,13 @@ def _schema(table: str) -> TableSchema:
 class _Wanted:
     """Which rows."""
 
-    case: str | None
-    package: str | None
-    since: datetime | None
+    case: str | Iterable[str] | None
+    package: str | Iterable[str] | None
+    since: datetime | str | None
     only: str | Iterable[str] | None
 
     def rows(self, query: Select[Any], source: Table) -> Select[Any]:
-        wanted: dict[str, str | tuple[str, ...] | None] = {
+        wanted: dict[str, str | Iterable[str] | None] = {
             "case_id": self.case,
             "package": self.package,
         }

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -12,11 +11,10 @@ from sqlalchemy import ColumnElement, Row, Select, case, null, select
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.catalog.frames import empty_frame, join_columns
-from buildvm_nb.catalog.rows import subject_row, without_nul
+from buildvm_nb.catalog.rows import subject_row, told_by_case, without_nul
 from buildvm_nb.catalog.schema import FAILURES, HINTS, SUBJECT
 from buildvm_nb.catalog.springs import next_turns, read_boundaries
 from buildvm_nb.errors import CatalogError
-from buildvm_nb.model.case import Provenance
 from buildvm_nb.model.finding import Finding, FindingKind
 from buildvm_nb.model.instants import now
 
@@ -36,8 +34,7 @@ FAILURE_KINDS = tuple(
 )
 """The kinds of finding that tell of a failure."""
 
-_SUBJECT = frozenset(column.name for column in SUBJECT)
-_CASES_KEPT = 4096
+_OF_CASES = frozenset([*(column.name for column in SUBJECT), "title", "provenance_url"])
 _LISTS = ("passing_kernels", "failing_kernels", "varying_files")
 _OF_FINDINGS = (
     "recorded_at",
@@ -46,13 +43,6 @@ _OF_FINDINGS = (
     "source_name",
     "source_version",
 )
-
-
-class _ToldByCase(BaseModel):
-    """As much of a case's document as a failure tells."""
-
-    title: str = ""
-    provenance: Provenance | None = None
 
 
 class _ToldByFinding(BaseModel):
@@ -73,7 +63,7 @@ def failures_query() -> Select[Any]:
     of_cpu = findings.kind == FindingKind.CPU_DEPENDENT.value
     columns: list[ColumnElement[Any]] = [
         cases[name]
-        if name in _SUBJECT
+        if name in _OF_CASES
         else findings[name]
         if name in findings
         else null().label(name)
@@ -81,7 +71,6 @@ def failures_query() -> Select[Any]:
     ]
     return select(
         *columns,
-        cases.document.label("case_document"),
         # documents are long, and only these tell more than their row
         case((of_cpu, findings.document)).label("finding_document"),
     ).join_from(
@@ -109,16 +98,13 @@ def failures_frame(rows: Sequence[Sequence[Any]], at: datetime | None = None) ->
     Raises
     ------
     CatalogError
-        If a finding or its case cannot be read.
+        If a finding cannot be read.
     """
     if not rows:
         return empty_frame(FAILURES)
     # column by column: tens of thousands of lists, one for each row, take longer than all else
-    *values, cases, documents = zip(*rows, strict=True)
+    *values, documents = zip(*rows, strict=True)
     columns: dict[str, Sequence[Any]] = dict(zip(FAILURES.dtypes, values, strict=True))
-    told = list(_read_each(_told_by_case, cases, columns["id"]))
-    columns["title"] = [title for title, _ in told]
-    columns["provenance_url"] = [url for _, url in told]
     instant = at or now()
     turns = [next_turns(text, instant) for text in columns["boundaries"]]
     columns["next_springs_at"] = [fails for fails, _ in turns]
@@ -150,10 +136,9 @@ def failures_of(findings: Iterable[Finding], at: datetime | None = None) -> pd.D
 
 def _as_asked(finding: Finding) -> tuple[Any, ...]:
     """Return what `failures_query` would."""
-    row = finding_row(finding) | subject_row(finding.case)
+    row = finding_row(finding) | subject_row(finding.case) | told_by_case(finding.case)
     return (
         *(row.get(name) for name in FAILURES.dtypes),
-        finding.case.model_dump_json(by_alias=True),
         finding.model_dump_json() if finding.kind is FindingKind.CPU_DEPENDENT else None,
     )
 
@@ -219,20 +204,10 @@ def _read_each(
             yield read(document)
         except ValidationError as error:
             raise CatalogError(
-                f"finding {key} or its case cannot be read: {error.error_count()} fields are not "
+                f"finding {key} cannot be read: {error.error_count()} fields are not "
                 "as this buildvm-nb knows them",
                 hint="it was written by another version, or changed by hand",
             ) from error
-
-
-@lru_cache(maxsize=_CASES_KEPT)
-def _told_by_case(document: str) -> tuple[str | None, str | None]:
-    told = _ToldByCase.model_validate_json(document)
-    url = told.provenance.url if told.provenance else ""
-    if "\\u0000" in document:  # as JSON writes a NUL
-        shown = without_nul({"title": told.title, "url": url})
-        return shown["title"] or None, shown["url"] or None
-    return told.title or None, url or None
 
 
 def _harmful(document: str | None) -> str | None:

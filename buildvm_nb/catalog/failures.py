@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Row, Select
+from sqlalchemy import Select
 
 from buildvm_nb.catalog import tables
 from buildvm_nb.catalog.failurerows import (
@@ -18,13 +18,11 @@ from buildvm_nb.catalog.failurerows import (
 )
 from buildvm_nb.catalog.findings import FindingRecords, is_current
 from buildvm_nb.catalog.frames import make_frame
-from buildvm_nb.catalog.queries import filtered, names_of, newest_rows
+from buildvm_nb.catalog.queries import filtered, instant_of, names_of, newest_rows, uncollected
 from buildvm_nb.catalog.schema import HINTS
-from buildvm_nb.catalog.springs import springs
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis, FindingKind
 from buildvm_nb.model.hint import HintKind
-from buildvm_nb.model.instants import EARLIEST
 
 __all__ = ["FailureRecords", "chosen_failures"]
 
@@ -37,12 +35,12 @@ class FailureRecords(FindingRecords):
     def failures(  # noqa: PLR0913 - filters, none of which need be given
         self,
         *,
-        case: str | None = None,
+        case: str | Iterable[str] | None = None,
         kind: FindingKind | str | Iterable[FindingKind | str] | None = None,
         axis: Axis | str | Iterable[Axis | str] | None = None,
-        package: str | None = None,
-        since: datetime | None = None,
-        springs_before: datetime | None = None,
+        package: str | Iterable[str] | None = None,
+        since: datetime | str | None = None,
+        springs_before: datetime | str | None = None,
         limit: int | None = None,
     ) -> pd.DataFrame:
         """Return the current findings that tell of a failure, oldest first.
@@ -52,17 +50,18 @@ class FailureRecords(FindingRecords):
 
         Parameters
         ----------
-        case, package : str, optional
-            Only those on the case with this id; on a source of exactly this name.
+        case, package : str or several of them, optional
+            Only those on the case with this id; on this package, however it is spelled.
         kind : FindingKind, str or several of them, optional
             Only those of one of these kinds; by default of all but ``sound`` and
             ``undetermined``.
         axis : Axis, str or several of them, optional
             Only those that one of these axes explains.
-        since : datetime, optional
-            Aware; only those recorded at this instant or later.
-        springs_before : datetime, optional
-            Aware; only time traps that spring, or may spring, before this instant.
+        since : datetime or str, optional
+            Aware, or text such as ``2026-11-24``; only those recorded at this instant or later.
+        springs_before : datetime or str, optional
+            Aware, or text such as ``2028-01-01``; only time traps that spring, or may spring,
+            before this instant.
         limit : int, optional
             At most so many, the newest ones.
 
@@ -79,35 +78,34 @@ class FailureRecords(FindingRecords):
             If the catalog cannot be read.
         """
         query = chosen_failures(case=case, kind=kind, axis=axis, package=package, since=since)
-        keep = None
         if springs_before is not None:
-            query = query.where(tables.findings.c.boundaries.contains(f'"axis":"{Axis.DATE}"'))
-            keep = partial(_may_spring, before=_aware(springs_before))
-        rows = newest_rows(self._database, tables.findings, query, limit, keep)
-        return failures_frame(rows)
+            query = query.where(tables.findings.c.may_spring_from < instant_of(springs_before))
+        with uncollected():
+            return failures_frame(newest_rows(self._database, tables.findings, query, limit))
 
     def hints(
         self,
         *,
-        case: str | None = None,
+        case: str | Iterable[str] | None = None,
         kind: HintKind | str | Iterable[HintKind | str] | None = None,
         axis: Axis | str | Iterable[Axis | str] | None = None,
-        package: str | None = None,
-        since: datetime | None = None,
+        package: str | Iterable[str] | None = None,
+        since: datetime | str | None = None,
         limit: int | None = None,
     ) -> pd.DataFrame:
         """Return the hints that current findings name as the cause of a boundary, oldest first.
 
         Parameters
         ----------
-        case, package : str, optional
-            Only those of findings on the case with this id; on a source of exactly this name.
+        case, package : str or several of them, optional
+            Only those of findings on the case with this id; on this package, however spelled.
         kind : HintKind, str or several of them, optional
             Only hints of one of these kinds.
         axis : Axis, str or several of them, optional
             Only those that explain a boundary on one of these axes.
-        since : datetime, optional
-            Aware; only those of findings recorded at this instant or later.
+        since : datetime or str, optional
+            Aware, or text such as ``2026-11-24``; only those of findings recorded at this instant
+            or later.
         limit : int, optional
             Those of at most so many findings, the newest ones.
 
@@ -143,11 +141,11 @@ class FailureRecords(FindingRecords):
 
 def chosen_failures(
     *,
-    case: str | None = None,
+    case: str | Iterable[str] | None = None,
     kind: FindingKind | str | Iterable[FindingKind | str] | None = None,
     axis: Axis | str | Iterable[Axis | str] | None = None,
-    package: str | None = None,
-    since: datetime | None = None,
+    package: str | Iterable[str] | None = None,
+    since: datetime | str | None = None,
 ) -> Select[Any]:
     """Ask for failures.
 
@@ -180,16 +178,6 @@ def chosen_failures(
         "axis": names_of(axis, Axis, "axis"),
     }
     return filtered(failures_query().where(is_current()), tables.findings, wanted, since)
-
-
-def _aware(instant: datetime) -> datetime:
-    if instant.tzinfo is None:
-        raise UsageError(f"an instant needs a zone: {instant.isoformat()}")
-    return instant
-
-
-def _may_spring(row: Row[Any], before: datetime) -> bool:
-    return any(spring.may_lie(EARLIEST, before) for spring in springs(row.boundaries))
 
 
 def _fits(hint: list[Any], kinds: tuple[str, ...] | None, axes: tuple[str, ...] | None) -> bool:

@@ -1,12 +1,15 @@
 """A finding as a row of the ``findings`` table."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from buildvm_nb.catalog.rows import asked_source, canonical_json, without_nul
 from buildvm_nb.catalog.springs import breaks, spring_at
 from buildvm_nb.model.case import WheelsSource
+from buildvm_nb.model.cpu import cpu_age
 from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind, Window
+from buildvm_nb.model.machine import kernel_age
 from buildvm_nb.model.value import Value
 
 __all__ = ["deciding_boundary", "deciding_window", "finding_row"]
@@ -180,14 +183,14 @@ def _covered(finding: Finding) -> str | None:
 
 def _machines(finding: Finding) -> dict[str, Any]:
     return {
-        "passing_cpus": _words(finding.passing_cpus),
-        "failing_cpus": _words(finding.failing_cpus),
+        "passing_cpus": _words(sorted(finding.passing_cpus, key=cpu_age)),
+        "failing_cpus": _words(sorted(finding.failing_cpus, key=cpu_age)),
         "features": _words(finding.features),
         "features_base": finding.features_base or None,
         "features_needed": _words(finding.features_needed),
         # a list, not words: the path of a kernel may hold a space
-        "passing_kernels": canonical_json(finding.passing_kernels),
-        "failing_kernels": canonical_json(finding.failing_kernels),
+        "passing_kernels": canonical_json(sorted(finding.passing_kernels, key=kernel_age)),
+        "failing_kernels": canonical_json(sorted(finding.failing_kernels, key=kernel_age)),
     }
 
 
@@ -204,7 +207,7 @@ def _environment(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _words(words: tuple[str, ...]) -> str | None:
+def _words(words: Sequence[str]) -> str | None:
     return " ".join(words) or None
 
 

@@ -203,12 +203,12 @@ class FindingRecords(Recording):
     def findings(  # noqa: PLR0913 - filters, none of which need be given
         self,
         *,
-        case: str | None = None,
+        case: str | Iterable[str] | None = None,
         kind: FindingKind | str | Iterable[FindingKind | str] | None = None,
         axis: Axis | str | Iterable[Axis | str] | None = None,
-        package: str | None = None,
-        study: str | None = None,
-        since: datetime | None = None,
+        package: str | Iterable[str] | None = None,
+        study: str | Iterable[str] | None = None,
+        since: datetime | str | None = None,
         current: bool = True,
         limit: int | None = None,
     ) -> pd.DataFrame:
@@ -216,16 +216,16 @@ class FindingRecords(Recording):
 
         Parameters
         ----------
-        case, package : str, optional
-            Only those on the case with this id; on a source of exactly this name.
+        case, package : str or several of them, optional
+            Only those on the case with this id; on this package, however it is spelled.
         kind : FindingKind, str or several of them, optional
             Only those of one of these kinds.
         axis : Axis, str or several of them, optional
             Only those that one of these axes explains.
-        study : str, optional
+        study : str or several of them, optional
             Only those of this study.
-        since : datetime, optional
-            Aware; only those recorded at this instant or later.
+        since : datetime or str, optional
+            Aware, or text such as ``2026-11-24``; only those recorded at this instant or later.
         current : bool
             Only those that are not retracted and that no later one replaces: on the same case (id
             and build digest) and the same axis; or on all axes at once, as sound and always
@@ -260,12 +260,12 @@ class FindingRecords(Recording):
     def finding_documents(  # noqa: PLR0913 - filters, none of which need be given
         self,
         *,
-        case: str | None = None,
+        case: str | Iterable[str] | None = None,
         case_digest: str | None = None,
         kind: FindingKind | str | Iterable[FindingKind | str] | None = None,
-        package: str | None = None,
-        study: str | None = None,
-        since: datetime | None = None,
+        package: str | Iterable[str] | None = None,
+        study: str | Iterable[str] | None = None,
+        since: datetime | str | None = None,
         current: bool = True,
     ) -> Iterator[Finding]:
         """Iterate over whole findings, oldest first.
@@ -337,8 +337,8 @@ def _kinds(
 
 def _chosen(
     query: Select[Any],
-    wanted: Mapping[str, str | tuple[str, ...] | None],
-    since: datetime | None,
+    wanted: Mapping[str, str | Iterable[str] | None],
+    since: datetime | str | None,
     *,
     current: bool,
 ) -> Select[Any]:
@@ -409,7 +409,7 @@ def _replaces(this: Columns, other: Columns) -> ColumnElement[bool]:
 
 
 def _is_retracted(key: ColumnElement[str]) -> ColumnElement[bool]:
-    return exists().where(tables.retractions.c.finding_id == key)
+    return key.in_(select(tables.retractions.c.finding_id))  # few: looked up once, not for each
 
 
 def _retraction(connection: Connection, key: str) -> Retraction | None:

@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from buildvm_nb.catalog.curated import curated_cases, curated_root
+from buildvm_nb.catalog.curated import curated_cases, curated_root, proof_path
 from buildvm_nb.catalog.derived import stale_files
 from buildvm_nb.catalog.lintentry import LintTrouble, lint_entry
 from buildvm_nb.catalog.lintreported import lint_reported
+from buildvm_nb.catalog.proofs import load_proof
 from buildvm_nb.catalog.reported import REPORTED_FILE
 from buildvm_nb.errors import CatalogError, UsageError
 
-__all__ = ["LintTrouble", "lint_catalog", "lint_files"]
+__all__ = ["LintTrouble", "lint_catalog", "lint_files", "lint_notes"]
 
 
 def lint_catalog(root: Path | None = None) -> list[LintTrouble]:
@@ -68,6 +69,35 @@ def lint_files(paths: Sequence[Path]) -> list[LintTrouble]:
                 "or a directory with cases in it"
             )
     return troubles
+
+
+def lint_notes(root: Path | None = None) -> list[LintTrouble]:
+    """Tell what is no trouble, and could be better.
+
+    Parameters
+    ----------
+    root : Path, optional
+        A curated catalog; default: the one that comes with buildvm-nb.
+
+    Returns
+    -------
+    list of LintTrouble
+        One for each proof that does not carry its outcomes.
+
+    Raises
+    ------
+    CatalogError
+        If a proof cannot be read.
+    """
+    root = root or curated_root()
+    places = [proof_path(path) for path in curated_cases(root).values()]
+    notes = []
+    for place in places:
+        if place.exists() and (missing := load_proof(place).missing):
+            text = f"carries none of its {len(missing)} outcomes; `buildvm catalog verify "
+            text += f"{place.stem} --write` makes it anew with them"
+            notes.append(LintTrouble(file=str(place), text=text))
+    return notes
 
 
 def _troubles(root: Path) -> Iterator[LintTrouble]:

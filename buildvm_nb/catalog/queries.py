@@ -1,7 +1,9 @@
 """Queries that outcomes and findings have in common."""
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
 from typing import Any, TypeVar
@@ -16,6 +18,7 @@ from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.documents import read_document
 from buildvm_nb.model.entry import plain_name
 from buildvm_nb.model.finding import Finding
+from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.value import Value
 
@@ -23,12 +26,14 @@ __all__ = [
     "documents",
     "filtered",
     "find",
+    "instant_of",
     "names_of",
     "newest_rows",
     "of_package",
     "oldest_first",
     "pages",
     "stream",
+    "uncollected",
 ]
 
 V = TypeVar("V", bound=Value)
@@ -37,6 +42,7 @@ _TABLES: dict[type[Value], Table] = {Outcome: tables.outcomes, Finding: tables.f
 _LISTS = {Outcome: "`buildvm catalog list`", Finding: "`buildvm catalog findings`"}
 _LONGEST_BEGINNING = 100
 _SOME = 5
+_LATEST = datetime.max.replace(tzinfo=UTC)
 _PAGE = 1000
 
 
@@ -174,13 +180,31 @@ def newest_rows(
     if limit is not None and limit < 0:
         raise UsageError(f"limit is negative: {limit}; allowed: 0 and more")
     newest_first = query.order_by(table.c.recorded_at.desc(), table.c.id.desc())
-    with database.reading() as connection:
+    with database.reading() as connection, uncollected():
         if keep is None:
             rows = connection.execute(newest_first.limit(limit)).all()
         else:
             streamed = connection.execute(newest_first.execution_options(yield_per=_PAGE))
             rows = list(islice(filter(keep, streamed), limit))
         return list(reversed(rows))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Leave the garbage collector out while many rows come: it would look at each, again and again.
+
+    Yields
+    ------
+    None
+        Where it was on, it is on again afterwards.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def pages(database: Database, query: Select[Any], size: int) -> Iterator[Sequence[Row[Any]]]:
@@ -244,17 +268,16 @@ def of_package(table: Table, name: str) -> ColumnElement[bool]:
     """
     case, row = tables.cases.c, table.c
     known = storable(name)
-    on_it = select(case.id, case.digest).where(
-        case.package == known if "/" in name else case.package_key == plain_name(known)
-    )
-    return or_(row.source_name == known, tuple_(row.case_id, row.case_digest).in_(on_it))
+    by_name = case.package == known if "/" in name else case.package_key == plain_name(known)
+    on_it = select(case.id, case.digest).where(or_(case.source_name == known, by_name))
+    return tuple_(row.case_id, row.case_digest).in_(on_it)
 
 
 def filtered(
     query: Select[Any],
     table: Table,
-    wanted: Mapping[str, str | tuple[str, ...] | None],
-    since: datetime | None = None,
+    wanted: Mapping[str, str | Iterable[str] | None],
+    since: datetime | str | None = None,
 ) -> Select[Any]:
     """Keep the rows that are asked for.
 
@@ -265,10 +288,10 @@ def filtered(
     table : Table
         Which table it is.
     wanted : mapping
-        What a column must hold, one of several values where it is a tuple; None: anything. The
+        What a column must hold, one of several values where it is no text; None: anything. The
         column ``package`` is that of the case: see `of_package`.
-    since : datetime, optional
-        Aware; only what was recorded at this instant or later.
+    since : datetime or str, optional
+        Only what was recorded at this instant or later; see `instant_of`.
 
     Returns
     -------
@@ -278,21 +301,50 @@ def filtered(
     Raises
     ------
     UsageError
-        If the instant is naive.
+        If a value is no text, or the instant is naive or none.
     """
-    for name, value in wanted.items():
-        if name == "package" and value is not None:
-            names = value if isinstance(value, tuple) else (value,)
-            query = query.where(or_(false(), *(of_package(table, one) for one in names)))
-        elif isinstance(value, tuple):
-            query = query.where(table.c[name].in_(tuple(map(storable, value))))
-        elif value is not None:
-            query = query.where(table.c[name] == storable(value))
+    for name, given in wanted.items():
+        if given is None:
+            continue
+        is_one = isinstance(given, str) or not isinstance(given, Iterable)
+        values: list[Any] = [given] if is_one else list(given)
+        for value in values:
+            if not isinstance(value, str):
+                raise UsageError(f"{name}: expected text, got {type(value).__name__}: {value!r}")
+        if name == "package":
+            query = query.where(or_(false(), *(of_package(table, one) for one in values)))
+        elif isinstance(given, str):
+            query = query.where(table.c[name] == storable(given))
+        else:
+            query = query.where(table.c[name].in_(tuple(map(storable, values))))
     if since is None:
         return query
-    if since.tzinfo is None:
-        raise UsageError(f"an instant needs a zone: {since.isoformat()}")
-    return query.where(table.c.recorded_at >= since)
+    return query.where(table.c.recorded_at >= instant_of(since))
+
+
+def instant_of(given: datetime | str) -> datetime:
+    """Return an instant that a filter names.
+
+    Parameters
+    ----------
+    given : datetime or str
+        Aware, or text as everywhere: ``2026-11-24``, ``2026-11-24T12:00:00Z``, ``today``.
+
+    Returns
+    -------
+    datetime
+        Aware.
+
+    Raises
+    ------
+    UsageError
+        If it has no zone, or the text is no date.
+    """
+    if not isinstance(given, datetime):
+        return parse_instant(given, latest=_LATEST)
+    if given.tzinfo is None:
+        raise UsageError(f"an instant needs a zone: {given.isoformat()}")
+    return given
 
 
 def names_of(

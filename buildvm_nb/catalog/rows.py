@@ -14,6 +14,7 @@ __all__ = [
     "outcome_row",
     "storable",
     "subject_row",
+    "told_by_case",
     "without_nul",
 ]
 
@@ -141,7 +142,26 @@ def case_row(case: Case) -> dict[str, Any]:
         "document": case.model_dump_json(by_alias=True),
         **subject,
         "package_key": plain_name(subject["package"]) if subject["package"] else None,
+        **told_by_case(case),
+        "source_name": without_nul(asked_source(case))["source_name"],
     }
+
+
+def told_by_case(case: Case) -> dict[str, str | None]:
+    """Name what a failure tells of its case.
+
+    Parameters
+    ----------
+    case : Case
+        Any case.
+
+    Returns
+    -------
+    dict
+        A text, or None, for ``title`` and ``provenance_url``.
+    """
+    url = case.provenance.url if case.provenance else ""
+    return without_nul({"title": case.title or None, "provenance_url": url or None})
 
 
 def canonical_json(value: object) -> str:

@@ -3,10 +3,12 @@
 Every row says of which tier it is.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import pandas as pd
@@ -14,10 +16,11 @@ import pandas as pd
 from buildvm_nb.catalog.browsing import Selection
 from buildvm_nb.catalog.columns import Column, Kind, TableSchema
 from buildvm_nb.catalog.csvfile import write_csv
+from buildvm_nb.catalog.curated import curated_cases, proof_path
 from buildvm_nb.catalog.failurerows import failures_of
 from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.catalog.frames import empty_frame, make_frame
-from buildvm_nb.catalog.proofs import curated_findings
+from buildvm_nb.catalog.proofs import curated_findings, load_proof
 from buildvm_nb.catalog.replacing import replacing
 from buildvm_nb.catalog.reported import REPORTED, reported_entries
 from buildvm_nb.catalog.schema import FAILURES, FINDINGS
@@ -32,6 +35,7 @@ __all__ = [
     "ReportedShelf",
     "Shelf",
     "Tier",
+    "curated_catalog",
     "page_of_shelves",
 ]
 
@@ -239,6 +243,42 @@ class ReportedShelf(_FrameShelf):
         row = self._told[key]
         facts = [(name, row[name]) for name in REPORTED.dtypes]
         return card(f"Reported: {key}; no machine of ours has proved it", facts), ()
+
+
+@contextmanager
+def curated_catalog(root: Path | None = None) -> Iterator[Catalog]:
+    """Open a catalog with the curated findings in it, for whoever has none of their own.
+
+    Parameters
+    ----------
+    root : Path, optional
+        A curated catalog; default: the one that comes with buildvm-nb.
+
+    Yields
+    ------
+    Catalog
+        A copy, gone afterwards: with the outcomes of those proofs that carry them.
+
+    Raises
+    ------
+    CatalogError
+        If a proof cannot be read.
+    """
+    proofs = [
+        load_proof(place)
+        for place in map(proof_path, curated_cases(root).values())
+        if place.exists()
+    ]
+    carried = {one.id: one for proof in proofs for one in proof.outcomes}
+    with (
+        TemporaryDirectory(prefix="buildvm-") as directory,
+        Catalog(Path(directory) / "catalog.sqlite") as catalog,
+    ):
+        catalog.record_many((one, b"") for one in carried.values())
+        for finding in curated_findings(root):
+            evidence = tuple(key for key in finding.evidence if key in carried)
+            catalog.record_finding(finding.model_copy(update={"evidence": evidence}))
+        yield catalog
 
 
 def page_of_shelves(

@@ -167,25 +167,25 @@ class Catalog(Browsing, Care):
     def outcomes(
         self,
         *,
-        case: str | None = None,
-        package: str | None = None,
+        case: str | Iterable[str] | None = None,
+        package: str | Iterable[str] | None = None,
         verdict: Verdict | str | Iterable[Verdict | str] | None = None,
-        study: str | None = None,
-        since: datetime | None = None,
+        study: str | Iterable[str] | None = None,
+        since: datetime | str | None = None,
         limit: int | None = None,
     ) -> pd.DataFrame:
         """Return outcomes as a frame, oldest first.
 
         Parameters
         ----------
-        case, package : str, optional
-            Only those of the case with this id; of a source of exactly this name.
+        case, package : str or several of them, optional
+            Only those of the case with this id; of this package, however it is spelled.
         verdict : Verdict, str or several of them, optional
             Only those with one of these verdicts.
-        study : str, optional
+        study : str or several of them, optional
             Only those of this study.
-        since : datetime, optional
-            Aware; only those recorded at this instant or later.
+        since : datetime or str, optional
+            Aware, or text such as ``2026-11-24``; only those recorded at this instant or later.
         limit : int, optional
             At most so many, the newest ones.
 
@@ -207,7 +207,9 @@ class Catalog(Browsing, Care):
         query = filtered(select(*columns), tables.outcomes, wanted, since)
         return make_frame(newest_rows(self._database, tables.outcomes, query, limit), OUTCOMES)
 
-    def documents(self, *, case: str | None = None, study: str | None = None) -> Iterator[Outcome]:
+    def documents(
+        self, *, case: str | Iterable[str] | None = None, study: str | Iterable[str] | None = None
+    ) -> Iterator[Outcome]:
         """Iterate over whole outcomes, oldest first.
 
         Parameters
@@ -227,14 +229,16 @@ class Catalog(Browsing, Care):
         """
         return self._whole({"case_id": case, "study": study})
 
-    def answers(self, case_digest: str, *, study: str | None = None) -> Iterator[Outcome]:
+    def answers(
+        self, case_digest: str, *, study: str | Iterable[str] | None = None
+    ) -> Iterator[Outcome]:
         """Iterate over the whole outcomes of all cases that build the same, oldest first.
 
         Parameters
         ----------
         case_digest : str
             As of `Case.build_digest`: a case may have got another id or title since.
-        study : str, optional
+        study : str or several of them, optional
             Only those of this study.
 
         Returns
@@ -322,7 +326,7 @@ class Catalog(Browsing, Care):
         else:
             self._conclude(entry)
 
-    def _whole(self, wanted: Mapping[str, str | None]) -> Iterator[Outcome]:
+    def _whole(self, wanted: Mapping[str, str | Iterable[str] | None]) -> Iterator[Outcome]:
         whole = select(tables.outcomes.c.id, tables.outcomes.c.document)
         query = oldest_first(filtered(whole, tables.outcomes, wanted), tables.outcomes)
         return stream(self._database, Outcome, query)

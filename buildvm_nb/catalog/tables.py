@@ -160,7 +160,12 @@ cases = Table(
     Column("document", Text, nullable=False),
     *(Column(column.name, Text, comment=column.meaning) for column in schema.SUBJECT),
     Column("package_key", Text, comment="name of the package by which it is looked up"),
+    Column("source_name", Text, comment="repository, package or path, as the case names it"),
+    Column("title", Text, comment="what the case is about, in a sentence"),
+    Column("provenance_url", Text, comment="where it was reported"),
+    Index("ix_cases_package", "package"),
     Index("ix_cases_package_key", "package_key"),
+    Index("ix_cases_source_name", "source_name"),
 )
 """Cases as they were first run: JSON, by id and build digest."""
 

@@ -44,7 +44,7 @@ def expiring(
     from buildvm_nb.catalog import FAILURES
     from buildvm_nb.model.instants import format_instant
 
-    with session.catalog(existing=True) as catalog:
+    with session.telling_catalog() as (catalog, _):
         failures = catalog.failures(case=case, springs_before=instant(before))
     frame = failures.traps.expiring(before, after=after)
     if session.as_json:

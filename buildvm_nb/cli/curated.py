@@ -45,7 +45,7 @@ def lint(
     Each trouble names file, line and key, the value seen and what is allowed. Exits with 1 if
     there is one. No machine is started.
     """
-    from buildvm_nb.catalog import lint_catalog, lint_files
+    from buildvm_nb.catalog import lint_catalog, lint_files, lint_notes
 
     troubles = lint_files(paths) if paths else lint_catalog()
     if session.as_json:
@@ -60,6 +60,8 @@ def lint(
             write_line(printable(trouble))
     if troubles:
         raise typer.Exit(ExitStatus.TROUBLE)
+    for note in lint_notes() if not paths else ():
+        session.note(printable(note))
     session.note("all is well")
 
 

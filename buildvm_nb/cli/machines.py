@@ -125,8 +125,8 @@ def run(
     --timeout ended it. 125 says that the machine itself failed, 2 that the request was wrong.
     """
     session.trouble = ExitStatus.MACHINE
-    share, timeout_s = sharing.directory(session.cache().root), machine.timeout_s()
-    spec = _faithful(machine)
+    spec, timeout_s = _faithful(machine), machine.timeout_s()
+    share = sharing.directory(session.cache().root)
     if machine.dry_run:
         show_command_line(session, spec, share)
         return

@@ -60,8 +60,9 @@ def report(
     from buildvm_nb.report import gather_report
 
     start = None if since is None else parse_instant(since)
-    with session.catalog(existing=True) as catalog:
+    with session.telling_catalog() as (catalog, name):
         told = gather_report(catalog, case=case, since=start, commands=_commands, most=most)
+        told = told.model_copy(update={"catalog": name})
     if html is not None:
         _write_page(html, told)
         session.note(f"wrote {html}")

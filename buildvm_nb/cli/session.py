@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +72,35 @@ class Session:
         from buildvm_nb.catalog import Catalog
 
         return Catalog(place, tell=self.warn)
+
+    @contextmanager
+    def telling_catalog(self) -> "Iterator[tuple[Catalog, str]]":
+        """Open the catalog for a reader, or the curated findings where it is empty, and say so.
+
+        Yields
+        ------
+        Catalog
+            With something in it, as far as there is anything.
+        str
+            What it is, for people.
+
+        Raises
+        ------
+        UsageError
+            If ``--catalog`` names one that is not there.
+        """
+        with ExitStack() as stack:
+            own = stack.enter_context(self.catalog(existing=True))
+            if any(own.counts().values()):
+                yield own, own.name
+                return
+            from buildvm_nb.catalog.shelves import curated_catalog
+
+            self.note(
+                f"your catalog is empty: {own.name}; what follows is of the curated catalog that "
+                "comes with buildvm"
+            )
+            yield stack.enter_context(curated_catalog()), "curated catalog of buildvm"
 
     def progress(self) -> "Progress":
         """Return what shows progress on standard error.

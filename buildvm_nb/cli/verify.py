@@ -1,5 +1,6 @@
 """``buildvm catalog verify``: the claims of curated cases, asked of machines again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +67,8 @@ def verify(
         bool,
         typer.Option(
             "--write",
-            help="Where it agrees, write the proof beside the cases and mark the case as verified.",
+            help="Where it agrees, write the proof with its evidence beside the cases and mark the "
+            "case as verified. Everything is run anew, as with --fresh.",
         ),
     ] = False,
 ) -> None:
@@ -88,7 +90,9 @@ def verify(
     session.trouble = ExitStatus.MACHINE
     results = []
     for path, case in cases:
-        result = _verify(session, path, case, work, quick=quick)
+        # a proof shows runs of its own, and not what a catalog that nobody else has once saw
+        fresh = work.fresh or write
+        result = _verify(session, path, case, replace(work, fresh=fresh), quick=quick)
         results.append(result)
         if not session.as_json:
             write_line(printable(_told(result)))
@@ -186,11 +190,12 @@ def _told(result: "Verification") -> str:
 
 
 def _write(session: Session, path: Path, result: "Verification") -> None:
-    from buildvm_nb.catalog import mark_verified, proof_path, write_proof
+    from buildvm_nb.catalog import gather_proof, mark_verified, proof_path, write_proof
 
     if result.finding is None:
         return
     place = proof_path(path)
-    write_proof(place, [result.finding])
+    with session.catalog() as catalog:
+        write_proof(place, gather_proof(catalog, [result.finding]))
     mark_verified(path)
     session.note(f"wrote {place}; next: buildvm catalog derive {path.parents[1]}")

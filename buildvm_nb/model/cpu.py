@@ -19,6 +19,7 @@ __all__ = [
     "CpuIdentity",
     "CpuModel",
     "Vendor",
+    "cpu_age",
     "cpu_at",
     "find_model",
     "instruction_sets",
@@ -180,6 +181,24 @@ def instruction_sets(cpu: str) -> frozenset[str] | None:
         return None
     added = {change[1:] for change in changes if change.startswith("+")}
     return (known | added) - {change[1:] for change in changes if change.startswith("-")}
+
+
+def cpu_age(cpu: str) -> tuple[datetime, str, int, str]:
+    """Return what orders CPUs by age.
+
+    Parameters
+    ----------
+    cpu : str
+        Model, then features added or taken away.
+
+    Returns
+    -------
+    tuple
+        Models that have no date come last; a model comes before itself with changes.
+    """
+    name = cpu.partition(",")[0]
+    since = {model.name: model.since for model in CPU_MODELS}
+    return since.get(name, datetime.max.replace(tzinfo=UTC)), name, cpu.count(","), cpu
 
 
 def cpu_at(

@@ -26,6 +26,7 @@ __all__ = [
     "MachineSpec",
     "Network",
     "PortForwarding",
+    "kernel_age",
 ]
 
 PackageName = Annotated[
@@ -68,6 +69,32 @@ class PortForwarding(Value):
 
     host: int = Field(ge=1, le=65535)
     guest: int = Field(ge=1, le=65535)
+
+
+_SUITES = ("buster", "bullseye", "bookworm", "bookworm-backports", "trixie", "forky", "sid")
+"""Of Debian, in the order of their kernels: 4.19, 5.10, 6.1, 6.12, 6.12, …"""
+
+
+def kernel_age(kernel: str) -> tuple[int, tuple[int, ...], str]:
+    """Return what orders kernels by age.
+
+    Parameters
+    ----------
+    kernel : str
+        As asked for, such as ``debian:bookworm``, or as ``uname -r`` tells it.
+
+    Returns
+    -------
+    tuple
+        Debian's suites, then releases by their numbers, then what tells no age.
+    """
+    suite = kernel.removeprefix("debian:")
+    if suite in _SUITES:
+        return 0, (_SUITES.index(suite),), kernel
+    release = re.match(r"\d+(\.\d+)+", kernel)
+    if release:
+        return 1, tuple(int(part) for part in release[0].split(".")), kernel
+    return 2, (), kernel
 
 
 class ImageSpec(Value):

@@ -81,6 +81,7 @@ class CatalogBrowser(Panel):
         self._offset = 0
         self._total = 0
         self._is_writing = False
+        self._is_new = True
         self.detail = DetailPanel(name)
         """What is behind the row that is opened."""
         self.exporting = ExportPanel(self._writer, name)
@@ -280,6 +281,11 @@ class CatalogBrowser(Panel):
             self._show_nothing("nothing can be shown" if job.error else "not read: cancelled")
             return
         self._total, self.frame, counted = job.result
+        is_empty_at_first = self._is_new and not self._total and asked.tiers == (Tier.OWN,)
+        self._is_new = False
+        if is_empty_at_first and asked.table == FINDINGS and asked.wanted == Selection():
+            self.tier.value = Tier.CURATED.value  # nobody wants to begin with an empty page
+            return
         shown = len(self.frame)
         first = asked.offset + 1 if shown else 0
         rows = f"{first} to {asked.offset + shown} of {self._total}" if shown else "nothing matches"

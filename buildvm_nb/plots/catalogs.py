@@ -72,7 +72,9 @@ def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Figu
     return figure
 
 
-def matrix(frame: "pd.DataFrame", rows: str = "date", columns: str = "cpu") -> Figure:
+def matrix(
+    frame: "pd.DataFrame", rows: str = "date", columns: str = "cpu", *, by: str = "year"
+) -> Figure:
     """Draw verdicts over two columns of a frame of outcomes.
 
     Parameters
@@ -81,6 +83,8 @@ def matrix(frame: "pd.DataFrame", rows: str = "date", columns: str = "cpu") -> F
         Of `Catalog.outcomes`, or any rows of it.
     rows, columns : str
         Names of two of its columns, as for ``frame.traps.matrix``.
+    by : str
+        How much of a date counts: ``year``, ``month``, ``day`` or ``instant``.
 
     Returns
     -------
@@ -93,7 +97,7 @@ def matrix(frame: "pd.DataFrame", rows: str = "date", columns: str = "cpu") -> F
     UsageError
         If the frame lacks a column, or has no rows.
     """
-    table = frame.traps.matrix(rows, columns)
+    table = frame.traps.matrix(rows, columns, by=by)
     if table.empty:
         raise UsageError("this frame has no outcomes: there is nothing to draw")
     verdicts = [[_verdict(cell) for cell in row] for row in table.to_numpy(dtype=object).tolist()]

@@ -27,7 +27,7 @@ def find_answers(cells: tuple[Cell, ...], catalog: "Catalog") -> dict[int, Outco
     -------
     dict of int to Outcome
         By the cell's index: the newest verdict on the same case in the same machine, with the
-        same image, kernel and sources.
+        same image, kernel, sources and QEMU.
 
     Raises
     ------
@@ -35,24 +35,16 @@ def find_answers(cells: tuple[Cell, ...], catalog: "Catalog") -> dict[int, Outco
         If the catalog cannot be read.
     """
     wanted = {
-        (cell.case.build_digest(), cell.machine, *_had(cell)): cell.index
+        (cell.case.build_digest(), cell.machine): cell
         for cell in cells
         if cell.source_digests is not None
     }
-    machines = {cell.machine for cell in cells}
     answers = {}
     for outcome in catalog.documents(case=cells[0].case.id):
         probing = outcome.probing
         if outcome.verdict in _NO_ANSWER or probing.held or probing.prepared_at is not None:
             continue
-        if outcome.machine in machines:
-            sources = tuple(record.digest for record in outcome.sources)
-            had = (outcome.image_digest, outcome.kernel_digest, sources)
-            index = wanted.get((outcome.case.build_digest(), outcome.machine, *had))
-            if index is not None:
-                answers[index] = outcome
+        cell = wanted.get((outcome.case.build_digest(), outcome.machine))
+        if cell is not None and cell.engine and not cell.basis.difference(outcome):
+            answers[cell.index] = outcome
     return answers
-
-
-def _had(cell: Cell) -> tuple[str, str, tuple[str, ...] | None]:
-    return cell.image_digest, cell.kernel_digest, cell.source_digests

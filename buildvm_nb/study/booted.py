@@ -13,7 +13,7 @@ from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.study.environment import open_machine
 from buildvm_nb.study.inputs import Inputs, gather
-from buildvm_nb.study.recording import broken, finish
+from buildvm_nb.study.recording import as_host_error, broken, finish
 from buildvm_nb.study.steps import Output
 from buildvm_nb.study.trial import Part, Setting, Trial, machine_for, run_part
 from buildvm_nb.vm import BuildMachine, check_cpu, find_emulator
@@ -81,6 +81,9 @@ class BootedCase:
             raise
         except BuildVMError as error:
             outcome = broken(self.case, self.spec, error)
+            trial = Trial(outcome=outcome, log=log.data)
+        except OSError as error:
+            outcome = broken(self.case, self.spec, as_host_error(error, self._cache))
             trial = Trial(outcome=outcome, log=log.data)
         finally:
             self.close()

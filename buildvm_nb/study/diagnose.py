@@ -273,7 +273,8 @@ class _Diagnosis:
     def _kernels(self) -> Finding | None:
         names = self.questions.kernels
         study = study_kernels(self.lab, self._somewhere(), names, repeats=self.questions.repeats)
-        self.left_out += study.notes
+        self.left_out += study.missing
+        self.assumed += [note for note in study.notes if note not in study.missing]
         return self._ordered(study, Axis.KERNEL, FindingKind.KERNEL_DEPENDENT)
 
     def _cores(self) -> Finding | None:

@@ -24,6 +24,7 @@ from buildvm_nb.model.value import Digest, Value
 from buildvm_nb.source import Fetched, fetch
 from buildvm_nb.study.environment import kvm_status
 from buildvm_nb.study.questions import refuse_fixed
+from buildvm_nb.study.recording import Basis
 from buildvm_nb.study.trial import machine_for
 from buildvm_nb.vm import check_cpu, find_emulator
 
@@ -76,6 +77,18 @@ class Cell(Value):
     """Key that the kernel must have; empty: any."""
     source_digests: tuple[Digest, ...] | None = None
     """What the source and the inputs must be; None: they could not be had."""
+    engine: str = ""
+    """Name and version that QEMU must have; empty: any."""
+
+    @property
+    def basis(self) -> Basis:
+        """What an outcome must have been made with to be one of this cell."""
+        return Basis(
+            image_digest=self.image_digest,
+            kernel_digest=self.kernel_digest,
+            source_digests=self.source_digests,
+            engine=self.engine,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +193,7 @@ def pin_cells(cells: tuple[Cell, ...], place: Place) -> tuple[Cell, ...]:
         name: fetch_kernel(name, place.cache, place.progress).path.name
         for name in dict.fromkeys(cell.machine.kernel for cell in cells)
     }
+    engine = _engine(place)
     is_open = any(cell.machine.accelerator is Accelerator.AUTO for cell in cells)
     works = is_open and not place.remote and kvm_status(place.cache)[0]
     chosen = Accelerator.KVM if works else Accelerator.TCG
@@ -189,7 +203,7 @@ def pin_cells(cells: tuple[Cell, ...], place: Place) -> tuple[Cell, ...]:
         if spec.accelerator is Accelerator.AUTO:
             spec = spec.model_copy(update={"accelerator": chosen})
         digests = {"image_digest": images[spec.image], "kernel_digest": kernels[spec.kernel]}
-        pinned.append(cell.model_copy(update={"machine": spec, **digests}))
+        pinned.append(cell.model_copy(update={"machine": spec, "engine": engine, **digests}))
     return tuple(pinned)
 
 
@@ -242,6 +256,16 @@ def _spelled(cpu: str, place: Place) -> str:
     except HostError:
         if place.remote:
             return cpu
+        raise
+
+
+def _engine(place: Place) -> str:
+    """Return what runs guests here; empty where they run elsewhere and this host has none."""
+    try:
+        return f"qemu {find_emulator(place.cache.root).version}"
+    except HostError:
+        if place.remote:
+            return ""
         raise
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,9 @@ def keep(
         place = setting.cache.entry(kind, recipe, fill, label=label, progress=setting.progress)
     except _NotPreparedError as error:
         return error.trial
-    os.utime(place)  # it is in use: evicted later than others
-    evict(setting.cache, keep=place.name)
+    with suppress(OSError):  # a cache that may not be written, or that others clear as well
+        os.utime(place)  # it is in use: evicted later than others
+        evict(setting.cache, keep=place.name)
     records = setting.cache.record(place)["facts"]["steps"]
     return place, tuple(StepRecord.model_validate(record) for record in records)
 

@@ -36,6 +36,8 @@ class OrderedStudy:
     outcomes: dict[Probe, Outcome] = field(default_factory=dict)
     """By index into `values`."""
     notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """What should have been tried and could not be had."""
 
     def at(self, index: int) -> list[Outcome]:
         """Return the outcomes at one value.
@@ -138,17 +140,20 @@ def study_kernels(
         If an outcome cannot be recorded.
     """
     releases: dict[str, str] = {}
-    notes = []
+    notes, missing = [], []
     for name in dict.fromkeys([*(names or KERNELS), spec.kernel]):
         try:
             release = fetch_kernel(name, lab.cache, lab.progress).release
         except (SourceError, Unreachable) as error:
-            notes.append(f"kernel {name} cannot be had: {error.message}")
+            missing.append(f"kernel {name} cannot be had: {error.message}")
         else:
-            if releases.setdefault(release, name) != name:
-                notes.append(
-                    f"kernel {name} is left out: it has the release of {releases[release]}"
-                )
+            other = releases.setdefault(release, name)
+            if other == name:
+                continue
+            if name.startswith("debian:") and other.startswith("debian:"):
+                notes.append(f"kernel {name} is the same as {other}: {release}")
+            else:  # one's own may differ all the same
+                missing.append(f"kernel {name} is left out: it has the release of {other}")
     ordered = sorted(releases, key=_version)
 
     def order(release: str, attempt: int) -> Order:
@@ -157,7 +162,8 @@ def study_kernels(
         return Order(case=lab.case, machine=machine, probing=probing)
 
     study = study_order(lab, ordered, order, _everywhere(len(ordered), repeats, lab.workers))
-    study.notes += notes
+    study.notes += [*missing, *notes]
+    study.missing += missing
     return study
 
 

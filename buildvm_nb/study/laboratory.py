@@ -2,23 +2,25 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildvm_nb.errors import BudgetSpent
+from buildvm_nb.errors import BudgetSpent, BuildVMError, HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.study.cells import compared, trial_of
 from buildvm_nb.study.environment import prepare
 from buildvm_nb.study.inputs import gather
 from buildvm_nb.study.probe import Order, order_key, run_probe
+from buildvm_nb.study.recording import Basis, as_host_error, broken, unavailable
+from buildvm_nb.study.trial import Trial
 from buildvm_nb.vm import find_emulator
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
-    from buildvm_nb.study.trial import Trial
 
 __all__ = ["Laboratory", "OnOutcome"]
 
@@ -98,6 +100,7 @@ class Laboratory:
         self._tell = on_outcome or (lambda _outcome, _known: None)
         self._root = None if is_remote else cache.root
         self._digests: dict[tuple[str, str], tuple[str, str]] = {}
+        self._sources: dict[str, tuple[str, ...]] = {}
         self.inputs = gather(case, cache=cache, base=self.base, progress=progress)
         self._known: dict[str, Outcome] = {} if fresh else dict(self._recorded())
         self._loaded = {case.build_digest()}
@@ -169,23 +172,53 @@ class Laboratory:
         return sys.maxsize if self.budget is None else max(0, self.budget - self.runs)
 
     def _run_all(self, orders: dict[str, Order]) -> dict[str, Outcome]:
-        futures: dict[Future[Trial], str] = {
-            self._executor.submit(run_probe, order, self._root, self.base): key
-            for key, order in orders.items()
-        }
+        """Run orders and record what comes of them; a worker that breaks is an error of its run."""
         answers = {}
+        pinned: dict[str, Order] = {}
+        for key, order in orders.items():
+            try:
+                pinned[key] = order.model_copy(update={"basis": self._basis(order)})
+            except UsageError:
+                raise
+            except SourceError as error:
+                trial = Trial(outcome=unavailable(order.case, order.machine, error), log=b"")
+                answers[key] = self._record(key, order, trial)
+            except (BuildVMError, OSError) as error:
+                if isinstance(error, OSError):
+                    error = as_host_error(error, self.cache)
+                trial = Trial(outcome=broken(order.case, order.machine, error), log=b"")
+                answers[key] = self._record(key, order, trial)
+        futures = {self._submit(order): (key, order) for key, order in pinned.items()}
         try:
             for future in as_completed(futures):
-                trial = future.result()
-                outcome = trial.outcome.model_copy(update={"study": self.study})
-                outcome = self._catalog.record(outcome, trial.log)
                 self.runs += 1
-                answers[futures[future]] = self._known[futures[future]] = outcome
-                self._tell(outcome, False)  # noqa: FBT003 - a callback's plain argument
+                key, order = futures[future]
+                trial = trial_of(future, order.case, order.machine)
+                answers[key] = self._record(key, order, compared(order.basis, trial))
         finally:
             for future in futures:
                 future.cancel()
         return answers
+
+    def _submit(self, order: Order) -> Future[Trial]:
+        try:
+            return self._executor.submit(run_probe, order, self._root, self.base)
+        except (BrokenExecutor, RuntimeError) as error:
+            raise HostError(
+                f"the executor takes no more runs: {error}",
+                hint="what has ended is in the catalog: the same study goes on from there",
+            ) from error
+
+    def _record(self, key: str, order: Order, trial: Trial) -> Outcome:
+        drift_s = trial.outcome.probing.drift_s
+        changes = {
+            "study": self.study,
+            "probing": order.probing.model_copy(update={"drift_s": drift_s}),
+        }
+        outcome = self._catalog.record(trial.outcome.model_copy(update=changes), trial.log)
+        self._known[key] = outcome
+        self._tell(outcome, False)  # noqa: FBT003 - a callback's plain argument
+        return outcome
 
     def _recall(self, key: str, case: Case) -> Outcome | None:
         digest = case.build_digest()
@@ -207,16 +240,36 @@ class Laboratory:
                 yield order_key(outcome), outcome
 
     def _fits(self, outcome: Outcome) -> bool:
-        """Tell whether image, kernel and engine are what they would be now."""
-        spec = outcome.machine
+        """Tell whether it was made with what would be taken now."""
+        try:
+            return not self._basis(outcome).difference(outcome)
+        except (
+            SourceError,
+            HostError,
+            OSError,
+        ):  # what cannot be had now is told by a run of its own
+            return False
+
+    def _basis(self, order: Order | Outcome) -> Basis:
+        """Return what a run must be made with, whoever makes it, as long as this study lasts."""
+        spec = order.machine
         place = (str(spec.image), spec.kernel)
         if place not in self._digests:
             boot = prepare(spec, cache=self.cache, progress=self.progress)
             self._digests[place] = (boot.image_digest, boot.kernel_digest)
-        environment = outcome.environment
-        engine = f"qemu {find_emulator(self.cache.root).version}"
-        return (
-            (outcome.image_digest, outcome.kernel_digest) == self._digests[place]
-            and environment is not None
-            and environment.engine == engine
+        image, kernel = self._digests[place]
+        return Basis(
+            image_digest=image,
+            kernel_digest=kernel,
+            source_digests=self._sources_of(order.case),
+            engine=f"qemu {find_emulator(self.cache.root).version}",
         )
+
+    def _sources_of(self, case: Case) -> tuple[str, ...]:
+        """Return the digests of a case's sources, fetched here once: variants have others."""
+        digest = case.build_digest()
+        if digest not in self._sources:
+            own = digest == self.case.build_digest()
+            inputs = self.inputs if own else gather(case, cache=self.cache, base=self.base)
+            self._sources[digest] = tuple(one.record.digest for one in inputs.fetched)
+        return self._sources[digest]

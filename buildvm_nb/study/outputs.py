@@ -132,11 +132,19 @@ def _conclude(lab: Laboratory, found: _Variation, base: Finding, repeats: int) -
             "axis": found.axis,
             "summary": summary,
             "varying_files": found.files,
-            "difference": _first_difference(lab, found),
+            "difference": _difference(lab, found),
             "environment": found.first.machine,
             "confidence": coin_confidence(repeats),
         }
     )
+
+
+def _difference(lab: Laboratory, found: _Variation) -> str:
+    """Show the first difference, where this host lets us: the finding does not depend on it."""
+    try:
+        return _first_difference(lab, found)
+    except OSError:
+        return ""
 
 
 def _first_difference(lab: Laboratory, found: _Variation) -> str:

@@ -5,16 +5,17 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from buildvm_nb.errors import BuildVMError, SourceError, UsageError
+from buildvm_nb.errors import BuildVMError, HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing, Verdict
 from buildvm_nb.model.value import Value
 from buildvm_nb.study.carrying import run_carried
+from buildvm_nb.study.cells import check_basis, worker
 from buildvm_nb.study.inputs import Inputs, gather
 from buildvm_nb.study.preparation import Prepared, prepare_case, run_fork
-from buildvm_nb.study.recording import broken, finish, unavailable
+from buildvm_nb.study.recording import Basis, as_host_error, broken, finish, unavailable
 from buildvm_nb.study.trial import Part, Setting, Trial, run_once
 
 __all__ = ["Order", "order_key", "run_probe"]
@@ -27,6 +28,8 @@ class Order(Value):
     machine: MachineSpec
     probing: Probing = Probing()
     """With `Probing.prepared_at`, the test runs in a fork of a machine prepared at that date."""
+    basis: Basis = Basis()
+    """What it must be made with; by default anything."""
 
 
 def order_key(order: Order | Outcome) -> str:
@@ -70,8 +73,9 @@ def run_probe(order: Order, cache_root: Path | None = None, base: Path = Path())
     """
     began = time.monotonic()
     inputs: Inputs | None = None
+    cache = Cache(cache_root)
     try:
-        cache = Cache(cache_root)
+        _check(order, cache)
         inputs = _gather(order.case.model_dump_json(by_alias=True), cache.root, base)
         trial = _run(order, Setting(case=order.case, cache=cache), inputs)
     except UsageError:
@@ -80,10 +84,20 @@ def run_probe(order: Order, cache_root: Path | None = None, base: Path = Path())
         trial = Trial(outcome=unavailable(order.case, order.machine, error), log=b"")
     except BuildVMError as error:
         trial = Trial(outcome=broken(order.case, order.machine, error), log=b"")
+    except OSError as error:
+        told = as_host_error(error, cache)
+        trial = Trial(outcome=broken(order.case, order.machine, told), log=b"")
     probing = order.probing.model_copy(update={"drift_s": trial.outcome.probing.drift_s})
     outcome = trial.outcome.model_copy(update={"probing": probing})
     sources = tuple(one.record for one in inputs.fetched) if inputs else ()
     return replace(trial, outcome=finish(outcome, sources, began))
+
+
+def _check(order: Order, cache: Cache) -> None:
+    try:
+        check_basis(order.basis, order.machine, cache)
+    except HostError as error:
+        raise HostError(f"{worker()}: {error.message}", hint=error.hint) from error
 
 
 def _run(order: Order, setting: Setting, inputs: Inputs) -> Trial:

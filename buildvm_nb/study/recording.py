@@ -4,16 +4,56 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from buildvm_nb.errors import BuildVMError, SourceError
-from buildvm_nb.host.cache import Cache, file_digest
+from buildvm_nb.errors import BuildVMError, HostError, SourceError
+from buildvm_nb.host.cache import Cache, file_digest, free_bytes
 from buildvm_nb.host.facts import host_facts
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Artifact, Outcome, Probing, SourceRecord, Verdict
+from buildvm_nb.model.value import Digest, Value
 from buildvm_nb.study.steps import Judgement
 from buildvm_nb.vm import BuildMachine, scratch_directory
 
-__all__ = ["broken", "export", "finish", "judged", "unavailable"]
+__all__ = ["Basis", "as_host_error", "broken", "export", "finish", "judged", "unavailable"]
+
+
+class Basis(Value):
+    """What a run is made with beside its case and machine; only what shares it can be compared."""
+
+    image_digest: str = ""
+    """SHA-256 of the image; empty, here and below: any."""
+    kernel_digest: str = ""
+    """Key of the kernel."""
+    source_digests: tuple[Digest, ...] | None = None
+    """Of the source and the inputs; None: they could not be had."""
+    engine: str = ""
+    """Name and version of what runs the guest, for example ``qemu 7.2.22``."""
+
+    def difference(self, outcome: Outcome) -> str:
+        """Say with what else a run was made.
+
+        Parameters
+        ----------
+        outcome : Outcome
+            Of the run.
+
+        Returns
+        -------
+        str
+            In words, the first difference; empty where there is none.
+        """
+        sources = ", ".join(record.digest for record in outcome.sources)
+        expected = None if self.source_digests is None else ", ".join(self.source_digests)
+        engine = outcome.environment.engine if outcome.environment else ""
+        for what, seen, wanted in (
+            ("image", outcome.image_digest, self.image_digest or None),
+            ("kernel", outcome.kernel_digest, self.kernel_digest or None),
+            ("QEMU", engine, self.engine or None),
+            ("sources", sources, expected),
+        ):
+            if wanted is not None and seen != wanted:
+                return f"other {what}: {seen or 'none'}; expected {wanted or 'none'}"
+        return ""
 
 
 def judged(
@@ -97,6 +137,30 @@ def broken(case: Case, spec: MachineSpec, error: BuildVMError) -> Outcome:
     evidence = getattr(error, "evidence", "")
     return Outcome(
         case=case, machine=spec, verdict=Verdict.ERROR, reason=str(error), evidence=evidence
+    )
+
+
+def as_host_error(error: OSError, cache: Cache) -> HostError:
+    """Word what the system refused: this host's trouble, never the case's.
+
+    Parameters
+    ----------
+    error : OSError
+        A full disk, a file that may not be written, a connection that broke.
+    cache : Cache
+        Where there may be no room.
+
+    Returns
+    -------
+    HostError
+        To be raised or told.
+    """
+    what = error.strerror or str(error) or type(error).__name__
+    place = f": {error.filename}" if error.filename else ""
+    return HostError(
+        f"this host refused it: {what}{place}",
+        hint=f"{free_bytes(cache.root) // 2**20} MiB are free in the cache {cache.root}; "
+        "`buildvm doctor` looks at the host",
     )
 
 

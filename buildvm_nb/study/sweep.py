@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from buildvm_nb.host.progress import SILENT, Progress, Task
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.study.answers import find_answers
-from buildvm_nb.study.cells import broken_cell, run_cell
+from buildvm_nb.study.cells import compared, run_cell, trial_of
 from buildvm_nb.study.executors import is_local, open_executor
 from buildvm_nb.study.grid import Cell, Grid, Place, make_cells, pin_cells
 from buildvm_nb.study.jobs import fit_jobs
@@ -265,6 +265,7 @@ def _run(
     """
     ended: SimpleQueue[Future[Trial]] = SimpleQueue()
     running: dict[Future[Trial], tuple[Cell, int]] = {}
+    engine = ""  # of the first worker; where this host has no QEMU the others must have the same
 
     def submit(cell: Cell, attempt: int) -> None:
         try:
@@ -283,7 +284,10 @@ def _run(
         while running:
             future = ended.get()
             cell, attempt = running.pop(future)
-            trial = _trial(cell, future)
+            basis = cell.basis.model_copy(update={"engine": cell.engine or engine})
+            trial = compared(basis, trial_of(future, cell.case, cell.machine))
+            if trial.outcome.environment and trial.outcome.verdict is not Verdict.ERROR:
+                engine = trial.outcome.environment.engine
             again = trial.outcome.verdict is Verdict.ERROR and attempt < _TRIES
             yield cell, trial, not again
             if again:
@@ -291,12 +295,3 @@ def _run(
     finally:
         for future in running:
             future.cancel()
-
-
-def _trial(cell: Cell, future: "Future[Trial]") -> Trial:
-    try:
-        return future.result()
-    except CancelledError:
-        return broken_cell(cell, "the executor dropped it: was the cluster restarted?")
-    except Exception as error:  # noqa: BLE001 - a worker that breaks in whatever way ran nothing
-        return broken_cell(cell, f"the worker broke: {type(error).__name__}: {error}")

@@ -16,7 +16,7 @@ from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study.environment import choose_faithful, open_machine
 from buildvm_nb.study.inputs import Inputs, gather
-from buildvm_nb.study.recording import broken, export, finish, judged, unavailable
+from buildvm_nb.study.recording import as_host_error, broken, export, finish, judged, unavailable
 from buildvm_nb.study.steps import Log, Output, run_steps
 from buildvm_nb.vm import BuildMachine, check_cpu, find_emulator
 
@@ -171,6 +171,8 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
         trial = Trial(outcome=unavailable(case, spec, error), log=b"")
     except BuildVMError as error:
         trial = Trial(outcome=broken(case, spec, error), log=b"")
+    except OSError as error:
+        trial = Trial(outcome=broken(case, spec, as_host_error(error, cache)), log=b"")
     else:
         trial = run_once(setting, spec, inputs)
     sources = tuple(one.record for one in inputs.fetched) if inputs else ()
@@ -247,6 +249,9 @@ def attempt(setting: Setting, spec: MachineSpec, work: Callable[[Log], Trial]) -
             if not again or number == _ATTEMPTS:
                 outcome = broken(setting.case, spec, error)
                 return Trial(outcome=outcome, log=log.data)
+        except OSError as error:
+            outcome = broken(setting.case, spec, as_host_error(error, setting.cache))
+            return Trial(outcome=outcome, log=log.data)
         finally:
             log.close()
     raise AssertionError("unreachable")

@@ -170,8 +170,11 @@ def _usable(answer: Any, asked_at: float | None) -> tuple[bool, str] | None:  # 
 def _remember(memo: Path, answers: dict[str, Any]) -> None:
     partial = memo.with_suffix(f".{ULID()}")
     with suppress(OSError):  # it only saves time
-        partial.write_text(json.dumps({"boot": _boot(), "answers": answers}))
-        partial.replace(memo)
+        try:
+            partial.write_text(json.dumps({"boot": _boot(), "answers": answers}))
+            partial.replace(memo)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _boot() -> str:

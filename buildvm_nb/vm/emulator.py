@@ -6,6 +6,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -71,7 +72,8 @@ def find_emulator(cache_root: Path | None = None, program: str = QEMU) -> Emulat
     status = Path(path).stat()
     stamp = [path, status.st_size, status.st_mtime_ns]
     memo = cache_root / "emulator.json" if cache_root else None
-    known = _remembered(memo, stamp) or _ask(path)
+    remembered = _remembered(memo, stamp)
+    known = remembered or _ask(path)
     version = str(known["version"])
     if tuple(map(int, version.split(".")[:2])) < OLDEST_QEMU:
         oldest = ".".join(map(str, OLDEST_QEMU))
@@ -79,10 +81,8 @@ def find_emulator(cache_root: Path | None = None, program: str = QEMU) -> Emulat
             f"QEMU is too old: {path} is {version}; allowed: {oldest} or newer",
             hint="upgrade qemu-system-x86; Debian 12 has 7.2",
         )
-    if memo:
-        partial = memo.with_suffix(f".{ULID()}")
-        partial.write_text(json.dumps({"stamp": stamp, "known": known}))
-        partial.replace(memo)
+    if memo and not remembered:
+        _remember(memo, {"stamp": stamp, "known": known})
     return Emulator(
         path=path,
         version=version,
@@ -100,6 +100,17 @@ def _remembered(memo: Path | None, stamp: list[object]) -> dict[str, Any] | None
         return content["known"] if usable else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _remember(memo: Path, content: dict[str, Any]) -> None:
+    """Write a memo, where that can be done: it only saves time."""
+    partial = memo.with_suffix(f".{ULID()}")
+    with suppress(OSError):
+        try:
+            partial.write_text(json.dumps(content))
+            partial.replace(memo)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _ask(path: str) -> dict[str, Any]:

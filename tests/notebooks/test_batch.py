@@ -65,6 +65,7 @@ def ran(tmp_path):
     return path.read_text().splitlines() if path.exists() else []
 
 
+@pytest.mark.long
 def test_a_batch_keeps_evidence_goes_on_and_breaks_alone(batch, tmp_path, capsys):
     rows = ("good.toml,2020", "good.toml,2024", "broken.toml,2021", "dies.toml,2022")
     rows += ("silent.toml,2023",)

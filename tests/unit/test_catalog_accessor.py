@@ -12,6 +12,7 @@ from buildvm_nb.catalog import FAILURES, OUTCOMES, Catalog, empty_frame
 from buildvm_nb.catalog.columns import Kind
 from buildvm_nb.catalog.frames import make_frame
 from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.machine import kernel_age
 
 assert Catalog  # importing it gives frames their .traps
 PLAIN = {
@@ -142,12 +143,43 @@ def test_verdicts_are_laid_out_and_mixed_ones_are_shown_as_such():
     matrix = frame.traps.matrix("date", "cpu")
 
     assert matrix.columns.tolist() == ["Haswell", "max"]
-    assert matrix.index.tolist() == list(map(day, ("2020-01-01", "2030-01-01", "9999-01-01")))
-    assert matrix.loc[day("2020-01-01")].tolist() == ["mixed: 1 failed, 2 passed", "passed"]
+    assert matrix.index.tolist() == ["2020", "2030", "9999"]
+    assert matrix.loc["2020"].tolist() == ["mixed: 1 failed, 2 passed", "passed"]
     assert matrix["max"].tolist() == ["passed", "failed", "error"]
     assert matrix["Haswell"].isna().tolist() == [False, True, True]
     assert {str(dtype) for dtype in matrix.dtypes} == {"string"}
     assert frame.traps.matrix("cpu", "case_id").loc["max", "x"] == "mixed: 1 failed, 1 passed"
+
+
+def test_cpus_and_kernels_are_laid_out_by_age_and_dates_by_as_much_as_counts():
+    frame = frame_of(
+        OUTCOMES,
+        an_outcome("2020-01-01", "Haswell", "failed") | {"kernel": "debian:sid"},
+        an_outcome("2020-01-02", "Penryn", "passed") | {"kernel": "debian:bookworm"},
+        an_outcome("2020-02-01", "Haswell,-avx2", "passed") | {"kernel": "/a/kernel"},
+        an_outcome("2021-01-01", "max", "passed") | {"kernel": "debian:bookworm-backports"},
+        an_outcome("2021-01-01", "Nehalem", "passed") | {"kernel": "debian:bullseye"},
+    )
+    matrix = frame.traps.matrix("kernel", "cpu")
+    assert matrix.columns.tolist() == ["Penryn", "Nehalem", "Haswell", "Haswell,-avx2", "max"]
+    assert matrix.index.tolist() == [
+        "debian:bullseye",
+        "debian:bookworm",
+        "debian:bookworm-backports",
+        "debian:sid",
+        "/a/kernel",
+    ]
+    assert frame.traps.matrix().index.tolist() == ["2020", "2021"]
+    assert frame.traps.matrix(by="month").index.tolist() == ["2020-01", "2020-02", "2021-01"]
+    assert len(frame.traps.matrix("cpu", "date", by="day").columns) == 4
+    assert frame.traps.matrix(by="instant").index[0] == day("2020-01-01")
+    with pytest.raises(UsageError, match="dates by 'week'; allowed: year, month, day, instant"):
+        frame.traps.matrix(by="week")
+
+
+def test_releases_of_kernels_are_ordered_by_their_numbers():
+    releases = ["6.12.9-amd64", "custom", "6.1.0-44-cloud-amd64", "5.10.0", "debian:sid"]
+    assert sorted(releases, key=kernel_age) == [releases[at] for at in (4, 3, 2, 0, 1)]
 
 
 def test_frames_without_rows_have_nothing_to_tell():

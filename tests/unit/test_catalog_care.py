@@ -174,6 +174,37 @@ def test_a_merge_brings_everything_once(catalog, other):
     assert len(catalog.outcomes()) == 3
 
 
+def test_what_was_refuted_here_is_refuted_after_a_merge_whichever_way_it_went(catalog, other):
+    failing = other.record_finding(failing_everywhere(recorded_at="2026-01-01"))
+    sound = [catalog.record_finding(a_finding(recorded_at=f"2026-0{n}-01")) for n in (2, 3, 4)]
+    catalog.merge(other.name)
+    assert list(catalog.findings()["id"]) == [sound[-1].id]
+    assert catalog.failures().empty
+    other.merge(catalog.name)
+    assert list(other.findings()["id"]) == [sound[-1].id]
+    # a failure seen later than all of these is one again
+    again = other.record_finding(failing_everywhere(recorded_at="2026-05-01"))
+    catalog.merge(other.name)
+    assert list(catalog.findings()["id"]) == [again.id]
+    assert failing.id in set(catalog.findings(current=False)["id"])
+
+
+def test_a_retraction_is_merged_with_its_reason(catalog, other):
+    first = other.record_finding(failing_everywhere(recorded_at="2026-01-01"))
+    wrong = other.record_finding(a_finding(recorded_at="2026-02-01"))
+    catalog.merge(other.name)
+    assert list(catalog.findings()["id"]) == [wrong.id]
+    other.retract(wrong.id, "it was another package")
+    catalog.merge(other.name)
+    catalog.merge(other.name)
+    assert list(catalog.findings()["id"]) == [first.id]
+    assert catalog.retraction(wrong.id).because == "it was another package"
+
+
+def failing_everywhere(**more):
+    return Finding(case=CASE, kind="always-failing", summary="it fails", confidence=1, **more)
+
+
 def test_a_catalog_is_merged_from_a_server_and_with_itself(place, logs, other, catalog):
     outcomes, _ = fill(catalog)
 

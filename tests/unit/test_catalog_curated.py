@@ -11,21 +11,27 @@ import pytest
 import buildvm_nb
 from buildvm_nb.catalog import (
     REPORTED,
+    Catalog,
     curated_cases,
     curated_findings,
     curated_root,
     derive,
     dump_proof,
+    gather_proof,
     lint_catalog,
     lint_files,
+    lint_notes,
     load_case,
     read_proof,
     reported_entries,
     stale_files,
     write_proof,
 )
+from buildvm_nb.catalog.proofs import Proof, load_proof
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.finding import Finding
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Outcome
 
 CASE = """\
 schema = 1
@@ -88,7 +94,7 @@ def root(tmp_path):
     (tmp_path / "README.md").write_text(README)
     path = tmp_path / "cases" / "demo-1.0.toml"
     path.write_text(CASE)
-    write_proof(tmp_path / "proofs" / "demo-1.0.json", [proof_of(path)])
+    write_proof(tmp_path / "proofs" / "demo-1.0.json", Proof(findings=[proof_of(path)]))
     derive(tmp_path)
     return tmp_path
 
@@ -325,7 +331,7 @@ def test_what_is_sound_is_no_failure(root, entry):
     )
     write_proof(
         root / "proofs" / "demo-1.0.json",
-        [proof_of(entry, kind="sound", axis=None, boundaries=[], windows=[])],
+        Proof(findings=[proof_of(entry, kind="sound", axis=None, boundaries=[], windows=[])]),
     )
     derive(root)
     assert lint_catalog(root) == []
@@ -334,10 +340,89 @@ def test_what_is_sound_is_no_failure(root, entry):
 
 def test_a_proof_is_the_same_text_for_the_same_findings(entry):
     findings = [proof_of(entry), proof_of(entry, axis="cpu")]
-    text = dump_proof(findings)
-    assert text == dump_proof(reversed(findings))
-    assert [one["axis"] for one in json.loads(text)] == ["cpu", "date"]
-    assert text.endswith("]\n")
+    text = dump_proof(Proof(findings=findings))
+    assert text == dump_proof(Proof(findings=findings[::-1]))
+    assert [one["axis"] for one in json.loads(text)["findings"]] == ["cpu", "date"]
+    assert text.endswith("}\n")
+
+
+# evidence
+
+
+@pytest.fixture
+def proved(entry, tmp_path):
+    """A catalog with runs on both sides of the boundary, and the finding that they prove."""
+    case = load_case(entry)
+    days = ("2010-01-01", "2019-12-31T23:59:59Z", "2020-01-01", "2030-01-01")
+    with Catalog(tmp_path / "own.sqlite") as catalog:
+        outcomes = [
+            catalog.record(
+                Outcome(
+                    case=case,
+                    machine=MachineSpec(date=day),
+                    verdict="passed" if day < "2020" else "failed",
+                ),
+                f"first\n\x1b[2Jran on {day}\tend\n".encode(),
+            )
+            for day in days
+        ]
+        earlier = catalog.record_finding(proof_of(entry))
+        fields = {"evidence": [one.id for one in outcomes], "runs": 4, "supersedes": earlier.id}
+        yield catalog, catalog.record_finding(proof_of(entry, **fields)), outcomes
+
+
+def test_a_proof_carries_its_outcomes_and_the_ends_of_the_logs_that_decide(root, proved, tmp_path):
+    catalog, finding, outcomes = proved
+    place = root / "proofs" / "demo-1.0.json"
+    write_proof(place, gather_proof(catalog, [finding]))
+
+    proof = load_proof(place)
+    assert proof.missing == ()
+    assert [one.id for one in proof.outcomes] == [one.id for one in outcomes]
+    assert proof.outcomes[0].case == finding.case
+    assert set(proof.excerpts) == {one.id for one in outcomes[:3]}
+    assert proof.excerpts[outcomes[2].id] == "first\n\ufffd[2Jran on 2020-01-01    end"
+    assert dump_proof(proof) == place.read_text()
+    derive(root)
+    assert (lint_catalog(root), lint_notes(root)) == ([], [])
+
+    # and refers to nothing outside, so that anyone's catalog takes it
+    with Catalog(tmp_path / "another.sqlite") as another:
+        another.record_many([(one, b"") for one in proof.outcomes])
+        assert [another.record_finding(one) for one in proof.findings] == list(proof.findings)
+        assert list(another.check()) == []
+
+
+def test_a_proof_without_all_its_evidence_or_runs_is_told(root, proved):
+    catalog, finding, outcomes = proved
+    proof = gather_proof(catalog, [finding.model_copy(update={"runs": 0})])
+    place = root / "proofs" / "demo-1.0.json"
+    write_proof(place, proof.model_copy(update={"outcomes": proof.outcomes[2:]}))
+    troubles = told(lint_catalog(root), root)
+    missing = f"outcomes: evidence that is not in it: {outcomes[0].id} and 1 more"
+    no_run = "findings[0].runs: no run was made for it; allowed: what `--write` runs anew"
+    assert troubles == [f"proofs/demo-1.0.json: {text}" for text in (missing, no_run)]
+
+
+def test_a_proof_of_the_first_version_is_read_and_named_as_one_without_evidence(root, proved):
+    _, finding, _ = proved
+    plain = finding.model_copy(update={"supersedes": None}).model_dump(mode="json")
+    place = root / "proofs" / "demo-1.0.json"
+    place.write_text(json.dumps([plain]))
+    derive(root)
+    assert read_proof(place)[0].id == finding.id
+    assert lint_catalog(root) == []
+    [note] = told(lint_notes(root), root)
+    assert note.startswith("proofs/demo-1.0.json: carries none of its 4 outcomes; `buildvm catalog")
+    place.write_text(json.dumps([plain | {"supersedes": "01M850QQVMY7PWQHNXG43JMGN2"}]))
+    [trouble] = told(lint_catalog(root), root)
+    assert "findings[0].supersedes: 01M850QQVMY7PWQHNXG43JMGN2, which is in nobody" in trouble
+
+
+def test_a_proof_of_a_newer_version_is_named(root):
+    (root / "proofs" / "demo-1.0.json").write_text('{"proof": 3, "findings": []}')
+    [trouble] = told(lint_catalog(root), root)
+    assert "a proof of version 3; this buildvm-nb reads up to 2" in trouble
 
 
 def row(**changes):

@@ -1,6 +1,8 @@
 """Failures and hints: what the findings of a catalog come to, as tables."""
 
 import io
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -121,6 +123,13 @@ def test_failures_are_the_current_findings_that_tell_of_one(filled):
         ({"package": "P"}, ["F2", "F3"]),
         ({"package": "q"}, []),
         ({"since": START + timedelta(days=4)}, ["F4", "F7"]),
+        ({"since": "2026-01-05"}, ["F4", "F7"]),
+        ({"since": pd.Timestamp("2026-01-05", tz="UTC")}, ["F4", "F7"]),
+        ({"case": ["other", "none"]}, ["F4", "F7"]),
+        ({"case": []}, []),
+        ({"package": ["none", "P"], "kind": "time-trap"}, ["F2"]),
+        ({"springs_before": "2027-05-01"}, []),
+        ({"springs_before": "2028-01-01"}, ["F2"]),
         ({"limit": 2}, ["F4", "F7"]),
         ({"limit": 0}, []),
         ({"springs_before": datetime(2027, 5, 1, tzinfo=UTC)}, []),
@@ -142,6 +151,9 @@ def test_failures_are_filtered(filled, filters, found):
         ({"axis": "time"}, "unknown axis: 'time'; allowed: date, cpu"),
         ({"since": datetime(2026, 1, 1)}, "an instant needs a zone"),  # noqa: DTZ001
         ({"springs_before": datetime(2026, 1, 1)}, "an instant needs a zone"),  # noqa: DTZ001
+        ({"since": "soon"}, "not a date: 'soon'"),
+        ({"case": 3}, "case_id: expected text, got int: 3"),
+        ({"case": [3]}, "case_id: expected text, got int: 3"),
         ({"limit": -1}, "limit is negative"),
         ({"limit": -1, "springs_before": START}, "limit is negative"),
     ],
@@ -196,11 +208,11 @@ def test_failures_of_a_version_that_had_sources_are_read_without_them(tmp_path):
     assert list(read_failures(path).columns) == ["id", "kind"]
 
 
-def test_a_failure_whose_case_cannot_be_read_says_which(filled):
+def test_a_failure_whose_document_cannot_be_read_says_which(filled):
     with filled._database.writing() as connection:
-        connection.exec_driver_sql("UPDATE cases SET document = '{\"title\": 3}'")
+        connection.exec_driver_sql("UPDATE findings SET document = '{\"features_harmful\": 3}'")
 
-    with pytest.raises(CatalogError, match="finding F2 or its case cannot be read"):
+    with pytest.raises(CatalogError, match="finding F3 cannot be read"):
         filled.failures()
 
 
@@ -260,6 +272,70 @@ def test_failures_csv_is_safe_in_a_spreadsheet_and_reads_back(filled, tmp_path):
     )
     assert ',"\'=cmd|""x""; A demo",' in text
     pd.testing.assert_frame_equal(read_failures(tmp_path / "failures.csv"), filled.failures())
+
+
+def test_what_pandas_writes_of_failures_is_read_again(filled, tmp_path):
+    for name, more in (
+        ("index.csv", {}),
+        ("plain.csv", {"index": False}),
+        ("de.csv", {"sep": ";"}),
+    ):
+        frame = filled.failures()
+        frame.to_csv(tmp_path / name, **more)
+        pd.testing.assert_frame_equal(read_failures(tmp_path / name), frame)
+
+
+SOFFICE = shutil.which("soffice")
+
+
+@pytest.mark.skipif(SOFFICE is None, reason="no LibreOffice (Debian: libreoffice-calc)")
+def test_what_libreoffice_saves_of_failures_is_read_again(filled, tmp_path):
+    path = tmp_path / "failures.csv"
+    filled.export(path)
+    for number, detects in enumerate(("false", "true")):  # and with special numbers detected
+        out = tmp_path / detects
+        subprocess.run(
+            [
+                *(SOFFICE, f"-env:UserInstallation={(tmp_path / 'profile').as_uri()}"),
+                *("--headless", f"--infilter=CSV:44,34,76,1,,0,false,{detects}"),
+                *("--convert-to", "csv:Text - txt - csv (StarCalc):44,34,76,1,,0,false,true"),
+                *("--outdir", out, path),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+        saved = (out / "failures.csv").read_text()
+        assert "TRUE" in saved, number
+        told, expected = read_failures(out / "failures.csv"), filled.failures()
+        assert list(told.columns) == list(expected.columns)
+        # it keeps 15 digits, and takes 0012345 for a number, as the data dictionary says
+        changed = ["confidence", "version"]
+        pd.testing.assert_frame_equal(told.drop(columns=changed), expected.drop(columns=changed))
+        assert told.confidence.tolist() == pytest.approx(expected.confidence.tolist())
+
+
+RSCRIPT = shutil.which("Rscript")
+
+
+@pytest.mark.skipif(RSCRIPT is None, reason="no R (Debian: r-base-core)")
+def test_r_reads_failures_with_no_surprise(filled, tmp_path):
+    filled.export(tmp_path / "failures.csv")
+    script = """
+        f <- read.csv("failures.csv")
+        cat(nrow(f), names(f)[1:4], class(f$is_exact), class(f$purl), f$purl[1], "\\n")
+        cat(class(f$confirmed), class(f$confidence), f$title[1], "\\n")
+        cat(format(as.POSIXct(f$springs_at[1], format="%Y-%m-%dT%H:%M:%SZ", tz="UTC")))
+    """
+    argv = [RSCRIPT, "-e", script]
+    done = subprocess.run(
+        argv, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.splitlines() == [
+        "4 ecosystem package version purl logical character pkg:generic/p@0012345 ",
+        'integer numeric \'=cmd|"x"; A demo ',
+        "2027-05-01",
+    ]
 
 
 def test_an_export_is_filtered_and_may_go_to_a_stream(filled):

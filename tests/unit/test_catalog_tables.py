@@ -325,7 +325,7 @@ def test_a_cell_of_a_million_characters_comes_back(tmp_path):
         ("text,integer\na,1\na,1,2\n", "row 2 has 3 cells; the header has 2"),
         ("text,text\na,1\n", "a column there twice"),
         ("integer\n9223372036854775808\n", "not an integer of 64 bits"),
-        ("boolean\nTRUE\n", "not true or false: 'TRUE'"),
+        ("boolean\nyes\n", "not true or false: 'yes'"),
         ("instant\n2020-01-01T00:00:00\n", "not an instant"),
         ("real\nabc\n", "not a number"),
         ('text\n"a', "cannot read CSV"),

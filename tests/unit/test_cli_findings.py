@@ -238,3 +238,12 @@ def test_the_commands_load_no_pandas_before_they_need_it():
     code = "import sys, buildvm_nb.cli.catalogs; print({'pandas', 'sqlalchemy'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"
+
+
+def test_where_the_own_catalog_is_empty_the_traps_of_the_curated_one_are_listed(buildvm):
+    words = ("catalog", "expiring", "--before", "2034-01-01", "--after", "2032-01-01")
+    status, out, err = buildvm(*words)
+    assert status == 0
+    assert "your catalog is empty" in err
+    assert "2032-12-08T19:53:41Z" in out
+    assert "libio-socket-ssl-perl-2.081" in out

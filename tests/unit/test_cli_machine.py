@@ -75,12 +75,16 @@ def test_a_unit_runs_the_machine_with_this_users_directories(call, file, tmp_pat
     assert status == 0
     assert f'"--cache" "{tmp_path}/cache" "machine" "run" "{file}"' in out
     assert f'Environment="BUILDVM_STATE={tmp_path}/state"' in out
-    assert "WantedBy=default.target" in out
+    assert "WantedBy=" not in out  # it does not say auto_start
+    file.write_text("auto_start = true\n")
+    assert "WantedBy=default.target" in call("unit", "vm", "--systemd")[1]
     target = tmp_path / "vm.service"
     status, _, err = call("unit", "vm", "--systemd", "--system", "-o", target)
     assert status == 0
-    assert "systemctl daemon-reload && systemctl start vm.service" in err
+    assert "systemctl daemon-reload && systemctl enable --now vm.service" in err
     assert "WantedBy=multi-user.target" in target.read_text()
+    assert 'Environment="BUILDVM_STATE=/var/lib/buildvm-nb"' in target.read_text()
+    assert call("unit", "vm", "--shepherd", "--system")[0] == 2
     file.write_text("auto_start = true\n")
     status, out, err = call("unit", "vm", "--shepherd")
     assert "(start-in-the-background '(vm))" in out

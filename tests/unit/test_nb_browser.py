@@ -240,8 +240,22 @@ def test_a_catalog_that_cannot_be_opened_leaves_the_other_tiers(tmp_path):
     browser.close()
 
 
+def test_a_browser_of_an_empty_catalog_begins_with_the_curated_tier(tmp_path):
+    with Catalog(tmp_path / "empty.sqlite") as catalog:
+        browser = PatientBrowser(catalog, name="empty")
+        assert browser.wait(LONG_S)
+        assert browser.tier.value == "curated"
+        assert "trustme-0.6.0" in cases(browser)
+        browser.tier.value = "own"  # which stays, where it is asked for
+        assert browser.wait(LONG_S)
+        assert (browser.tier.value, cases(browser)) == ("own", [])
+        browser.close()
+
+
 def test_a_path_is_opened_and_closed_by_the_browser(tmp_path):
     browser = PatientBrowser(str(tmp_path / "catalog.sqlite"), name="path")
+    assert browser.status.endswith("curated")
+    browser.tier.value = "own"
     assert browser.status == "nothing matches: 0 own"
     browser.close()
     browser._again.click()

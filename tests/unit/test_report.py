@@ -79,9 +79,16 @@ def test_a_catalog_without_anything_gives_an_empty_report(catalog, buildvm):
     assert (told.cases, told.kinds, told.verdicts) == (0, {}, {})
     assert (told.springs, told.entries, told.matrices) == ((), (), ())
     assert "There are no findings" in render_page(told)
-    status, out, _ = buildvm()
+
+
+def test_where_the_own_catalog_is_empty_the_curated_one_is_told_of(buildvm, catalog):
+    status, out, err = buildvm()
     assert status == 0
-    assert "findings  none" in out
+    assert out.startswith("catalog   curated catalog of buildvm")
+    assert "holidays-0.9.11-iceland" in out
+    assert "your catalog is empty" in err
+    find(catalog)
+    assert "curated" not in buildvm()[1]
 
 
 def test_springs_are_sorted_and_told_as_past_or_to_come(catalog):

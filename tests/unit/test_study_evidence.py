@@ -7,7 +7,11 @@ from buildvm_nb.model.plaintext import says, steady
 from buildvm_nb.study.evidence import failing_lines, missing_part, name_signal
 
 LOG_ENDS = Path(__file__).parent / "log_ends"
-"""How logs of real runs end, each with several failures; paths are changed, nothing else."""
+"""How logs end, each with several failures.
+
+Those of pytest, unittest, prove, make, CTest, cargo and node are of real runs, with paths changed
+and long ones cut; the others are written after the documentation of their runners.
+"""
 
 PYTEST = """\
 =================================== FAILURES ===================================

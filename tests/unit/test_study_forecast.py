@@ -28,7 +28,8 @@ CASE = Case.parse({"id": "demo", "steps": [{"name": "test", "run": "run-tests"}]
 class Simulated(Executor):
     """Runs three-second test suites of which `failing` says what fails at an instant."""
 
-    def __init__(self, failing, *, report=None, verdict=None):
+    def __init__(self, failing, made, *, report=None, verdict=None):
+        self.made = made
         self.failing = failing
         self.report = report or report_names
         self.verdict = verdict
@@ -62,6 +63,7 @@ class Simulated(Executor):
             evidence=log.splitlines()[-1] if names else "",
             failing_step="test" if names else None,
             steps=(record,),
+            **self.made(order),
             probing=order.probing.model_copy(
                 update={"drift_s": 0.01 if order.probing.held else None}
             ),
@@ -90,11 +92,11 @@ def traps(**ends):
 
 
 @pytest.fixture
-def tell(tmp_path):
+def tell(tmp_path, made):
     with Catalog(tmp_path / "catalog.sqlite") as catalog:
 
         def call(failing, *, start=START, until=UNTIL, case=CASE, budget=None, **how):
-            executor = Simulated(failing, **how)
+            executor = Simulated(failing, made, **how)
             told = forecast(
                 case,
                 until=until,
@@ -104,7 +106,7 @@ def tell(tmp_path):
                 executor=executor,
                 jobs=1,
                 budget=budget,
-                fresh=True,  # what is known is checked against an image, and there is none
+                fresh=True,
             )
             assert len(executor.dates) == told.runs
             return told

@@ -9,10 +9,10 @@ from buildvm_nb.catalog import Catalog
 from buildvm_nb.errors import HostError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
-from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.model.outcome import Outcome, SourceRecord
 from buildvm_nb.study.answers import find_answers
-from buildvm_nb.study.cells import _compared, run_cell
+from buildvm_nb.study.cells import compared, run_cell
 from buildvm_nb.study.grid import Cell, Place
 from buildvm_nb.study.sweep import run_cells
 from buildvm_nb.study.trial import Trial
@@ -36,6 +36,8 @@ class Answering(Executor):
         future = Future()
         if isinstance(answer, str):
             future.set_result(trial_of(cell, answer))
+        elif isinstance(answer, dict):
+            future.set_result(trial_of(cell, **answer))
         elif answer is None:
             future.cancel()
             future.set_running_or_notify_cancel()
@@ -45,22 +47,37 @@ class Answering(Executor):
 
 
 def trial_of(cell, verdict, **fields):
-    record = SourceRecord(kind="local", name="x", version="", digest=SOURCE)
-    outcome = Outcome(
-        case=cell.case,
-        machine=cell.machine,
-        verdict=verdict,
-        image_digest=IMAGE,
-        kernel_digest=KERNEL,
-        sources=(record,),
-        **fields,
-    )
+    """Answer as a worker does that has what the cell asks for; fields may say otherwise."""
+    digests = (SOURCE,) if cell.source_digests is None else cell.source_digests
+    engine = fields.pop("engine", cell.engine)
+    known = {
+        "image_digest": cell.image_digest,
+        "kernel_digest": cell.kernel_digest,
+        "sources": tuple(
+            SourceRecord(kind="local", name="x", version="", digest=digest) for digest in digests
+        ),
+        "environment": Environment(
+            cpu="Westmere",
+            cpu_features=(),
+            cpu_flags=(),
+            cpu_count=1,
+            kernel_release="6.1",
+            accelerator="tcg",
+            engine=engine,
+        ),
+    }
+    outcome = Outcome(case=cell.case, machine=cell.machine, verdict=verdict, **known | fields)
     return Trial(outcome=outcome, log=f"in {cell.machine.date.year}\n".encode())
 
 
 def cells_of(*years, run="true", **fields):
     case = Case.parse({"id": "demo", "steps": [{"name": "test", "run": run}]})
-    defaults = {"image_digest": IMAGE, "kernel_digest": KERNEL, "source_digests": (SOURCE,)}
+    defaults = {
+        "image_digest": IMAGE,
+        "kernel_digest": KERNEL,
+        "source_digests": (SOURCE,),
+        "engine": "qemu 7.2.22",
+    }
     return tuple(
         Cell(
             index=index,
@@ -111,7 +128,7 @@ def test_each_outcome_is_recorded_with_its_log_under_one_study(run, catalog):
 
 def test_a_sweep_goes_on_where_it_was_and_keeps_its_name(run):
     cells = cells_of(2018, 2019, 2020)
-    first = run(cells, {2018: ["passed"], 2019: ["error", "error"], 2020: ["unavailable"]})
+    first = run(cells, {2018: ["passed"], 2019: ["error", "error"], 2020: ["unavailable"] * 2})
     again = run(cells, {2019: ["failed"], 2020: ["passed"]})
     assert again.asked == [2019, 2020]
     assert again.verdicts == ["passed", "failed", "passed"]
@@ -128,6 +145,7 @@ def test_a_sweep_goes_on_where_it_was_and_keeps_its_name(run):
         {"kernel_digest": "a" * 64},
         {"source_digests": ("a" * 64,)},
         {"source_digests": None},
+        {"engine": "qemu 10.0.2"},
         {"run": "false"},
     ],
     ids=str,
@@ -205,12 +223,40 @@ def test_a_worker_that_lacks_something_gives_an_error_that_names_it(tmp_path, mo
     ("verdict", "expected", "reason"),
     [
         ("failed", SOURCE, ""),
-        ("failed", "a" * 64, f"has other sources: their digests are {SOURCE}"),
-        ("unavailable", "a" * 64, "cannot have the sources, which were there before"),
+        ("failed", "a" * 64, f"a worker has other sources: {SOURCE}; expected {'a' * 64}"),
+        ("unavailable", "a" * 64, "a worker cannot have the sources, which are here"),
     ],
 )
 def test_a_verdict_on_other_sources_is_taken_back(verdict, expected, reason):
-    (cell,) = cells_of(2018, source_digests=(expected,))
-    seen = _compared(cell, trial_of(cell, verdict)).outcome
+    (cell,) = cells_of(2018)
+    (other,) = cells_of(2018, source_digests=(expected,))
+    seen = compared(other.basis, trial_of(cell, verdict)).outcome
     assert seen.verdict == ("error" if reason else verdict)
     assert reason in seen.reason
+
+
+@pytest.mark.parametrize(
+    ("difference", "reason"),
+    [
+        ({"image_digest": "a" * 64}, f"a worker has other image: {'a' * 64}; expected {IMAGE}"),
+        ({"kernel_digest": "a" * 64}, "a worker has other kernel: "),
+        ({"engine": "qemu 10.0.2"}, "other QEMU: qemu 10.0.2; expected qemu 7.2.22"),
+        ({"sources": ()}, f"other sources: none; expected {SOURCE}"),
+        ({"environment": None}, "other QEMU: none"),
+    ],
+)
+def test_what_a_worker_made_with_something_else_is_an_error_and_tried_elsewhere(
+    run, difference, reason
+):
+    other = {"verdict": "failed"} | difference
+    assert run(cells_of(2018), {2018: [other, "passed"]}).verdicts == ["passed"]
+    ran = run(cells_of(2019), {2019: [other, other]})
+    assert ran.verdicts == ["error"]
+    assert reason in ran.outcomes[0].reason
+
+
+def test_where_the_planning_host_has_no_qemu_the_first_worker_sets_the_version(run):
+    answers = {2018: ["passed"], 2019: [{"verdict": "failed", "engine": "qemu 10.0.2"}] * 2}
+    first = {2018: [{"verdict": "passed", "engine": "qemu 7.2.22"}]}
+    ran = run(cells_of(2018, 2019, engine=""), answers | first)
+    assert ran.verdicts == ["passed", "error"]

@@ -32,8 +32,9 @@ SECOND = timedelta(seconds=1)
 class World(Executor):
     """Answers orders by a law: what the verdict is at an order's machine."""
 
-    def __init__(self, law):
+    def __init__(self, law, made):
         self.law = law
+        self.made = made
         self.orders = []
 
     def submit(self, function, order, *rest):  # noqa: ARG002 - the interface
@@ -57,6 +58,7 @@ class World(Executor):
             machine=order.machine,
             probing=probing,
             steps=(step,),
+            **self.made(order),
             artifacts=getattr(self.law, "artifacts", lambda _order: ())(order),
             **fields,
         )
@@ -66,14 +68,14 @@ class World(Executor):
 
 
 @pytest.fixture
-def laboratory(tmp_path):
+def laboratory(tmp_path, made):
     """Open a laboratory in a world with a law."""
     opened = []
 
     def make(law, **fields):
         case = Case.parse({"id": "a-1", "steps": [{"name": "test", "run": "x"}]} | fields)
         opened.append(Catalog(tmp_path / f"{len(opened)}.sqlite"))
-        world = World(law)
+        world = World(law, made)
         lab = Laboratory(
             case,
             cache=Cache(tmp_path / "cache"),

@@ -188,3 +188,16 @@ def test_an_unknown_cpu_is_refused_with_near_names(qemu, text, message, hint):
     with pytest.raises(UsageError, match=message) as caught:
         check_cpu(text, find_emulator())
     assert caught.value.hint.startswith(hint)
+
+
+def test_a_memo_that_cannot_be_written_costs_time_and_nothing_else(qemu, tmp_path):
+    place = qemu("7.2.22")
+    cache = tmp_path / "cache"
+    (cache / "emulator.json").mkdir(parents=True)  # nobody may replace it, not even root
+    for count in (3, 6):
+        find_emulator.cache_clear()
+        assert find_emulator(cache).version == "7.2.22"
+        assert len(calls(place)) == count
+    assert [path.name for path in cache.iterdir()] == ["emulator.json"]
+    find_emulator.cache_clear()
+    assert find_emulator(tmp_path / "no" / "such").version == "7.2.22"

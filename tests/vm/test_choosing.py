@@ -40,6 +40,7 @@ def buildvm(capsysbinary, tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.long
 def test_a_case_is_built_where_its_diagnosis_saw_it_pass(buildvm):
     build = ("build", "expired.toml", "--environment", "auto")
     status, outcome, err = buildvm(*build)

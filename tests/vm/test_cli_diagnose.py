@@ -54,6 +54,7 @@ def diagnose(tmp_path):
     return start
 
 
+@pytest.mark.long
 def test_a_trap_is_found_to_the_second_and_no_run_is_made_twice(diagnose, tmp_path):
     with diagnose() as process:
         for line in process.stderr:

@@ -73,6 +73,7 @@ def certificate(begins, ends):
     return made.public_bytes(serialization.Encoding.PEM)
 
 
+@pytest.mark.long
 def test_a_hint_reveals_a_window_that_the_scan_steps_over_and_names_the_cause(find_out, tmp_path):
     begins, ends = datetime(2022, 3, 1, 8, tzinfo=UTC), datetime(2022, 5, 1, 9, tzinfo=UTC)
     (tmp_path / "source").mkdir()
@@ -91,6 +92,7 @@ def test_a_hint_reveals_a_window_that_the_scan_steps_over_and_names_the_cause(fi
     assert [window.passes_from for window in finding.windows] == [None, ends]
 
 
+@pytest.mark.long
 def test_the_certificate_that_ends_at_the_boundary_is_the_cause(find_out, tmp_path):
     (tmp_path / "source").mkdir()
     pem = certificate(TRAP - timedelta(days=1000), TRAP)
@@ -138,6 +140,7 @@ def test_a_test_that_hangs_from_a_date_on_is_a_trap_that_hangs(find_out):
     assert boundary.last_before <= "2020-12-31T23:59:59Z" < boundary.first_after
 
 
+@pytest.mark.long
 def test_a_build_that_depends_on_the_date_is_built_anew_at_every_date(find_out):
     steps = [
         {"name": "build", "run": f"{NOW}test $now -lt {TRAP.timestamp():.0f}"},

@@ -19,6 +19,7 @@ base = "debian:bookworm"
 packages = ["python3"]
 [limits]
 memory_mib = 512
+log_mib = {log_mib}
 [[step]]
 name = "test"
 run = '''
@@ -30,8 +31,9 @@ run = '''
 
 @pytest.fixture
 def build(cache):
-    def run(script, more="", artifacts="[]", **overrides):
-        case = parse_case(CASE.format(run=script, more=more, artifacts=artifacts))
+    def run(script, more="", artifacts="[]", log_mib=64, **overrides):
+        text = CASE.format(run=script, more=more, artifacts=artifacts, log_mib=log_mib)
+        case = parse_case(text)
         return run_case(case, {"accelerator": "tcg", "date": "2019-05-01"} | overrides, cache=cache)
 
     return run
@@ -90,15 +92,15 @@ def test_a_pass_without_its_artifacts_is_a_failure(build):
 
 
 def test_very_much_output_is_counted_and_cut(build):
-    trial = build("head -c 100000000 /dev/zero | tr '\\0' 'x'; exit 1", "[step.env]\nX = '1'")
-    assert trial.outcome.steps[0].output_bytes == 100_000_000
-    assert 64 * 2**20 <= len(trial.log) < 65 * 2**20
+    trial = build("head -c 5000000 /dev/zero | tr '\\0' 'x'; exit 1", log_mib=1)
+    assert trial.outcome.steps[0].output_bytes == 5_000_000
+    assert 2**20 <= len(trial.log) < 2**20 + 1000
     assert b"bytes were printed here and dropped" in trial.log
 
 
 def test_a_source_that_cannot_be_had_is_unavailable(cache):
     case = parse_case(
-        CASE.format(run="true", more="", artifacts="[]")
+        CASE.format(run="true", more="", artifacts="[]", log_mib=64)
         + '[source]\nkind = "pypi"\nname = "requests-toolbelt"\nversion = "0.0.0.1"\n'
     )
     outcome = run_case(case, {"date": "2019-05-01"}, cache=cache).outcome
@@ -108,7 +110,7 @@ def test_a_source_that_cannot_be_had_is_unavailable(cache):
 
 
 def test_a_server_or_mirror_that_does_not_answer_is_an_error(cache):
-    text = CASE.format(run="true", more="", artifacts="[]")
+    text = CASE.format(run="true", more="", artifacts="[]", log_mib=64)
     source = '[source]\nkind = "git"\nurl = "http://127.0.0.1:9/x.git"\ncommit = "main"\n'
     for case, overrides in (
         (text + source, {}),
@@ -120,7 +122,9 @@ def test_a_server_or_mirror_that_does_not_answer_is_an_error(cache):
 
 
 def test_a_package_that_does_not_exist_is_unavailable(cache):
-    text = CASE.format(run="true", more="", artifacts="[]").replace("python3", "no-such-pakcage")
+    text = CASE.format(run="true", more="", artifacts="[]", log_mib=64).replace(
+        "python3", "no-such-pakcage"
+    )
     outcome = run_case(parse_case(text), {"date": "2019-05-01"}, cache=cache).outcome
     assert outcome.verdict == "unavailable"
     assert "no-such-pakcage" in outcome.reason

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from buildvm_nb.catalog.proofs import load_proof
+
 pytestmark = [pytest.mark.vm]
 
 ROOT = Path(__file__).parents[2]
@@ -69,3 +71,16 @@ def test_a_quick_check_tells_a_true_claim_from_one_that_is_off_by_a_second(verif
     [result] = json.loads(bad.stdout)
     assert (result["check"]["agreement"], result["trouble"]) == ("disagrees", "")
     assert result["check"]["why"] == ["it passes at 2021-11-27T15:28:57Z"]
+
+
+def test_a_proof_is_of_runs_of_its_own_and_carries_them(verify, tmp_path):
+    until = "2021-11-27T15:28:57Z"
+    (tmp_path / "README.md").write_text("# Demo\n")
+    assert verify(until).returncode == 0
+    written = verify(until, "--write")
+    assert written.returncode == 0, written.stderr
+    proof = load_proof(tmp_path / "proofs" / "tiny-1.0.json")
+    [finding] = proof.findings
+    assert finding.runs == len(finding.evidence) == len(proof.outcomes)
+    assert proof.missing == ()
+    assert "expired" in "".join(proof.excerpts.values())
