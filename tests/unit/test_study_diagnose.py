@@ -316,6 +316,87 @@ def test_given_kernels_are_tried_in_place_of_debians_series(study):
     assert {spec.kernel for spec in world.ran} == {"debian:bookworm", "debian:sid"}
 
 
+class Cluster(World):
+    """Every second call runs on a worker of another kind; some workers are killed."""
+
+    def __init__(self, passes, *, other=None, killed=()):
+        super().__init__(passes)
+        self.other = other
+        self.killed = killed
+
+    def submit(self, _fn, /, order, *_):
+        future = Future()
+        trial = self.run(order)
+        number = len(self.ran)
+        if number in self.killed:
+            future.set_exception(RuntimeError("attempted to run task 4 times"))
+            return future
+        if self.other and number % 2 == 0:
+            outcome = trial.outcome.model_copy(update={"verdict": Verdict.FAILED} | self.other)
+            trial = Trial(outcome=outcome, log=b"")
+        future.set_result(trial)
+        return future
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"image_digest": "a" * 64}, {"kernel_digest": "a" * 64}, {"environment": None}],
+    ids=str,
+)
+def test_an_answer_of_a_worker_with_something_else_is_never_believed(study, other):
+    finding = study(Cluster(always, other=other), axes=DATE)
+    assert finding.kind is FindingKind.SOUND
+
+
+def test_where_only_such_workers_are_left_nothing_is_told(study):
+    class Other(Cluster):
+        def run(self, order):
+            trial = super().run(order)
+            outcome = trial.outcome.model_copy(update={"image_digest": "a" * 64})
+            return Trial(outcome=outcome, log=b"")
+
+    finding = study(Other(always), axes=DATE)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "a worker has other image" in finding.summary
+
+
+@pytest.mark.parametrize("killed", [{1}, {3}, {2, 5}])
+def test_a_worker_that_is_killed_is_an_error_of_its_run_which_is_tried_again(study, killed):
+    finding = study(Cluster(always, killed=killed), axes=DATE)
+    assert finding.kind is FindingKind.SOUND
+
+
+def test_an_answer_of_another_qemu_is_not_recalled(tmp_path, study, made, monkeypatch):
+    order = Order(case=CASE, machine=MachineSpec(date="2020-01-01", cpu="Nehalem"))
+    with Catalog(tmp_path / "recall.sqlite") as catalog:
+
+        def answered(*, passes):
+            world = World(lambda _spec: passes)
+            world.made = made
+            lab = Laboratory(CASE, cache=Cache(tmp_path), catalog=catalog, executor=world)
+            return lab.run([order])[0].verdict, len(world.ran)
+
+        assert answered(passes=True) == ("passed", 1)
+        assert answered(passes=False) == ("passed", 0)
+        newer = SimpleNamespace(version="10.0.2")
+        monkeypatch.setattr("buildvm_nb.study.laboratory.find_emulator", lambda *_: newer)
+        assert answered(passes=False) == ("error", 2)
+
+
+def test_a_host_that_refuses_to_have_a_kernel_ready_ends_no_study(study, monkeypatch):
+    ready = laboratory.prepare
+
+    def prepare(spec, **how):
+        if spec.kernel == "debian:sid":
+            raise OSError(ENOSPC, "No space left on device", "/cache/kernels")
+        return ready(spec, **how)
+
+    monkeypatch.setattr(laboratory, "prepare", prepare)
+    finding = study(World(always), axes=KERNEL)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "on kernel debian:sid (this host refused it: No space left on device" in finding.summary
+
+
 def test_a_diagnosis_of_dates_refuses_a_machine_with_a_date(study):
     world = World(always)
     with pytest.raises(UsageError, match=r"varies the date itself, .*date=2010-05-05") as caught:
@@ -330,4 +411,3 @@ def test_a_fixed_date_fixes_the_clock_and_not_which_cpu_is_todays(study):
     assert {spec.date.year for spec in world.ran} == {2012}
     first, second = (spec.cpu for spec in world.ran[:2])
     assert MODELS.index(first) < MODELS.index(second)
-        world.made = made
