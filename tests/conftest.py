@@ -23,12 +23,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.fixture
-def free_port():
-    """A TCP port of the loopback interface that nobody uses right now."""
+def _unused_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def free_port():
+    """A TCP port of the loopback interface that nobody uses right now."""
+    return _unused_port()
+
+
+@pytest.fixture(scope="module")
+def free_port_of_module():
+    """The same, for a server that the tests of a file share."""
+    return _unused_port()
 
 
 class PostgresServer:

@@ -3,6 +3,7 @@
 from buildvm_nb.debian.apt import PackageArchive
 from buildvm_nb.debian.mirrors import (
     KNOWN_SUITES,
+    MIRROR_HINT,
     AptSource,
     acquire_settings,
     check_suite,
@@ -13,6 +14,7 @@ from buildvm_nb.debian.unpack import unpack_deb
 
 __all__ = [
     "KNOWN_SUITES",
+    "MIRROR_HINT",
     "AptSource",
     "PackageArchive",
     "acquire_settings",

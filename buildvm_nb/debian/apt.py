@@ -8,7 +8,7 @@ from pathlib import Path
 
 from debian.deb822 import Deb822, PkgRelation
 
-from buildvm_nb.debian.mirrors import AptSource, sources_for
+from buildvm_nb.debian.mirrors import MIRROR_HINT, AptSource, sources_for
 from buildvm_nb.debian.private_apt import PrivateApt, complaints, is_archives_answer
 from buildvm_nb.errors import HostError, SourceError, Unreachable, UsageError
 from buildvm_nb.host.cache import Cache, cache_key, file_digest
@@ -278,7 +278,7 @@ class PackageArchive:
                 )
                 if is_archives_answer(error.message):
                     raise SourceError(message, sought=self.sought) from error
-                raise Unreachable(message, hint="is the mirror in reach?") from error
+                raise Unreachable(message, hint=MIRROR_HINT) from error
 
         files = dict(_FETCHED.findall(get("--print-uris")))
         recipe = {"files": files}

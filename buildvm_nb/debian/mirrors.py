@@ -2,24 +2,27 @@
 
 No host name stands in this package. apt itself is asked for its configured sources, so that both
 forms of its files, disabled entries and ``mirror+file:`` addresses are read as apt reads them.
+Where apt knows no mirror of Debian, as on Ubuntu, mmdebstrap is asked which one it would take.
 
 References
 ----------
-sources.list(5); apt-get(8), ``indextargets``.
+sources.list(5); apt-get(8), ``indextargets``; mmdebstrap(1), "MIRROR" and ``--setup-hook``.
 """
 
 import difflib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from buildvm_nb.errors import HostError, UsageError
-from buildvm_nb.host.tools import run_tool
+from buildvm_nb.host.tools import find_tool, run_process, run_tool
 
 __all__ = [
     "KEYRING",
     "KNOWN_SUITES",
+    "MIRROR_HINT",
     "MIRROR_VARIABLE",
     "AptSource",
     "Mirrors",
@@ -46,7 +49,10 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 """The only keys that are trusted (Debian package ``debian-archive-keyring``)."""
 
 MIRROR_VARIABLE = "BUILDVM_DEBIAN_MIRROR"
-"""Environment variable that names the mirror, for hosts whose apt has none, or has no apt."""
+"""Environment variable that names the mirror; it comes before whatever the system is set to."""
+
+MIRROR_HINT = f"is the mirror in reach? try again later, or name another in {MIRROR_VARIABLE}"
+"""What to do about a mirror that does not answer."""
 
 _WITHOUT_UPDATES = frozenset({"sid", "unstable", "experimental"})
 _SUITE_FORM = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -57,6 +63,10 @@ _CARRIED = re.compile(
     "Acquire::(https?|Retries|ForceIPv[46]|Queue-Mode|Check-Valid-Until|Check-Date)(:| )"
 )
 _NETRC = (("netrc", "/etc/apt/auth.conf"), ("netrcparts", "/etc/apt/auth.conf.d"))
+_DEFAULT_SUITE = "stable"
+_SHOW_SOURCES = 'sed "s/^/source: /" "$1"/etc/apt/sources.list >&2; false'
+"""A hook that ends mmdebstrap before it fetches anything."""
+_SHOWN_SOURCE = re.compile(r"source: deb +(?:\[[^]]*\] +)?(\S+) +(\S+) +main\b")
 _TARGETS = "$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)"
 
 
@@ -92,6 +102,8 @@ class Mirrors:
 
     archive: str
     security: str | None = None
+    is_default: bool = False
+    """Whether neither the user nor apt named them: they are mmdebstrap's own default."""
 
 
 def without_password(uri: str) -> str:
@@ -220,24 +232,43 @@ def host_mirrors() -> Mirrors:
     Returns
     -------
     Mirrors
-        From ``BUILDVM_DEBIAN_MIRROR`` if it is set, else from apt's configuration.
+        From ``BUILDVM_DEBIAN_MIRROR`` if it is set, else from apt's configuration, else
+        mmdebstrap's default.
 
     Raises
     ------
     HostError
-        If neither names a Debian mirror.
+        If none of them names a Debian mirror.
     """
     if given := os.environ.get(MIRROR_VARIABLE):
         if not re.fullmatch(r"[a-z+]+:[^\s\[\]]+", given):
             raise HostError(f"not a mirror's address in {MIRROR_VARIABLE}: {given!r}")
         return Mirrors(archive=given)
     listing = run_tool(["apt-get", "indextargets", "--no-release-info", "--format", _TARGETS])
-    if mirrors := find_mirrors(listing.decode(errors="replace")):
-        return mirrors
-    raise HostError(
-        "this host's apt configuration names no Debian mirror",
-        hint=f"name one: export {MIRROR_VARIABLE}=ADDRESS-OF-A-DEBIAN-MIRROR",
+    return find_mirrors(listing.decode(errors="replace")) or _default_mirrors()
+
+
+@lru_cache(maxsize=1)
+def _default_mirrors() -> Mirrors:
+    """Ask mmdebstrap for the mirrors that it takes when none is given; nothing is fetched."""
+    hint = f"name one: export {MIRROR_VARIABLE}=ADDRESS-OF-A-DEBIAN-MIRROR"
+    try:
+        program = find_tool("mmdebstrap")
+    except HostError as error:
+        message = "this host's apt configuration names no Debian mirror, and mmdebstrap is missing"
+        raise HostError(message, hint=f"{hint}; or {error.hint}") from error
+    # chrootless: of all modes the one that any user may use and that needs no other program
+    options = ("--mode=chrootless", "--format=null", f"--setup-hook={_SHOW_SOURCES}")
+    result = run_process([program, *options, _DEFAULT_SUITE, "-"])
+    said = result.stderr.decode(errors="replace")
+    listing = "\n".join(
+        f"Packages {uri} {suite} main" for uri, suite in _SHOWN_SOURCE.findall(said)
     )
+    if found := find_mirrors(listing):
+        return replace(found, is_default=True)
+    shown = "\n".join(said.strip().splitlines()[-3:])
+    message = f"neither this host's apt nor mmdebstrap names a Debian mirror; mmdebstrap:\n{shown}"
+    raise HostError(message, hint=hint)
 
 
 def find_mirrors(listing: str) -> Mirrors | None:

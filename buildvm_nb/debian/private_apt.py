@@ -17,7 +17,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from buildvm_nb.debian.mirrors import KEYRING, AptSource, unknown_suite, without_password
+from buildvm_nb.debian.mirrors import (
+    KEYRING,
+    MIRROR_VARIABLE,
+    AptSource,
+    unknown_suite,
+    without_password,
+)
 from buildvm_nb.errors import HostError, SourceError, Unreachable
 from buildvm_nb.host.cache import Cache, cache_key
 from buildvm_nb.host.tools import find_tool, run_tool
@@ -237,7 +243,7 @@ class PrivateApt:
             message = f"package lists of Debian {main.suite} cannot be fetched: " + complaints(
                 error.message
             )
-            hint = f"is {without_password(main.uri)} in reach? apt-get update tells"
+            hint = f"is {without_password(main.uri)} in reach? {MIRROR_VARIABLE} can name another"
             if is_archives_answer(error.message):
                 sought = tuple(map(str, self.sources))
                 raise SourceError(message, sought=sought, hint=hint) from error

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
-from buildvm_nb.debian import AptSource, acquire_settings, is_archives_answer
+from buildvm_nb.debian import MIRROR_HINT, AptSource, acquire_settings, is_archives_answer
 from buildvm_nb.errors import BuildVMError, HostError, SourceError, Unreachable
 from buildvm_nb.host.progress import Task
 from buildvm_nb.host.tools import find_tool
@@ -275,5 +275,5 @@ class Watcher:
         if _UNFIT.search(said) or is_archives_answer(said):
             return SourceError(message)
         if "Failed to fetch" in said:
-            return Unreachable(message, hint="is the mirror in reach? try again later")
+            return Unreachable(message, hint=MIRROR_HINT)
         return HostError(message)

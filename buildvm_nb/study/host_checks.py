@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from buildvm_nb.debian import without_password
-from buildvm_nb.debian.mirrors import KEYRING, host_mirrors
+from buildvm_nb.debian.mirrors import KEYRING, MIRROR_VARIABLE, host_mirrors
 from buildvm_nb.errors import BuildVMError, HostError
 from buildvm_nb.host.cache import Cache, free_bytes
 from buildvm_nb.host.tools import DEBIAN_PACKAGES, find_tool, run_tool
@@ -174,11 +174,14 @@ def _check_tool(name: str, without: State, purpose: str) -> Check:
 
 def _check_mirror() -> Check:
     try:
-        found = without_password(host_mirrors().archive)
+        mirrors = host_mirrors()
     except BuildVMError as error:
         return Check(
             subject="package mirror", state=State.MISSING, found=error.message, hint=error.hint
         )
+    found = without_password(mirrors.archive)
+    if mirrors.is_default:
+        found += f", mmdebstrap's default: apt names none of Debian's here, nor {MIRROR_VARIABLE}"
     return Check(subject="package mirror", state=State.OK, found=found)
 
 

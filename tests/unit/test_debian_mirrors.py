@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 
 import pytest
@@ -15,6 +16,7 @@ from buildvm_nb.debian.mirrors import (
 )
 from buildvm_nb.debian.private_apt import complaints
 from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.study.host_checks import check_host
 
 _TARGETS = "$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)"
 
@@ -111,16 +113,66 @@ def test_a_variable_that_is_no_address_is_refused(monkeypatch):
         host_mirrors()
 
 
-def test_a_host_without_debian_mirror_is_told_what_to_set(tmp_path, monkeypatch):
-    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+UBUNTU = """\
+Types: deb
+URIs: http://mirror.example/ubuntu/
+Suites: noble noble-updates noble-backports
+Components: main universe restricted multiverse
+Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg
+"""
+
+
+@pytest.fixture(params=["", UBUNTU], ids=["nothing", "ubuntu"])
+def apt_without_debian(request, tmp_path, monkeypatch):
+    """A host whose apt has other sources, or none."""
+    (parts := tmp_path / "parts").mkdir()
+    (parts / "system.sources").write_text(request.param)
     configuration = tmp_path / "apt.conf"
     configuration.write_text(
-        f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{tmp_path}";\n'
+        f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{parts}";\n'
     )
     monkeypatch.setenv("APT_CONFIG", str(configuration))
-    with pytest.raises(HostError, match="no Debian mirror") as caught:
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    mirrors._default_mirrors.cache_clear()
+
+
+@pytest.mark.usefixtures("apt_without_debian")
+def test_a_host_without_debian_mirror_takes_mmdebstraps_own():
+    if not shutil.which("mmdebstrap"):
+        pytest.skip("mmdebstrap is not installed")
+    found = host_mirrors()
+    assert found.is_default
+    assert found.archive.endswith("/debian")
+    assert found.security.endswith("/debian-security")
+    assert [source.suite for source in sources_for("bookworm")] == [
+        *("bookworm", "bookworm-updates", "bookworm-security")
+    ]
+    (told,) = (check for check in check_host(None) if check.subject == "package mirror")
+    assert told.state == "ok"
+    assert told.found.startswith(f"{found.archive}, mmdebstrap's default: apt names none")
+
+
+@pytest.mark.usefixtures("apt_without_debian")
+def test_a_host_without_any_debian_mirror_is_told_what_to_set(tmp_path, monkeypatch):
+    (programs := tmp_path / "programs").mkdir()
+    for name, text in (("apt-get", ""), ("mmdebstrap", "echo 'E: no suite stable' >&2; exit 1")):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(
+        HostError, match=r"names a Debian mirror(.|\n)*E: no suite stable"
+    ) as caught:
         host_mirrors()
     assert MIRROR_VARIABLE in caught.value.hint
+    (programs / "mmdebstrap").unlink()
+    with pytest.raises(HostError, match="mmdebstrap is missing") as caught:
+        host_mirrors()
+    assert MIRROR_VARIABLE in caught.value.hint
+    assert "install" in caught.value.hint
+
+
+def test_a_mirror_of_apts_is_not_passed_over_for_the_default():
+    assert not find_mirrors("Packages http://mirror.example/debian bookworm main").is_default
 
 
 def test_a_given_mirror_serves_the_suite_alone():
