@@ -402,10 +402,10 @@ def test_errors_and_plots_can_be_read_on_a_narrow_page_in_any_theme(
         opened.set_viewport_size({"width": 700, "height": 900})
         opened.goto(address.replace("/lab?", "/lab/tree/flawed.ipynb?"))
         opened.get_by_text("| Idle").wait_for()
-        opened.locator(f'body[data-jp-theme-name="{theme}"]').wait_for()
+        opened.locator(f'body[data-jp-theme-name="{theme}"]').wait_for(state="attached")
         opened.keyboard.press("Control+b")
         run_cell(opened, "import buildvm_nb")
-        told = opened.locator('[role="alert"]', has_text="memory: expected a whole number")
+        told = opened.locator('[role="alert"]', has_text="memory: expected a whole number").first
         told.wait_for()
         assert told.evaluate(LOOK) >= 4.5
         box = told.bounding_box()
@@ -422,9 +422,7 @@ def test_errors_and_plots_can_be_read_on_a_narrow_page_in_any_theme(
         # what is left of panels whose kernel has ended says what to do
         again = opened.locator(".buildvm-again")
         assert not again.is_visible()
-        opened.keyboard.press("Escape")
-        opened.evaluate("() => window.jupyterapp")
-        opened.get_by_text("Kernel", exact=True).first.click()
-        opened.get_by_text("Restart Kernel…").first.click()
-        opened.get_by_role("button", name="Restart", exact=False).last.click()
+        opened.locator(".lm-MenuBar-item", has_text="Kernel").click()
+        opened.locator(".lm-Menu-item", has_text="Restart Kernel…").first.click()
+        opened.locator(".jp-Dialog .jp-mod-accept").click()
         again.wait_for(state="visible")
