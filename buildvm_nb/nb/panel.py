@@ -32,10 +32,13 @@ _STYLE = """<style>
 </style>"""
 """A narrow page wraps rows in place of pushing their ends, where errors are told, out of sight."""
 _AGAIN = """<style>
-.jp-OutputArea:not(:has(.buildvm-panel)) .buildvm-again { display: block; }
-</style><p class="buildvm-again" hidden>If no panels are here, their kernel has ended: run this cell
-again.</p>"""
-"""Stands before panels that a page has lost: JupyterLab says "model not found" and no more."""
+.jp-OutputArea:not(:has(.buildvm-panel:not(.jupyter-widgets-disconnected))) .buildvm-again {
+    display: block;
+}
+</style><p class="buildvm-again" hidden>If no panels are here, or they do not answer, their kernel
+has ended: run this cell again.</p>"""
+"""Stands before panels whose kernel has ended: JupyterLab leaves them there without a word, and
+after a reload says "model not found"."""
 
 
 def error_html(error: BaseException) -> str:

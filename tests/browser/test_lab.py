@@ -385,6 +385,7 @@ lab.show_tab("Machine")
 lab"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
 def test_errors_and_plots_can_be_read_on_a_narrow_page_in_any_theme(
     opened, tmp_path, free_port, theme
@@ -425,4 +426,8 @@ def test_errors_and_plots_can_be_read_on_a_narrow_page_in_any_theme(
         opened.locator(".lm-MenuBar-item", has_text="Kernel").click()
         opened.locator(".lm-Menu-item", has_text="Restart Kernel…").first.click()
         opened.locator(".jp-Dialog .jp-mod-accept").click()
+        again.wait_for(state="visible")  # before panels that do not answer
+        opened.keyboard.press("Control+s")
+        opened.reload()
+        opened.get_by_text("model not found").wait_for()
         again.wait_for(state="visible")
