@@ -48,5 +48,5 @@ def test_a_cancelled_diagnosis_goes_on_where_it_was_and_shows_its_finding(cache,
         assert kept <= {one.id for one in panel.outcomes}
         assert panel.known >= len(kept)
         assert "2021-11-27T15:28:58Z" in panel.result_html
-        assert panel.picture_html.startswith("<img")
+        assert panel.picture_html.startswith("<svg")
         panel.close()

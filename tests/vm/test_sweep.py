@@ -268,5 +268,5 @@ def test_nothing_runs_with_another_image_or_kernel(cache, place, field):
     other = Cell.parse(dict(cell) | {field: "0" * 64})
     outcome = run_cell(other, cache.root, Path()).outcome
     assert (outcome.verdict, outcome.environment) == ("error", None)
-    assert f"its digest is {getattr(cell, field)}; the sweep's is {'0' * 64}" in outcome.reason
+    assert f"its digest is {getattr(cell, field)}; the study's is {'0' * 64}" in outcome.reason
     assert "Hint: make it anew on both hosts" in outcome.reason
