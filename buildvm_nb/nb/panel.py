@@ -95,7 +95,7 @@ class Panel(widgets.VBox):
     def _ipython_display_(self) -> None:
         """Show the panel, and what is to be done where it is gone after a restart."""
         for shown in ({"text/html": _AGAIN, "text/plain": ""}, self._repr_mimebundle_()):
-            display(shown, raw=True)  # type: ignore[no-untyped-call]
+            display(shown, raw=True)
 
     @property
     def error_html(self) -> str:
