@@ -36,8 +36,8 @@ def gather_proof(catalog: "Catalog", findings: Iterable[Finding]) -> Proof:
     Returns
     -------
     Proof
-        It refers to nothing outside: outcomes without their logs' digests, and findings that
-        supersede none.
+        It refers to nothing outside: outcomes without their logs' digests and without the mirrors
+        that their sources came from, and findings that supersede none.
 
     Raises
     ------
@@ -52,8 +52,14 @@ def gather_proof(catalog: "Catalog", findings: Iterable[Finding]) -> Proof:
     excerpts = {
         one.id: _end_of(catalog.log(one.id)) for one in _deciding(given, outcomes) if one.log_digest
     }
-    shipped = [one.model_copy(update={"log_digest": ""}) for one in outcomes]
+    shipped = map(_without_places, outcomes)
     return Proof(findings=tuple(given), outcomes=tuple(shipped), excerpts=excerpts)
+
+
+def _without_places(outcome: Outcome) -> Outcome:
+    """Leave out what only the host that ran it has; a source is known by its digest."""
+    sources = tuple(one.model_copy(update={"origin": ""}) for one in outcome.sources)
+    return outcome.model_copy(update={"log_digest": "", "sources": sources})
 
 
 def _deciding(findings: Iterable[Finding], outcomes: Sequence[Outcome]) -> list[Outcome]:

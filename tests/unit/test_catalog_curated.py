@@ -393,6 +393,21 @@ def test_a_proof_carries_its_outcomes_and_the_ends_of_the_logs_that_decide(root,
         assert list(another.check()) == []
 
 
+def test_a_proof_does_not_tell_from_which_mirror_its_sources_came(entry, tmp_path):
+    had = {"kind": "pypi", "name": "demo", "version": "1.0", "digest": "a" * 64}
+    ran = Outcome(
+        case=load_case(entry),
+        machine=MachineSpec(date="2010-01-01"),
+        verdict="passed",
+        sources=[had | {"origin": "http://mirror.example/demo-1.0.tar.gz"}],
+    )
+    with Catalog(tmp_path / "own.sqlite") as catalog:
+        kept = catalog.record(ran)
+        proof = gather_proof(catalog, [proof_of(entry, evidence=[kept.id], runs=1)])
+    assert "mirror.example" not in dump_proof(proof)
+    assert proof.outcomes[0].sources[0].digest == "a" * 64
+
+
 def test_a_proof_without_all_its_evidence_or_runs_is_told(root, proved):
     catalog, finding, outcomes = proved
     proof = gather_proof(catalog, [finding.model_copy(update={"runs": 0})])
