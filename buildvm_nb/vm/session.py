@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from buildvm_nb.vm.channel import GuestChannel
 
 __all__ = [
+    "ANSWER_TIMEOUT_S",
     "BUILD_ENVIRONMENT",
     "GuestCommand",
     "RunOptions",
+    "SILENCE_S",
     "Sink",
     "ask",
     "stream",
@@ -46,8 +48,9 @@ Sink = Callable[[bytes], None]
 _PIECE = 1 << 16
 _TERM_GRACE_S = 5.0
 _KILL_GRACE_S = 20.0
-_SILENCE_S = 60.0
-_ANSWER_TIMEOUT_S = 300.0
+SILENCE_S = 60.0
+"""After so long without a word the guest is asked whether it is still there."""
+ANSWER_TIMEOUT_S = 300.0
 """For what takes a moment on an idle host."""
 _LONGEST_COMMAND = 8000
 """dropbear takes command lines of up to 9000 bytes (default_options.h: MAX_CMD_LEN)."""
@@ -114,7 +117,7 @@ def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:
     """Run a command to its end and pass on what it prints.
 
     It may be silent for as long as it likes, the guest may not: that is asked after each
-    `_SILENCE_S` in which nothing came.
+    `SILENCE_S` in which nothing came.
 
     Parameters
     ----------
@@ -150,7 +153,7 @@ def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:
 
 
 def ask(
-    channel: "GuestChannel", argv: Sequence[str], timeout_s: float = _ANSWER_TIMEOUT_S
+    channel: "GuestChannel", argv: Sequence[str], timeout_s: float = ANSWER_TIMEOUT_S
 ) -> tuple[int, bytes, bytes]:
     """Run one of our own programs in the guest's initramfs; return status, output and errors."""
     said, complained = bytearray(), bytearray()
@@ -169,12 +172,12 @@ def upload(channel: "GuestChannel", path: str, content: bytes, *, what: str = ""
     """Write a file of the guest's initramfs, for root alone."""
     quoted, parent = shlex.quote(path), shlex.quote(str(PurePosixPath(path).parent))
     with channel.start(f"umask 077; mkdir -p {parent}; cat >{quoted}") as session:
-        session.settimeout(_ANSWER_TIMEOUT_S)
+        session.settimeout(ANSWER_TIMEOUT_S)
         with suppress(OSError):  # the status tells
             session.sendall(content)
             session.shutdown_write()
-        if not session.status_event.wait(_ANSWER_TIMEOUT_S):
-            raise GuestLost(f"the guest did not take {what or path} in {_ANSWER_TIMEOUT_S:.0f} s")
+        if not session.status_event.wait(ANSWER_TIMEOUT_S):
+            raise GuestLost(f"the guest did not take {what or path} in {ANSWER_TIMEOUT_S:.0f} s")
         if session.recv_exit_status() != 0:
             raise GuestLost(f"the guest does not take {what or path}: its memory may be full")
 
@@ -209,7 +212,7 @@ def _drain(
         more |= _pass_on(session.recv_stderr_ready, session.recv_stderr, stderr)
         if ended and not more:
             return True
-        left = _SILENCE_S if deadline is None else min(deadline - time.monotonic(), _SILENCE_S)
+        left = SILENCE_S if deadline is None else min(deadline - time.monotonic(), SILENCE_S)
         if left <= 0:
             return False
         if more or ended:
@@ -218,7 +221,7 @@ def _drain(
             is_news = session.status_event.wait(left)
         else:
             is_news = bool(select.select([session.fileno()], [], [], left)[0])
-        if not is_news and left == _SILENCE_S:
+        if not is_news and left == SILENCE_S:
             channel.check()
 
 

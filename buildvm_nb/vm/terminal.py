@@ -11,7 +11,7 @@ import tty
 from typing import TYPE_CHECKING
 
 from buildvm_nb.errors import GuestLost, UsageError
-from buildvm_nb.vm.session import GuestCommand
+from buildvm_nb.vm.session import ANSWER_TIMEOUT_S, SILENCE_S, GuestCommand
 
 if TYPE_CHECKING:
     import paramiko
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["interact"]
 
 _PIECE = 1 << 14
-_SILENCE_S = 60.0
-_ANSWER_TIMEOUT_S = 300.0
 
 
 def interact(channel: "GuestChannel", command: GuestCommand, step: str) -> int:
@@ -68,7 +66,7 @@ def interact(channel: "GuestChannel", command: GuestCommand, step: str) -> int:
     try:
         tty.setraw(keyboard)
         _relay(channel, session, keyboard)
-        if not session.status_event.wait(_ANSWER_TIMEOUT_S):
+        if not session.status_event.wait(ANSWER_TIMEOUT_S):
             raise GuestLost("the guest does not say how the shell ended")
         return session.recv_exit_status()
     finally:
@@ -81,10 +79,10 @@ def _relay(channel: "GuestChannel", session: "paramiko.Channel", keyboard: int) 
     sources = [session.fileno(), keyboard]
     heard_at = time.monotonic()
     while True:
-        readable, _, _ = select.select(sources, [], [], _SILENCE_S)
+        readable, _, _ = select.select(sources, [], [], SILENCE_S)
         if session.fileno() in readable:
             heard_at = time.monotonic()
-        elif time.monotonic() - heard_at > _SILENCE_S:
+        elif time.monotonic() - heard_at > SILENCE_S:
             channel.check()
             heard_at = time.monotonic()
         if session.fileno() in readable:

@@ -222,7 +222,7 @@ def test_a_guest_that_does_not_even_kill_is_lost(call, guest, monkeypatch):
 
 
 def test_a_command_may_be_silent_while_its_guest_answers(call, guest, monkeypatch, tmp_path):
-    monkeypatch.setattr(session_module, "_SILENCE_S", 0.1)
+    monkeypatch.setattr(session_module, "SILENCE_S", 0.1)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
 
@@ -239,7 +239,7 @@ def test_a_command_may_be_silent_while_its_guest_answers(call, guest, monkeypatc
 def test_a_guest_that_has_fallen_silent_is_lost_though_the_command_has_no_limit(
     call, guest, monkeypatch
 ):
-    monkeypatch.setattr(session_module, "_SILENCE_S", 0.1)
+    monkeypatch.setattr(session_module, "SILENCE_S", 0.1)
     monkeypatch.setattr(channel_module, "_OPEN_TIMEOUT_S", 0.2)
     monkeypatch.setattr(guest, "check_channel_exec_request", take_and_fall_silent(guest))
     with pytest.raises(GuestLost, match="the guest does not answer any more"):
@@ -248,7 +248,7 @@ def test_a_guest_that_has_fallen_silent_is_lost_though_the_command_has_no_limit(
 
 @pytest.mark.parametrize("call_it", [ask, upload])
 def test_what_is_asked_of_a_silent_guest_has_a_deadline(channel, guest, monkeypatch, call_it):
-    monkeypatch.setattr(session_module, "_ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(session_module, "ANSWER_TIMEOUT_S", 0.3)
     monkeypatch.setattr(guest, "check_channel_exec_request", take_and_fall_silent(guest))
     arguments = (channel, ["dmesg"], 0.3) if call_it is ask else (channel, "/run/x", b"x")
     with pytest.raises(GuestLost, match=r"the guest did not (end 'dmesg'|take /run/x) in 0 s"):
