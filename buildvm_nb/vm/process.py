@@ -59,9 +59,9 @@ class QemuProcess:
         temporary: Path | None = None,
     ) -> None:
         self._console = console
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         checked = ["/bin/sh", "-c", _IF_WE_LIVE, str(os.getpid()), *argv]
         guarded = [find_tool("setpriv"), "--pdeathsig", "KILL", "--", *checked]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         start = _starter(os.getpid()).submit(
             subprocess.Popen,
             guarded,
@@ -78,6 +78,9 @@ class QemuProcess:
         except OSError as error:
             self._errors.close()
             raise LaunchError(f"QEMU cannot be started: {argv[0]}: {error.strerror}") from error
+        except BaseException:
+            self._errors.close()
+            raise
         self._reader = threading.Thread(target=self._read, name="guest console", daemon=True)
         self._reader.start()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from buildvm_nb.errors import LaunchError
+from buildvm_nb.errors import HostError, LaunchError
 from buildvm_nb.vm import process as process_module
 from buildvm_nb.vm.console import Console
 from buildvm_nb.vm.process import QemuProcess
@@ -177,6 +177,23 @@ def test_a_program_that_is_not_there_ends_at_once_with_its_name():
 def test_what_cannot_be_started_at_all_is_a_launch_error():
     with pytest.raises(LaunchError, match="QEMU cannot be started: qemu: Argument list too long"):
         QemuProcess(["qemu", "x" * 10_000_000], inherit=(), console=Console())
+
+
+@pytest.mark.parametrize("missing", ["setpriv", "sh"])
+def test_what_never_started_leaves_no_file_open(missing, monkeypatch, tmp_path):
+    if missing == "setpriv":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+
+        def stopped(*_args, **_kwargs):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(process_module.subprocess, "Popen", stopped)
+    process_module._starter(os.getpid()).submit(int).result()  # its thread's own files are there
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises((HostError, KeyboardInterrupt)):
+        QemuProcess(["true"], inherit=(), console=Console())
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_an_owner_that_died_before_it_was_guarded_has_none(monkeypatch):
