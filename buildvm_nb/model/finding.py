@@ -37,6 +37,8 @@ class FindingKind(StrEnum):
     """What a case turned out to be."""
 
     TIME_TRAP = "time-trap"
+    RECURRING = "recurring"
+    """Fails on certain days or at certain hours, again and again: `Finding.recurs` says which."""
     CPU_DEPENDENT = "cpu-dependent"
     KERNEL_DEPENDENT = "kernel-dependent"
     CORES_DEPENDENT = "cores-dependent"

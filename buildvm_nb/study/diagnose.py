@@ -37,6 +37,7 @@ from buildvm_nb.study.outputs import study_outputs
 from buildvm_nb.study.probe import Order
 from buildvm_nb.study.questions import Questions, refuse_fixed
 from buildvm_nb.study.quoting import claimed_line
+from buildvm_nb.study.recurring import unexplained_finding, with_rule
 from buildvm_nb.study.trial import machine_for
 
 __all__ = ["diagnose", "machines_of"]
@@ -242,6 +243,7 @@ class _Diagnosis:
             ],
             resolution_s=self.questions.resolution_s,
             repeats=self.questions.repeats,
+            near=spec.date,
         )
         self.dates = study_dates(self.lab, spec, span, plain)
         survey = self.dates.survey
@@ -249,8 +251,13 @@ class _Diagnosis:
             split = {(one.at, one.held) for one in survey.disagreements}
             runs = [o for p, o in self.dates.outcomes.items() if (p.at, p.held) in split]
             return flaky_finding(runs, Axis.DATE, self._base())
-        if survey.transitions:
-            return date_finding(self.dates, hints, self._base())
+        if self.dates.unexplained:
+            return unexplained_finding(self.dates, self._base())
+        if survey.transitions or self.dates.rule:
+            located = date_finding(self.dates, hints, self._base()) if survey.transitions else None
+            if self.dates.rule:
+                return with_rule(self.dates, self._base(), located)
+            return located
         return self._spent() if survey.exhausted else None
 
     def _used_places(self) -> list[str]:
