@@ -36,7 +36,6 @@ from worlds import KERNELS, Look, World, diagnosed, without_host  # noqa: E402
 _BERLIN, _NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
 _SETS = ("avx", "avx2", "aes", "fma", "sse4.2", "movbe")
 _DATE = (Axis.DATE,)
-_BAD_KINDS = frozenset({FindingKind.SOUND})
 
 
 @dataclass(kw_only=True)
@@ -53,6 +52,8 @@ class Shape:
     axes: tuple[Axis, ...] | None = _DATE
     names: frozenset[str] = frozenset()
     """What a finding on another axis is to name."""
+    untold: bool = False
+    """Whether nothing can be concluded, so that saying so is right."""
     hints: tuple[str, ...] = ()
     asked: dict[str, object] = field(default_factory=dict)
 
@@ -187,7 +188,7 @@ def since(chance: random.Random) -> Shape:
 def odd(chance: random.Random) -> Shape:
     """Fails on days that no rule tells."""
     much, salt = chance.choice([3, 5, 11]), chance.randrange(1 << 20)
-    return _of_dates(chance, lambda at: (at.toordinal() * 7919 + salt) % much == 0, recurs=True)
+    return _of_dates(chance, lambda at: (at.toordinal() * 7919 + salt) % much == 0, untold=True)
 
 
 def _pair(chance: random.Random) -> Callable[[datetime], bool]:
@@ -225,6 +226,7 @@ def lost(chance: random.Random) -> Shape:
     at = _instant(chance, 2027, 2038)
     shape = sound(chance)
     shape.world.breaks = lambda look: look.at >= at
+    shape.untold = True
     return shape
 
 
@@ -277,7 +279,7 @@ def judge(shape: Shape, finding: Finding) -> str:
         return _judge_machines(shape, finding)
     is_flaky = shape.world.flaky > 0
     if finding.kind is FindingKind.UNDETERMINED:
-        return "missed" if finding.summary else "wrong"
+        return "right" if shape.untold else "missed"
     if finding.kind is FindingKind.FLAKY:
         return ("partly" if shape.edges else "right") if is_flaky else "wrong"
     if finding.kind is FindingKind.RECURRING:
@@ -324,7 +326,7 @@ def _judge_rule(shape: Shape, finding: Finding) -> str:
         wrong += told is not shape.fails(at)
     if wrong == 0:
         return "right" if set(edges) == set(shape.edges) or not shape.edges else "partly"
-    return "right" if wrong <= total * 0.003 else "wrong"
+    return "right" if wrong <= total * 0.01 else "wrong"
 
 
 def _judge_edges(shape: Shape, finding: Finding) -> str:

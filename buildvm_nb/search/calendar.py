@@ -116,7 +116,21 @@ class _Search:
             self._run([Probe(at=at) for at in self._diverse()])
             states = {state for _at, state in self._told()}
         if states >= {State.GOOD, State.BAD} and self.how.covers:
-            self._seek(self.plan.first, self.plan.last, covers=False)
+            found = self._seek(self.plan.first, self.plan.last, covers=False)
+            if not found and self._is_short():
+                self._seek_around()
+
+    def _is_short(self) -> bool:
+        """Tell whether what fails between two places of the scan that pass is over in days."""
+        told = self._told()
+        alone = [
+            here[0]
+            for before, here, after in zip(told, told[1:], told[2:], strict=False)
+            if (before[1], here[1], after[1]) == (State.GOOD, State.BAD, State.GOOD)
+        ]
+        near = [at + sign * (_DAY_S + _ODD_S) for at in alone[:2] for sign in (1, -1)]
+        near = [at for at in near if self.plan.first <= at <= self.plan.last - self._duration()]
+        return State.GOOD in self._states(near)
 
     def _diverse(self) -> list[int]:
         """Choose instants that share no feature with each other, for what fails throughout."""
@@ -199,9 +213,8 @@ class _Search:
             self._seek(stretch.first, stretch.last, covers=False)
 
     def _seek_around(self) -> bool:
-        """Look for a rule in the whole range, then where the scan passes around the own date."""
-        spans = [(self.plan.first, self.plan.last), self._scan_span()]
-        return any(self._seek(first, last, covers=True) for first, last in dict.fromkeys(spans))
+        """Look for a rule where the scan passes around the own date."""
+        return self._seek(*self._scan_span(), covers=True)
 
     def _scan_span(self) -> tuple[int, int]:
         """Return the span around the own date within which no place of the scan fails."""
@@ -223,11 +236,12 @@ class _Search:
         search = RuleSearch(
             ask=self._states_anew, first=first, last=last, answers=known, duration=duration
         )
-        if not search.alive() and not covers:
-            return False
-        search.repeat_failures()
-        if not search.alive() or not search.settle():
-            return False
+        if not covers:
+            if not search.alive():
+                return False
+            search.repeat_failures()
+            if not search.settle():
+                return False
         near = min(max(self.how.near, first), last)
         search.look(covering_set(first, last, near, search.answers, duration=duration))
         search.repeat_failures()

@@ -360,8 +360,10 @@ class RuleSearch:
         states: defaultdict[Feature, defaultdict[Value, set[State]]]
         states = defaultdict(lambda: defaultdict(set))
         for at, state in self._told():
-            for feature, value in features_of(at + self.duration // 2, self.shift_s).items():
-                states[feature][value].add(state)
+            ends = features_of(at + self.duration, self.shift_s)
+            for feature, value in features_of(at, self.shift_s).items():
+                if ends[feature] == value:  # else nobody knows of which it tells
+                    states[feature][value].add(state)
         found = {}
         for feature in Feature:
             if feature is Feature.HOUR and self.duration > _HOUR_S // 3:
@@ -399,6 +401,8 @@ class RuleSearch:
                 return None
             feature = next(iter(alive))
             bad, _ = alive[feature]
+            if not self._is_each_confirmed(feature, bad):
+                return None
             if self._holds_at_ends(feature, bad):
                 alive = self.alive()
                 if feature in alive:
@@ -410,7 +414,19 @@ class RuleSearch:
         return None
 
     def repeat_failures(self) -> None:
-        """Ask again what failed: what fails by chance is no sign of a rule."""
+        """Ask again what failed: what fails by chance is no sign of a rule.
+
+        What failed while an hour turned is asked again in the midst of both hours.
+        """
+        turned = [
+            at
+            for at, state in self._told()
+            if state is State.BAD and at // _HOUR_S != (at + self.duration) // _HOUR_S
+        ]
+        if self.duration <= _HOUR_S // 3:
+            clear = (_HOUR_S - self.duration) // 2
+            hours = [(at + more) // _HOUR_S for at in turned[:2] for more in (0, self.duration)]
+            self._look([hour * _HOUR_S + clear for hour in hours])
         failed = sorted(at for at, state in self.answers.items() if state is State.BAD)
         again = [at for at in failed if at not in self.split][
             :: max(1, len(failed) // _REPEATED_BAD)
@@ -500,6 +516,39 @@ class RuleSearch:
         for day in range(low, high):
             if _is_rare(day):
                 yield day * _DAY_S + min(hours)
+
+    def _is_each_confirmed(self, feature: Feature, bad: frozenset[Value]) -> bool:
+        """Ask about each value that fails on a second day: one may fail for another reason."""
+        for value in bad:
+            days = {at // _DAY_S for at, state in self._told() if self._has(at, feature, value)}
+            if len(days) > 1:
+                continue
+            another = self._another(feature, value, min(days))
+            if another is not None:
+                self._look([another])
+        return feature in self.alive() and self.alive()[feature][0] == bad
+
+    def _has(self, at: int, feature: Feature, value: Value) -> bool:
+        return bool(features_of(at + self.duration // 2, self.shift_s)[feature] == value)
+
+    def _another(self, feature: Feature, value: Value, day: int) -> int | None:
+        """Return an instant with a value that shares as little else as can be with a day."""
+        hours = [7, 12, 17] if feature is not Feature.HOUR else [value]
+        first, last = self.first // _DAY_S + 1, self.last // _DAY_S - 1
+        near = [day + sign * step for step in range(20, 1500) for sign in (1, -1)]
+        told = features_of(day * _DAY_S + _DAY_S // 2, self.shift_s)
+        best, most = None, -1
+        for number, one in enumerate(near):
+            if not first <= one <= last:
+                continue
+            at = one * _DAY_S + hours[number % len(hours)] * _HOUR_S + (_HOUR_S - 1) // 2
+            if not self._has(at, feature, value):
+                continue
+            said = features_of(at, self.shift_s)
+            unlike = sum(said[other] != told[other] for other in Feature)
+            if unlike > most:
+                best, most = at, unlike
+        return best
 
     def _holds_at_ends(self, feature: Feature, bad: frozenset[Value]) -> bool:
         """Tell whether the first and the last moments of two blocks fail, and those beside pass."""
