@@ -157,10 +157,16 @@ def _entry(catalog: "Catalog", finding: Finding, commands: Mapping[str, str]) ->
         failing_line=clean(finding.failing_line),
         excerpt=lines,
         excerpt_of=outcome,
+        support=tuple(map(clean, _support(finding))),
         assumptions=tuple(map(clean, finding.assumptions)),
         evidence=finding.evidence,
         commands={name: clean(line) for name, line in commands.items() if line},
     )
+
+
+def _support(finding: Finding) -> list[str]:
+    known = finding.support
+    return [line for line in (known.counts, known.covered) if line] if known else []
 
 
 def _boundary(edge: Boundary) -> str:

@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 
 from buildvm_nb.errors import BudgetSpent
 from buildvm_nb.search.answers import Answer, Ask, Probe, State
+from buildvm_nb.search.chance import ChanceChange, locate_change
 from buildvm_nb.search.plan import Plan
 from buildvm_nb.search.recurrence import (
     Feature,
@@ -16,7 +17,7 @@ from buildvm_nb.search.recurrence import (
     describe_coverage,
     features_of,
 )
-from buildvm_nb.search.survey import Stretch, Survey
+from buildvm_nb.search.survey import Stretch, Survey, Transition
 from buildvm_nb.search.transitions import find_transitions
 
 __all__ = ["DateSurvey", "Thoroughness", "search_dates"]
@@ -32,6 +33,9 @@ _MOST_SPELLS = 4
 _RUNS_FOR_CHANGES = 80
 """For each time at which it begins to fail: many times what locating it takes."""
 _DIVERSE = 3
+_COARSE_S = 3600
+"""What also fails by chance is located no closer: each halving takes several runs."""
+_MOST_HALVINGS = 24
 _SHORT_S = 8 * _DAY_S
 
 
@@ -56,6 +60,8 @@ class DateSurvey:
     rule: Rule | None = None
     unexplained: tuple[int, ...] = ()
     """Positions that fail, as no window and no rule explains; then changes are no edges."""
+    change: ChanceChange | None = None
+    """Of how often it fails, where that is also by chance; the survey has it as its transition."""
     covered: tuple[str, ...] = ()
     """Features of the calendar that were met where it passes."""
     lacking: tuple[str, ...] = ()
@@ -96,6 +102,7 @@ class _Search:
     is_spent: bool = False
     asked: int = 0
     unexplained: tuple[int, ...] = ()
+    change: ChanceChange | None = None
     is_covered: bool = False
 
     def run(self) -> DateSurvey:
@@ -103,10 +110,51 @@ class _Search:
         try:
             self._scan()
             survey = self._converge()
+            if survey.is_flaky and not self.unexplained:
+                survey = self._by_counts(survey)
         except BudgetSpent:
             self.is_spent = True
         survey = survey or self._transitions(budget=0)
         return self._conclude(survey)
+
+    def _by_counts(self, survey: Survey) -> Survey:
+        """Keep of the changes among answers by chance only the one that counts show."""
+        counts: dict[int, tuple[int, int]] = {}
+        for probe, answer in self.answers.items():
+            if not probe.held and answer.state is not State.UNKNOWN:
+                passed, failed = counts.get(probe.at, (0, 0))
+                is_good = answer.state is State.GOOD
+                counts[probe.at] = (passed + is_good, failed + (not is_good))
+        change = locate_change(
+            counts,
+            lambda at, times: [self._states_anew([at])[0] for _ in range(times)],
+            resolution=max(self.plan.resolution, _COARSE_S),
+            most_runs=_RUNS_FOR_CHANGES,
+        )
+        self.change = change
+        if change is None:
+            return replace(survey, transitions=())
+        before = State.GOOD if change.fails_after else State.BAD
+        transition = Transition(
+            last_before=change.low,
+            first_after=change.high + self._duration(),
+            before=before,
+            after=before.opposite,
+            is_exact=False,
+            confirmed=0,
+            hint=None,
+        )
+        stretches = [
+            Stretch(state=before, first=min(counts), last=change.low),
+            Stretch(state=before.opposite, first=change.high, last=max(counts)),
+        ]
+        disagreements = self._transitions(budget=0).disagreements
+        return replace(
+            survey,
+            transitions=(transition,),
+            stretches=tuple(stretches),
+            disagreements=disagreements,
+        )
 
     def _scan(self) -> None:
         """Ask the coarse scan; suspect a rule at once where answers come and go."""
@@ -154,9 +202,9 @@ class _Search:
             elif self.how.covers and not self.is_covered:
                 self._cover(survey)
             if len(self.answers) == count:
-                return survey
+                break
             survey = self._transitions()
-        if self._is_contradicted(survey):
+        if self._is_contradicted(survey) or self._is_unlike_windows(survey):
             self._give_up()
         return survey
 
@@ -246,9 +294,58 @@ class _Search:
         search.look(covering_set(first, last, near, search.answers, duration=duration))
         search.repeat_failures()
         if not search.settle():
-            return False
-        self.rule = search.conclude()
+            if not search.leave_out_before():
+                return False
+            chosen = covering_set(search.first, last, near, search.answers, duration=duration)
+            search.look(chosen)
+            if not search.settle():
+                return False
+        rule = search.conclude()
+        self.rule = self._anchored(rule) if rule else None
         return self.rule is not None
+
+    def _anchored(self, rule: Rule) -> Rule | None:
+        """Find since when a rule holds; None: it does not hold to the end."""
+        failed = [at for at, state in self._told() if state is State.BAD and rule.covers(at)]
+        earliest = self._covered_after(rule, self.plan.first, failed[0])
+        latest = self._covered_before(rule, self.plan.last - self._duration(), failed[-1])
+        states = dict(zip((earliest, latest), self._states([earliest, latest]), strict=True))
+        if states[latest] is State.GOOD:
+            return None
+        passed = [at for at, state in self._told() if state is State.GOOD and self._is_in(rule, at)]
+        if any(at > failed[0] for at in passed):
+            return None
+        if not passed:
+            return rule
+        low, high = passed[-1], failed[0]
+        for _ in range(_MOST_HALVINGS):
+            middle = (low + high) // 2
+            at = self._covered_after(rule, middle, high)
+            if at == high:
+                at = self._covered_before(rule, middle, low)
+            if at == low:
+                break
+            state = self._states([at])[0]
+            if state is State.UNKNOWN:
+                return None
+            low, high = (at, high) if state is State.GOOD else (low, at)
+        return replace(rule, since=low + self._duration() + 1)
+
+    def _is_in(self, rule: Rule, at: int) -> bool:
+        """Tell whether a run from an instant on is wholly in what a rule covers."""
+        return rule.covers(at) and rule.covers(at + self._duration())
+
+    def _covered_after(self, rule: Rule, at: int, high: int) -> int:
+        """Return the first instant from one on that a rule covers wholly; `high`: none before."""
+        step = 1800 if rule.feature is Feature.HOUR else _DAY_S // 2
+        instants = (one + 900 for one in range(at - at % step, high - 1800, step) if one >= at)
+        return next((one for one in instants if self._is_in(rule, one)), high)
+
+    def _covered_before(self, rule: Rule, at: int, low: int) -> int:
+        """Return the last instant up to one that a rule covers wholly; `low`: none after."""
+        step = 1800 if rule.feature is Feature.HOUR else _DAY_S // 2
+        instants = (one + 900 for one in range(at - at % step - step, low + step, -step))
+        return next((one for one in instants if self._is_in(rule, one)), low)
 
     def _is_contradicted(self, survey: Survey) -> bool:
         """Look a day, a week, a month and a year into what fails; tell whether it passes there."""
@@ -424,6 +521,7 @@ class _Search:
             survey=survey,
             rule=self.rule,
             unexplained=self.unexplained,
+            change=self.change,
             covered=covered,
             lacking=lacking,
         )

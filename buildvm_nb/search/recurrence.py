@@ -19,6 +19,7 @@ from typing import Any
 from buildvm_nb.search.answers import State
 
 __all__ = [
+    "US_RULES_SINCE",
     "Feature",
     "Rule",
     "RuleSearch",
@@ -33,8 +34,14 @@ _EPOCH = date(1970, 1, 1)
 _MARGIN_S = 120
 """How far from the turn of a day or hour an instant is to be, beside what durations ask for."""
 _YEAR_DAYS = 366
+_DAY_STRIDE = 5
+"""Weeks and it meet in all weekdays."""
 _LONG_WEEK = 53
 _MOST_TESTS = 24
+_MOST_ROUNDS = 5
+_MOST_UNLIKE = 3
+"""Of so few values each is asked about once more, on a day that is as unlike as can be."""
+_ANOTHER_WITHIN = 3300
 _MOST_DATES = 2
 """So many days of the year may be a rule of their own."""
 _REPEATED_BAD = 6
@@ -45,6 +52,8 @@ _ZONE_STEP_S = 900
 _AROUND_YEARS = 5
 _RARE_YEARS = 9
 _FAILED_FOR_ZONE = 3
+US_RULES_SINCE = 2007
+"""Before, summer time of the US was shorter: from April to October."""
 _SPREAD = 37
 """A stride through the days of a year that meets all weekdays and months soon."""
 
@@ -66,6 +75,7 @@ class Feature(StrEnum):
     DATE = "day of the year"
 
 
+_PREFERENCE = {feature: number for number, feature in enumerate(Feature)}
 Value = Any
 """Of a feature: a number, a word, whether it is so, or a month and a day."""
 
@@ -109,6 +119,8 @@ def _of_day(day: int) -> Mapping[Feature, Value]:
     yearday = on.timetuple().tm_yday
     eu = (_sunday(on.year, 3, -1), _sunday(on.year, 10, -1))
     us = (_sunday(on.year, 3, 2), _sunday(on.year, 11, 1))
+    if on.year < US_RULES_SINCE:
+        us = (_sunday(on.year, 4, 1), _sunday(on.year, 10, -1))
     return {
         Feature.WEEKDAY: on.weekday(),
         Feature.MONTH: on.month,
@@ -247,7 +259,8 @@ def _days(first: int, last: int, near: int) -> list[int]:
     if len(wide) < 2 * 365:  # near lies at the edge of the span
         wide = range(low, min(high, low + 2 * _RARE_YEARS * 365))
         around = wide
-    common = [day for number, day in enumerate(around) if number % 7 in {0, 3}]
+    every = 1 if len(around) <= _YEAR_DAYS else _DAY_STRIDE
+    common = list(around[::every])
     rare = [day for day in wide if _is_rare(day)]
     return list(dict.fromkeys([*rare, *common]))
 
@@ -357,7 +370,7 @@ class RuleSearch:
 
     def alive(self) -> dict[Feature, tuple[frozenset[Value], frozenset[Value]]]:
         """Return the features that explain all answers, with the values that fail and that pass."""
-        states: defaultdict[Feature, defaultdict[Value, set[State]]]
+        states: dict[Feature, defaultdict[Value, set[State]]]
         states = defaultdict(lambda: defaultdict(set))
         for at, state in self._told():
             ends = features_of(at + self.duration, self.shift_s)
@@ -365,19 +378,29 @@ class RuleSearch:
                 if ends[feature] == value:  # else nobody knows of which it tells
                     states[feature][value].add(state)
         found = {}
-        for feature in Feature:
-            if feature is Feature.HOUR and self.duration > _HOUR_S // 3:
-                continue
-            values = states[feature]
-            if any(len(told) > 1 for told in values.values()):
-                continue
+        for feature, values in sorted(states.items(), key=lambda one: _PREFERENCE[one[0]]):
             bad = frozenset(value for value, told in values.items() if told == {State.BAD})
-            good = frozenset(values) - bad
-            if feature is Feature.DATE and len(bad) > _MOST_DATES:
-                continue  # more of them are like anything
-            if bad and good:
+            good = frozenset(value for value, told in values.items() if told == {State.GOOD})
+            is_told_apart = len(bad) + len(good) == len(values) and bad and good
+            if is_told_apart and self._may_tell(feature, bad):
                 found[feature] = (bad, good)
         return found
+
+    def _may_tell(self, feature: Feature, bad: frozenset[Value]) -> bool:
+        if feature is Feature.HOUR:
+            return self.duration <= _HOUR_S // 3
+        return feature is not Feature.DATE or len(bad) <= _MOST_DATES
+
+    def leave_out_before(self) -> bool:
+        """Leave out what passed before it first failed, as a rule may hold only since then."""
+        told = self._told()
+        failed = [at for at, state in told if state is State.BAD]
+        before = [at for at, _ in told if failed and at < failed[0]]
+        if not before or failed[0] > self.last - 366 * _DAY_S:
+            return False
+        self.first = failed[0]
+        self.answers = {at: state for at, state in self.answers.items() if at >= failed[0]}
+        return True
 
     def settle(self) -> bool:
         """Ask on until no feature explains all answers, or one is left; tell whether one is."""
@@ -395,22 +418,21 @@ class RuleSearch:
 
     def conclude(self) -> Rule | None:
         """Check the feature that is left at both ends of two of its blocks; None: it is none."""
-        for shifted in (False, True):
+        is_shifted = False
+        for _ in range(_MOST_ROUNDS):
             alive = self.alive()
             if not alive:
                 return None
             feature = next(iter(alive))
-            bad, _ = alive[feature]
-            if not self._is_each_confirmed(feature, bad):
+            bad, _good = alive[feature]
+            if self._is_each_confirmed(feature, bad) and self._holds_at_ends(feature, bad):
+                return self._rule(feature, bad)
+            alive = self.alive()
+            if feature in alive and alive[feature][0] != bad:
+                continue  # more of it fails than was known
+            if is_shifted or not self._find_zone(feature, bad):
                 return None
-            if self._holds_at_ends(feature, bad):
-                alive = self.alive()
-                if feature in alive:
-                    bad, _ = alive[feature]
-                    return self._rule(feature, bad)
-                return None
-            if shifted or not self._find_zone(feature, bad):
-                return None
+            is_shifted = True
         return None
 
     def repeat_failures(self) -> None:
@@ -521,7 +543,7 @@ class RuleSearch:
         """Ask about each value that fails on a second day: one may fail for another reason."""
         for value in bad:
             days = {at // _DAY_S for at, state in self._told() if self._has(at, feature, value)}
-            if len(days) > 1:
+            if len(days) > 1 and len(bad) > _MOST_UNLIKE:
                 continue
             another = self._another(feature, value, min(days))
             if another is not None:
@@ -535,7 +557,7 @@ class RuleSearch:
         """Return an instant with a value that shares as little else as can be with a day."""
         hours = [7, 12, 17] if feature is not Feature.HOUR else [value]
         first, last = self.first // _DAY_S + 1, self.last // _DAY_S - 1
-        near = [day + sign * step for step in range(20, 1500) for sign in (1, -1)]
+        near = [day + sign * step for step in range(20, _ANOTHER_WITHIN) for sign in (1, -1)]
         told = features_of(day * _DAY_S + _DAY_S // 2, self.shift_s)
         best, most = None, -1
         for number, one in enumerate(near):
@@ -571,6 +593,8 @@ class RuleSearch:
         if len(states) < 2:  # noqa: PLR2004
             return False
         self._look(inside)
+        if feature not in self.alive() or self.alive()[feature][0] != bad:
+            return False
         return all(self.answers[at] in {wanted[at], State.UNKNOWN} for at in inside) and (
             sum(self.answers[at] is State.BAD for at in inside) > 1
             and sum(self.answers[at] is State.GOOD for at in inside) > 1

@@ -13,6 +13,7 @@ from buildvm_nb.search import (
     Answer,
     Assumption,
     AssumptionKind,
+    ChanceChange,
     Disagreement,
     Plan,
     Probe,
@@ -70,6 +71,8 @@ class DateStudy:
     """By which days or hours fail, again and again."""
     unexplained: tuple[int, ...] = ()
     """Positions that fail, as neither windows nor rules explain."""
+    change: ChanceChange | None = None
+    """Of how often it fails, where it also fails by chance."""
     covered: tuple[str, ...] = ()
     """Features of the calendar that were met where it passes."""
     lacking: tuple[str, ...] = ()
@@ -307,6 +310,7 @@ def _search(
         outcomes=outcomes,
         rule=found.rule,
         unexplained=found.unexplained,
+        change=found.change,
         covered=found.covered,
         lacking=found.lacking,
         is_forked=is_forked,

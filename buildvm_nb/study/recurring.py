@@ -1,11 +1,12 @@
 """Recurring traps in words and as rules of RFC 5545."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.instants import format_instant
-from buildvm_nb.search import Feature, Rule, State
+from buildvm_nb.search import US_RULES_SINCE, Feature, Rule, State
 from buildvm_nb.study.dates import DateStudy, state_of, when
 
 __all__ = ["rule_text", "rule_words", "unexplained_finding", "with_rule"]
@@ -43,14 +44,16 @@ def rule_text(rule: Rule) -> str:
         summer time whole days are told, though it begins and ends in the night.
     """
     lines = list(_lines(rule))
-    if not rule.shift_s and rule.since is None:
+    since = rule.since
+    if since is None and rule.feature in {Feature.US_SUMMER, Feature.US_CHANGE}:
+        since = int(datetime(US_RULES_SINCE, 1, 1, tzinfo=UTC).timestamp())
+    if not rule.shift_s and since is None:
         return "\n".join(lines)
     zone = ""
     if rule.shift_s:
         sign, minutes = "-" if rule.shift_s < 0 else "+", abs(rule.shift_s) // 60
         zone = f";TZID=UTC{sign}{minutes // 60:02}:{minutes % 60:02}"
-    since = when((rule.since or 0) + rule.shift_s)
-    start = f"DTSTART{zone}:{since:%Y%m%dT%H%M%S}"
+    start = f"DTSTART{zone}:{when((since or 0) + rule.shift_s):%Y%m%dT%H%M%S}"
     return "\n".join([start, *(f"RRULE:{line}" for line in lines)])
 
 

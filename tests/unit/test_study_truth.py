@@ -12,7 +12,7 @@ from worlds import World, diagnosed, without_host
 from buildvm_nb.catalog.failurerows import failures_of
 from buildvm_nb.catalog.findingrows import finding_row
 from buildvm_nb.model.case import Case
-from buildvm_nb.model.finding import Axis, FindingKind
+from buildvm_nb.model.finding import Axis, Count, FindingKind
 from buildvm_nb.model.recurrence import is_within
 from buildvm_nb.study.allowing import allows
 from buildvm_nb.study.choosing import choose_environment
@@ -162,3 +162,48 @@ def test_a_build_step_before_the_test_changes_nothing(found):
         lambda look: look.at.weekday() != 0, case=Case.parse({"id": "b", "steps": steps})
     )
     assert finding.recurs == "FREQ=WEEKLY;BYDAY=MO"
+
+
+def test_a_finding_rests_on_counts_and_says_what_was_covered(found):
+    finding = found(lambda look: look.at < EDGE)
+    support = finding.support
+    assert support.passing.agreed == support.passing.of > 30
+    assert support.failing.agreed == support.failing.of > 6
+    assert "every weekday" in support.calendar
+    assert "29 February" in support.calendar
+    assert support.engines == ("qemu 7.2.22",)
+    assert "%" not in support.counts + support.covered
+    assert f"passed {support.passing} as it says, chance ends at most 1 in " in support.counts
+
+
+@pytest.mark.parametrize(("runs", "bound"), [(1, None), (3, None), (6, 0.5), (300, 0.01)])
+def test_agreeing_runs_bound_chance_by_the_rule_of_three(runs, bound):
+    assert Count(agreed=runs, of=runs).bound == bound
+    assert Count(agreed=runs - 1, of=runs).bound is None
+
+
+def test_a_span_too_short_for_the_calendar_says_what_it_did_not_meet(found):
+    span = {"first": datetime(2017, 6, 1, tzinfo=UTC), "last": datetime(2017, 9, 1, tzinfo=UTC)}
+    support = found(lambda _look: True, **span).support
+    assert "every month" in support.calendar_left
+    assert "29 February" in support.calendar_left
+    assert "every weekday" in support.calendar
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_boundary_among_chance_failures_is_told_with_the_counts_of_both_sides(found, seed):
+    finding = found(World(passes=lambda look: look.at < EDGE, flaky=0.03, seed=seed))
+    if finding.kind is FindingKind.FLAKY:
+        assert finding.reruns
+        return
+    assert finding.kind is FindingKind.TIME_TRAP
+    [edge] = finding.boundaries
+    assert edge.last_before < "2030-11-27T15:28:58Z" <= edge.first_after
+    if finding.reruns:
+        assert "not always alike: before, " in finding.summary
+        assert "Fisher's exact test at 0.001" in finding.summary
+
+
+def test_chance_failures_alone_are_no_boundary(found):
+    kinds = {found(World(passes=lambda _: True, flaky=0.1, seed=seed)).kind for seed in range(15)}
+    assert kinds <= {FindingKind.FLAKY, FindingKind.SOUND}
