@@ -131,6 +131,8 @@ class Support(Value):
     cores: tuple[int, ...] = ()
     engines: tuple[str, ...] = ()
     """What emulated or ran the guests."""
+    crossed: str = ""
+    """How a passing and a failing run ended on another CPU and kernel, with other cores."""
 
     @property
     def counts(self) -> str:
@@ -151,6 +153,7 @@ class Support(Value):
             _named("CPU", self.cpus),
             _named("kernel", self.kernels),
             _named("number of cores", tuple(map(str, self.cores))),
+            self.crossed,
             ", ".join(self.calendar),
             f"not {' nor '.join(self.calendar_left)}" if self.calendar_left else "",
         ]

@@ -11,11 +11,13 @@ from worlds import World, diagnosed, without_host
 
 from buildvm_nb.catalog.failurerows import failures_of
 from buildvm_nb.catalog.findingrows import finding_row
+from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Count, FindingKind
 from buildvm_nb.model.recurrence import is_within
 from buildvm_nb.study.allowing import allows
 from buildvm_nb.study.choosing import choose_environment
+from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 from buildvm_nb.study.showing import Host
 
 OWN = datetime(2017, 6, 12, 14, 31, 7, tzinfo=UTC)
@@ -207,3 +209,64 @@ def test_a_boundary_among_chance_failures_is_told_with_the_counts_of_both_sides(
 def test_chance_failures_alone_are_no_boundary(found):
     kinds = {found(World(passes=lambda _: True, flaky=0.1, seed=seed)).kind for seed in range(15)}
     assert kinds <= {FindingKind.FLAKY, FindingKind.SOUND}
+
+
+def test_a_hinted_trap_takes_few_runs(found):
+    hints = (f"EXPIRES = '{EDGE:%Y-%m-%dT%H:%M:%SZ}'\n",)
+    for effort, most in (("quick", 10), ("normal", 60)):
+        finding = found(World(passes=lambda look: look.at < EDGE), hints=hints, effort=effort)
+        [edge] = finding.boundaries
+        assert (edge.first_after, edge.is_exact) == ("2030-11-27T15:28:58Z", True)
+        assert finding.runs <= most
+
+
+def test_a_quick_look_says_that_it_looked_for_no_rule(found):
+    finding = found(lambda look: RULES["FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29"], effort="quick")
+    assert any("no rule of the calendar" in one for one in finding.assumptions)
+    assert "no rule of the calendar" in finding.summary
+
+
+def test_thorough_finds_a_window_of_a_month(found):
+    begins = datetime(2019, 3, 5, 7, tzinfo=UTC)
+    ends = begins + timedelta(days=31)
+    finding = found(lambda look: not begins <= look.at < ends, effort="thorough")
+    assert [edge.first_after for edge in finding.boundaries] == [
+        f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (begins, ends)
+    ]
+
+
+def test_an_effort_that_is_none_is_a_usage_error():
+    with pytest.raises(UsageError, match="unknown effort: 'hard'; allowed: quick, normal, thor"):
+        Questions(effort="hard")
+    assert Questions(effort="quick").expected_runs().startswith("about 13 guest runs where nothing")
+    assert Questions(budget=12).expected_runs().endswith("; at most 12")
+
+
+@pytest.mark.parametrize("least", [2, 4])
+def test_what_needs_more_cores_is_no_build_that_always_fails(found, least):
+    finding = found(lambda look: look.cores >= least, axes=DEFAULT_AXES)
+    assert (finding.kind, finding.axis) == (FindingKind.CORES_DEPENDENT, Axis.CORES)
+    assert finding.environment.cpu_count >= least
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        lambda look: look.vendor != "AMD",
+        lambda look: look.vendor != "Intel",
+        lambda look: "avx2" in look.features or "avx" not in look.features,
+    ],
+    ids=["not on AMD", "not on Intel", "not with AVX alone"],
+)
+def test_a_cpu_of_each_maker_and_generation_is_tried(found, passes):
+    finding = found(passes, axes=(Axis.CPU,))
+    assert finding.kind is FindingKind.CPU_DEPENDENT
+
+
+def test_a_trap_is_tried_on_another_cpu_and_kernel_and_with_two_cores(found):
+    alike = found(lambda look: look.at < OWN + timedelta(days=900), axes=DEFAULT_AXES)
+    assert alike.support.crossed.startswith("alike on CPU ")
+    unlike = found(
+        lambda look: look.at < OWN + timedelta(days=900) or look.cores > 1, axes=DEFAULT_AXES
+    )
+    assert unlike.summary.endswith("; not so with 2 cores")
