@@ -221,7 +221,7 @@ def test_a_hinted_trap_takes_few_runs(found):
 
 
 def test_a_quick_look_says_that_it_looked_for_no_rule(found):
-    finding = found(lambda look: RULES["FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29"], effort="quick")
+    finding = found(lambda _look: True, effort="quick")
     assert any("no rule of the calendar" in one for one in finding.assumptions)
     assert "no rule of the calendar" in finding.summary
 
