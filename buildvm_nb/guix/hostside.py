@@ -48,7 +48,10 @@ class GuixHost:
         return key.with_name(f"{key.name}.signing-key.pub")
 
     def introduce(self, known: Introduction) -> list[Path]:
-        """Let Guix send builds to a machine, and take what that has built; all files or none."""
+        """Let Guix send builds to a machine, and take what that has built.
+
+        Where a file holds what we do not understand, nothing is written.
+        """
         key = self.key_file(known.name)
         machine = known.machine.model_copy(update={"private_key": str(key)})
         machines = with_machine(self._read("machines.scm"), known.name, machine)
@@ -66,7 +69,7 @@ class GuixHost:
         ]
 
     def forget(self, name: str, signing_key: str = "") -> list[Path]:
-        """Undo `introduce`; nothing is written where it is not known which key of the list is meant.
+        """Undo `introduce`; where it is not known which key is the machine's, write nothing.
 
         `signing_key` is for machines that an older version has introduced; since then it is
         remembered here.

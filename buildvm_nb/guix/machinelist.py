@@ -75,6 +75,7 @@ class OffloadMachine(Value):
             ("private-key", self.private_key),
             ("speed", self.speed),
             ("parallel-builds", self.parallel_builds),
+            # the way is short, and the machine may be an emulated one with nothing else to do
             ("compression", "none"),
             ("overload-threshold", False),
         ]
