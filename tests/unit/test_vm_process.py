@@ -83,8 +83,8 @@ def test_it_inherits_the_descriptors_that_it_is_given_and_no_others(start):
     )
     console = Console()
     assert start(script, inherit=[theirs], console=console).wait(SOON_S)
-    assert os.read(ours, 100) == b"hello"
     assert console.text == "False\n"
+    assert os.read(ours, 100) == b"hello"
     for descriptor in (ours, theirs, _, other):
         os.close(descriptor)
 
