@@ -40,7 +40,7 @@ from buildvm_nb.model.outcome import (
 
 GOLDEN = Path(__file__).with_name("golden")
 RENEWS = "BUILDVM_RENEW_GOLDEN" in os.environ
-HINT = f"after an intended change: BUILDVM_RENEW_GOLDEN=1 scripts/test tests/unit/{__name__}.py"
+HINT = "after an intended change: BUILDVM_RENEW_GOLDEN=1 scripts/test tests/unit/test_golden.py"
 
 NASTY = "<b>&| `code` *star* _under_ @someone \x1b[31mred\x1b[0m [x](y)"
 CASE = Case(
