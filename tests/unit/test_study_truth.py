@@ -175,7 +175,7 @@ def test_a_finding_rests_on_counts_and_says_what_was_covered(found):
     assert "29 February" in support.calendar
     assert support.engines == ("qemu 7.2.22",)
     assert "%" not in support.counts + support.covered
-    assert f"passed {support.passing} as it says, chance ends at most 1 in " in support.counts
+    assert f"passed {support.passing} (failures by chance: at most 1 in " in support.counts
 
 
 @pytest.mark.parametrize(("runs", "bound"), [(1, None), (3, None), (6, 0.5), (300, 0.01)])
