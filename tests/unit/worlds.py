@@ -68,6 +68,8 @@ class World(Executor):
     breaks: Callable[[Look], bool] = lambda _look: False
     """Where no guest comes up."""
     lasts_s: int = 1
+    delays_s: tuple[int, ...] = (0,)
+    """By how much a busy host delays a run: one of these by chance."""
     looks: tuple[float, ...] = (0.5,)
     """At which parts of its time the test looks."""
     flaky: float = 0.0
@@ -90,7 +92,7 @@ class World(Executor):
         tried = sum(one.machine == spec and one.probing == order.probing for one in self.ran[-40:])
         chance = random.Random(f"{self.seed} {order_key(order)} {tried}")
         held = order.probing.held
-        lasts_s = 0 if held else self.lasts_s
+        lasts_s = 0 if held else self.lasts_s + chance.choice(self.delays_s)
         looks = [
             self._look(spec, spec.date + timedelta(seconds=int(part * lasts_s)))
             for part in (self.looks if lasts_s else (0.0,))
