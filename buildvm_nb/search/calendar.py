@@ -25,8 +25,9 @@ __all__ = ["CHECKS", "QUICK_CHECKS", "DateSurvey", "Thoroughness", "search_dates
 _DAY_S = 86_400
 _ODD_S = 5 * 3600 + 17 * 60
 """Beside whole days, so that a check is at another hour than what it checks."""
-CHECKS = ((1, 0.3, 3), (9, 4, 20), (33, 20, 100), (380, 200, 900))
-"""A day, a week, a month and a year after a change; an answer within such days is one, too."""
+CHECKS = ((1, 0.3, 3), (9, 4, 20), (33, 20, 100), (190, 120, 260), (380, 300, 900))
+"""A day, a week, a month, half a year and a year after a change, in days; and between which days
+an answer is one, too."""
 QUICK_CHECKS = ((33, 0.3, 900),)
 _ROUNDS = 4
 _MOST_SPELLS = 4

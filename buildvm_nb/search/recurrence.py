@@ -49,6 +49,8 @@ _ZONES_S = 14 * _HOUR_S
 """No zone is further from UTC."""
 _ZONE_STEP_S = 900
 """Zones differ from UTC by whole quarters of an hour."""
+_LONGEST_FOR_ZONE = 600
+"""A longer run does not tell such quarters apart."""
 _AROUND_YEARS = 5
 _RARE_YEARS = 9
 _FAILED_FOR_ZONE = 3
@@ -425,6 +427,8 @@ class RuleSearch:
                 return None
             feature = next(iter(alive))
             bad, _good = alive[feature]
+            if self.shift_s and self.duration > _LONGEST_FOR_ZONE:
+                return None  # its ends cannot be told from those of a neighbouring zone
             if self._is_each_confirmed(feature, bad) and self._holds_at_ends(feature, bad):
                 return self._rule(feature, bad)
             alive = self.alive()

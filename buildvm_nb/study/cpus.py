@@ -259,6 +259,12 @@ def _confirm(bench: _Bench, good: Outcome, bad: Outcome, study: CpuStudy) -> Non
         again = bench.run([cpu], attempt=1)
         if state_of(again[0]) is wanted.opposite:
             study.disagreeing = (bench.first(cpu), *again)
+        for name in names if len(names) > 1 else ():  # without any of them it must not do it
+            others = sorted(set(names) - {name})
+            less = ",".join([base.machine.cpu, *(f"{sign}{other}" for other in others)])
+            tried = [*bench.run([less]), *bench.run([less], attempt=1)]
+            if any(state_of(one) is wanted for one in tried):
+                study.disagreeing = tuple(tried)
 
 
 def _minimal(

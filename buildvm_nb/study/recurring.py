@@ -6,7 +6,7 @@ from typing import Any
 
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.instants import format_instant
-from buildvm_nb.search import US_RULES_SINCE, Feature, Rule, State
+from buildvm_nb.search import US_RULES_SINCE, Feature, Rule, State, coin_confidence
 from buildvm_nb.study.dates import DateStudy, state_of, when
 
 __all__ = ["rule_text", "rule_words", "unexplained_finding", "with_rule"]
@@ -127,6 +127,7 @@ def with_rule(study: DateStudy, base: Finding, found: Finding | None) -> Finding
         "summary": "; ".join([summary, *([found.summary] if found else [])]),
         "failing_line": failed[0].evidence if failed else kept.failing_line,
         "environment": machine,
+        "confidence": coin_confidence(min(len(failed), len(passed))),
     }
     return kept.model_copy(update=changes)
 

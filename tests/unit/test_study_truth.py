@@ -388,3 +388,14 @@ def test_a_rule_that_holds_since_a_year_says_so_or_says_that_it_cannot_tell(foun
     else:
         assert finding.kind is FindingKind.UNDETERMINED
         assert "it failed at" in finding.summary
+
+
+@pytest.mark.parametrize("seed", range(16, 48, 8))
+def test_features_are_named_only_where_sets_and_their_parts_were_repeated(found, seed):
+    world = World(passes=lambda look: "avx2" in look.features, flaky=0.05, seed=seed)
+    finding = found(world, axes=(Axis.CPU,))
+    if finding.kind is FindingKind.CPU_DEPENDENT:
+        assert set(finding.features) <= {"avx2"}
+        assert set(finding.features_needed) <= {"avx2"}
+    else:
+        assert finding.kind is FindingKind.FLAKY
