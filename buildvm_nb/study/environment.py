@@ -7,6 +7,8 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.image import build_image, fetch_kernel, list_kernels
 from buildvm_nb.image.initramfs import build_initramfs
+from buildvm_nb.image.kernel import Kernel
+from buildvm_nb.image.uml import fetch_uml_kernel
 from buildvm_nb.model.machine import Accelerator, ImageSpec, MachineSpec
 from buildvm_nb.vm import (
     QEMU,
@@ -24,7 +26,16 @@ from buildvm_nb.vm import (
     qemu_argv,
 )
 
-__all__ = ["choose_faithful", "dry_run", "kvm_status", "open_disk", "open_machine", "prepare"]
+__all__ = [
+    "choose_faithful",
+    "dry_run",
+    "engine_for",
+    "kernel_for",
+    "kvm_status",
+    "open_disk",
+    "open_machine",
+    "prepare",
+]
 
 
 def prepare(
@@ -58,8 +69,58 @@ def prepare(
     HostError
         If this host lacks a program, a mirror or space.
     """
-    check_cpu(spec.cpu, find_emulator(cache.root, qemu))
-    return _boot_files(spec.kernel, spec.image, cache, progress)
+    if spec.accelerator is not Accelerator.UML:
+        check_cpu(spec.cpu, find_emulator(cache.root, qemu))
+    return _boot_files_of(kernel_for(spec, cache, progress), spec.image, cache, progress)
+
+
+def kernel_for(spec: MachineSpec, cache: Cache, progress: Progress = SILENT) -> Kernel:
+    """Return the kernel that a machine boots, which depends on what runs it.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        The machine.
+    cache : Cache
+        Keeps it.
+    progress : Progress
+        Shows what is fetched.
+
+    Returns
+    -------
+    Kernel
+        Complete.
+
+    Raises
+    ------
+    UsageError, SourceError, HostError
+        As `image.fetch_kernel` does.
+    """
+    fetch = fetch_uml_kernel if spec.accelerator is Accelerator.UML else fetch_kernel
+    return fetch(spec.kernel, cache, progress)
+
+
+def engine_for(spec: MachineSpec, cache: Cache, progress: Progress = SILENT) -> str:
+    """Return name and version of what would run a machine, as its environment will tell them.
+
+    Parameters
+    ----------
+    spec, cache, progress
+        As for `kernel_for`.
+
+    Returns
+    -------
+    str
+        For example ``qemu 7.2.22``.
+
+    Raises
+    ------
+    UsageError, SourceError, HostError
+        If this host lacks it.
+    """
+    if spec.accelerator is Accelerator.UML:
+        return f"uml {kernel_for(spec, cache, progress).release}"
+    return f"qemu {find_emulator(cache.root).version}"
 
 
 def open_machine(
@@ -226,7 +287,12 @@ def choose_faithful(spec: MachineSpec, *, cpu_matters: bool) -> MachineSpec:
 def _boot_files(
     kernel_name: str, image: ImageSpec | None, cache: Cache, progress: Progress
 ) -> BootFiles:
-    kernel = fetch_kernel(kernel_name, cache, progress)
+    return _boot_files_of(fetch_kernel(kernel_name, cache, progress), image, cache, progress)
+
+
+def _boot_files_of(
+    kernel: Kernel, image: ImageSpec | None, cache: Cache, progress: Progress
+) -> BootFiles:
     built = build_image(image, cache, progress) if image else None
     return BootFiles(
         kernel=kernel.vmlinux,

@@ -23,7 +23,7 @@ from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.command import KERNEL_PARAMETERS
 from buildvm_nb.vm.console import Console
 from buildvm_nb.vm.emulator import Emulator
-from buildvm_nb.vm.process import QemuProcess
+from buildvm_nb.vm.process import OwnedProcess
 
 __all__ = ["choose_accelerator", "is_kvm_offered", "prove_kvm"]
 
@@ -187,7 +187,7 @@ def _try(emulator: Emulator, boot: BootFiles) -> tuple[bool, str]:
     argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initramfs)]
     argv += ["-append", " ".join(KERNEL_PARAMETERS)]
     console = Console()
-    process = QemuProcess(argv, inherit=(), console=console)
+    process = OwnedProcess(argv, inherit=(), console=console)
     try:
         with interruptible(process.kill):
             ended = process.wait(_DEADLINE_S)
