@@ -242,10 +242,10 @@ def _instant(given: datetime | str | None) -> datetime:
 
 
 def _words(cells: "pd.Series[Any]", cases: "pd.Series[Any]") -> Iterator[tuple[str, str]]:
-    for cell, case in zip(cells, cases, strict=True):
+    for cell, name in zip(cells, cases, strict=True):
         if not pd.isna(cell):
             for word in cell.split():
-                yield word, case
+                yield word, name
 
 
 def _told(verdicts: "pd.Series[Any]") -> str:

@@ -18,7 +18,6 @@ from buildvm_nb.cli.options import command
 from buildvm_nb.cli.output import discard_output, write_error, write_json, write_line
 from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import UsageError
-from buildvm_nb.host.trees import tree_bytes
 
 if TYPE_CHECKING:
     from buildvm_nb.model.machine import MachineSpec
@@ -85,6 +84,8 @@ class ShareOptions:
 
 def _refuse_unnamed(path: Path, cache: Path) -> None:
     """Refuse to copy the current directory where nobody can have meant that."""
+    from buildvm_nb.host.trees import tree_bytes
+
     home = Path.home().resolve()
     if path == home or path in home.parents:
         raise UsageError(

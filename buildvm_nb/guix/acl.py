@@ -9,39 +9,19 @@ GNU Guix Reference Manual, "Invoking guix archive"; Libgcrypt Reference Manual, 
 (advanced format).
 """
 
-import re
 from pathlib import Path
 
 from buildvm_nb.errors import HostError, UsageError
-from buildvm_nb.guix.sexp import FormScanner
+from buildvm_nb.guix.sexp import Form, Symbol, read_all, write_form
 
 __all__ = ["acl_of", "authorize", "read_signing_key", "revoke"]
 
-_KEY = re.compile(r"\s*\(\s*public-key\s*\(.*\)\s*\)\s*", re.DOTALL)
 _LARGEST_KEY = 1 << 16
 _EMPTY = "(acl)\n"
 
 
 def read_signing_key(path: Path) -> str:
-    """Read the public key with which a Guix signs what it sends.
-
-    Parameters
-    ----------
-    path : Path
-        For example ``/etc/guix/signing-key.pub``.
-
-    Returns
-    -------
-    str
-        An S-expression.
-
-    Raises
-    ------
-    HostError
-        If there is none, or it cannot be read.
-    UsageError
-        If the file is no public key.
-    """
+    """Read the public key with which a Guix signs what it sends."""
     try:
         with path.open(encoding="ascii") as stream:
             text = stream.read(_LARGEST_KEY)
@@ -55,109 +35,65 @@ def read_signing_key(path: Path) -> str:
         raise HostError(f"cannot read the signing key: {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise _no_key(path) from error
-    if not _KEY.fullmatch(text) or _end(text) is None:
+    try:
+        form = _only(text, "public-key")
+    except UsageError as error:
+        raise _no_key(path) from error
+    if not any(isinstance(part, Form) for part in form):
         raise _no_key(path)
     return text.strip()
 
 
 def acl_of(key: str) -> str:
-    """Write a list that has one key and no other.
-
-    Parameters
-    ----------
-    key : str
-        Of `read_signing_key`.
-
-    Returns
-    -------
-    str
-        Content of an ``acl`` file.
-    """
+    """Write a list that has one key and no other."""
     return authorize(_EMPTY, key)
 
 
 def authorize(acl: str, key: str) -> str:
-    """Put a key into a list.
-
-    Parameters
-    ----------
-    acl : str
-        Content of an ``acl`` file; empty where there is none yet.
-    key : str
-        Of `read_signing_key`.
-
-    Returns
-    -------
-    str
-        The same text where the key is in it already.
-
-    Raises
-    ------
-    UsageError
-        If it is no such list.
-    """
+    """Put a key into a list."""
     acl = acl.strip() or _EMPTY.strip()
-    _check(acl)
-    if any(_plain(key) in _plain(entry) for entry in _entries(acl)):
+    form = _read(acl)
+    if any(_has(entry, key) for entry in _entries(form)):
         return f"{acl}\n"
-    return f"{acl[:-1].rstrip()}\n (entry\n{key}\n  (tag (guix import)))\n)\n"
+    last = form.end - 1
+    return f"{acl[:last].rstrip()}\n (entry\n{key}\n  (tag (guix import)))\n{acl[last:]}\n"
 
 
 def revoke(acl: str, key: str) -> str:
-    """Take a key out of a list.
-
-    Parameters
-    ----------
-    acl : str
-        Content of an ``acl`` file.
-    key : str
-        Of `read_signing_key`.
-
-    Returns
-    -------
-    str
-        All else is as it was.
-
-    Raises
-    ------
-    UsageError
-        If it is no such list.
-    """
-    _check(acl.strip())
-    for entry in _entries(acl):
-        if _plain(key) in _plain(entry):
-            before, _, after = acl.partition(entry)
-            acl = before.rstrip() + "\n" + after.lstrip("\n")
+    """Take a key out of a list."""
+    for entry in reversed(_entries(_read(acl))):
+        if _has(entry, key):
+            acl = acl[: entry.start].rstrip() + "\n" + acl[entry.end :].lstrip("\n")
     return acl
 
 
-def _check(acl: str) -> None:
-    if not re.match(r"\(\s*acl\b", acl) or _end(acl) != len(acl):
+def _read(acl: str) -> Form:
+    try:
+        return _only(acl, "acl")
+    except UsageError as error:
         raise UsageError(
             "Guix's access-control list is not one: it does not begin with (acl, or its "
             "parentheses do not match",
             hint="`guix archive --authorize` tells more",
-        )
+        ) from error
 
 
-def _entries(acl: str) -> list[str]:
-    found = []
-    for match in re.finditer(r"\(\s*entry\b", acl):
-        rest = acl[match.start() :]
-        if length := _end(rest):
-            found.append(rest[:length])
-    return found
+def _only(text: str, name: str) -> Form:
+    """Read the one list that a text is to be, which begins with a name."""
+    forms = read_all(text).forms
+    if len(forms) != 1 or not isinstance(forms[0], Form) or forms[0][:1] != [Symbol(name)]:
+        raise UsageError(f"not a list that begins with {name}")
+    return forms[0]
 
 
-def _end(text: str) -> int | None:
-    try:
-        return FormScanner().feed(text.encode())
-    except ValueError:
-        return None
+def _entries(acl: Form) -> list[Form]:
+    return [one for one in acl if isinstance(one, Form) and one[:1] == [Symbol("entry")]]
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"\s+", "", text).upper()
+def _has(entry: Form, key: str) -> bool:
+    """Tell whether a key is in an entry; digits of numbers are of either case."""
+    wanted = write_form(_only(key, "public-key")).upper()
+    return any(write_form(part).upper() == wanted for part in entry)
 
 
 def _no_key(path: Path) -> UsageError:

@@ -1,4 +1,4 @@
-"""Where two ends of a connection meet: a TCP port, a Unix socket, a vsock port, a virtio port.
+"""Connections, and where their ends meet: a TCP port, a Unix socket, a vsock or virtio port.
 
 References
 ----------
@@ -10,17 +10,19 @@ import errno
 import ipaddress
 import os
 import re
+import select
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.errors import HostError, MachineError, UsageError
 
-__all__ = ["Endpoint", "EndpointKind", "dial", "listening"]
+__all__ = ["Connection", "Ended", "Endpoint", "EndpointKind", "TooLate", "dial", "listening"]
 
 _FORMS = "tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or port:PATH"
 _HIGHEST_PORT = {"tcp": 2**16 - 1, "vsock": 2**32 - 2}
@@ -29,6 +31,7 @@ _BACKLOG = 1
 """Only one client is ever served."""
 _LONGEST_PATH = 107
 """Of a Unix socket: sun_path without its zero."""
+_PIECE = 1 << 16
 
 
 class EndpointKind(StrEnum):
@@ -54,23 +57,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
-        """Read an endpoint as users write it.
-
-        Parameters
-        ----------
-        text : str
-            ``tcp:HOST:PORT``, ``unix:PATH``, ``vsock:CID:PORT`` or ``port:PATH``.
-
-        Returns
-        -------
-        Endpoint
-            Checked for its form only.
-
-        Raises
-        ------
-        UsageError
-            If it has another form, or a number is out of range.
-        """
+        """Read an endpoint as users write it."""
         kind, _, rest = text.partition(":")
         if kind in {"unix", "port"} and rest:
             if kind == "unix" and len(os.fsencode(rest)) > _LONGEST_PATH:
@@ -100,13 +87,7 @@ class Endpoint:
                 return f"{self.kind}:{self.path}"
 
     def warning(self) -> str:
-        """Say who else can reach it.
-
-        Returns
-        -------
-        str
-            A sentence; empty where only this user and root can.
-        """
+        """Say who else can reach it."""
         if self.kind is EndpointKind.TCP:
             who = "any local user" if self._is_loopback() else "anybody in the network"
             return (
@@ -133,25 +114,7 @@ def _read_cid(word: str, text: str) -> int:
 
 
 def dial(endpoint: Endpoint, timeout_s: float) -> int:
-    """Connect to an endpoint.
-
-    Parameters
-    ----------
-    endpoint : Endpoint
-        Where somebody waits.
-    timeout_s : float
-        For the connection, in seconds.
-
-    Returns
-    -------
-    int
-        A file descriptor, for the caller to close.
-
-    Raises
-    ------
-    OSError
-        If nobody is there.
-    """
+    """Connect to an endpoint."""
     if endpoint.kind is EndpointKind.PORT:
         return _open_device(endpoint.path)
     if endpoint.kind is EndpointKind.TCP:
@@ -164,23 +127,7 @@ def dial(endpoint: Endpoint, timeout_s: float) -> int:
 
 @contextmanager
 def listening(endpoint: Endpoint) -> Iterator[int]:
-    """Wait at an endpoint; the place is taken until the context is left.
-
-    Parameters
-    ----------
-    endpoint : Endpoint
-        Where to wait.
-
-    Yields
-    ------
-    int
-        A file descriptor: a listening socket, or the open device of a port.
-
-    Raises
-    ------
-    HostError
-        If it is taken, or cannot be had.
-    """
+    """Wait at an endpoint; the place is taken until the context is left."""
     if endpoint.kind is EndpointKind.PORT:
         try:
             device = _open_device(endpoint.path)
@@ -268,3 +215,109 @@ def _refused(endpoint: Endpoint, error: OSError) -> HostError:
         if error.errno in {errno.EADDRINUSE, errno.EBUSY}
         else "",
     )
+
+
+class Ended(MachineError):
+    """The other end closed the connection before it had said all."""
+
+
+class TooLate(MachineError):
+    """The other end did not do its part in time."""
+
+
+class Connection:
+    """A connection over a file descriptor, which it owns: a socket, or the device of a port.
+
+    A device reads as ended, and takes nothing, while the other end is not open yet, so that the end
+    of a connection cannot be told from its beginning.
+    """
+
+    def __init__(self, descriptor: int, *, is_device: bool = False) -> None:
+        self._descriptor = descriptor
+        self._is_device = is_device
+        self._pending = b""
+        os.set_blocking(descriptor, False)
+
+    def receive(self, deadline: float, what: str) -> bytes:
+        """Receive what comes next."""
+        if self._pending:
+            data, self._pending = self._pending, b""
+            return data
+        while True:
+            self._wait(select.POLLIN, deadline, what)
+            try:
+                data = os.read(self._descriptor, _PIECE)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise Ended(f"the connection broke before {what}: {error.strerror}") from error
+            if data:
+                return data
+            if not self._is_device:
+                raise Ended(f"the other end closed the connection before {what}")
+            self._rest(deadline, what)
+
+    def push_back(self, data: bytes) -> None:
+        """Give back bytes that belong to what comes next."""
+        self._pending = data + self._pending
+
+    def send(self, data: bytes, deadline: float, what: str) -> None:
+        """Send all of some bytes."""
+        left = memoryview(data)
+        while left:
+            self._wait(select.POLLOUT, deadline, f"it had taken {what}")
+            try:
+                left = left[os.write(self._descriptor, left[:_PIECE]) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise Ended(
+                    f"the other end closed the connection before it had taken {what}: "
+                    f"{error.strerror}"
+                ) from error
+
+    def finish(self, timeout_s: float) -> None:
+        """Say that all has been sent, and wait until the other end closes in its turn.
+
+        A connection that is closed at once may lose what the other end has not read yet. A device
+        has no such word.
+        """
+        if self._is_device:
+            return
+        with socket.socket(fileno=os.dup(self._descriptor)) as end:
+            try:
+                end.shutdown(socket.SHUT_WR)
+                end.settimeout(timeout_s)
+                while end.recv(_PIECE):
+                    pass
+            except TimeoutError:
+                pass
+            except OSError as error:
+                raise Ended(
+                    f"the other end dropped the connection, so it has not taken all: "
+                    f"{error.strerror}"
+                ) from error
+
+    def close(self) -> None:
+        """Close our end; calling it twice does no harm."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _wait(self, event: int, deadline: float, what: str) -> None:
+        """Wait until the descriptor is worth a try."""
+        poll = select.poll()
+        poll.register(self._descriptor, event)
+        left_s = deadline - time.monotonic()
+        found = poll.poll(max(left_s, 0) * 1000)
+        if not found:
+            raise TooLate(f"time was over before {what}")
+        if self._is_device and found[0][1] == select.POLLHUP:
+            self._rest(deadline, what)
+
+    def _rest(self, deadline: float, what: str) -> None:
+        """Let a moment pass: a device whose other end is closed is always ready."""
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise TooLate(f"time was over before {what}")
+        select.select([], [], [], min(left_s, 0.05))

@@ -29,30 +29,13 @@ class Introduction(Value):
 
 
 class GuixHost:
-    """Guix's directory of settings.
-
-    Parameters
-    ----------
-    directory : Path
-        ``/etc/guix`` on all distributions.
-    """
+    """Guix's directory of settings."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def key_file(self, name: str) -> Path:
-        """Tell where the key that lets Guix in to a machine is put.
-
-        Parameters
-        ----------
-        name : str
-            The machine's.
-
-        Returns
-        -------
-        Path
-            Where Guix System has those of its own machines.
-        """
+        """Tell where the key that lets Guix in to a machine is put."""
         return self.directory / "offload/ssh/virtual-build-machine" / name
 
     def _installed_key(self, name: str) -> Path:
@@ -67,22 +50,7 @@ class GuixHost:
     def introduce(self, known: Introduction) -> list[Path]:
         """Let Guix send builds to a machine, and take what that has built.
 
-        Parameters
-        ----------
-        known : Introduction
-            The machine.
-
-        Returns
-        -------
-        list of Path
-            The files that were written.
-
-        Raises
-        ------
-        UsageError
-            If a file holds what we do not understand; nothing is written then.
-        HostError
-            If one cannot be written, or is not to be: Guix System makes it.
+        Where a file holds what we do not understand, nothing is written.
         """
         key = self.key_file(known.name)
         machine = known.machine.model_copy(update={"private_key": str(key)})
@@ -101,28 +69,10 @@ class GuixHost:
         ]
 
     def forget(self, name: str, signing_key: str = "") -> list[Path]:
-        """Undo `introduce`.
+        """Undo `introduce`; where it is not known which key is the machine's, write nothing.
 
-        Parameters
-        ----------
-        name : str
-            The machine's.
-        signing_key : str
-            The public key with which it signs, for machines that an older version has introduced;
-            since then it is remembered here.
-
-        Returns
-        -------
-        list of Path
-            The files that were written or removed.
-
-        Raises
-        ------
-        HostError
-            If it is not known which key of the access-control list is the machine's; nothing is
-            written then. Or as `introduce` does.
-        UsageError
-            As `introduce` does.
+        `signing_key` is for machines that an older version has introduced; since then it is
+        remembered here.
         """
         installed, key = self._installed_key(name), self.key_file(name)
         old = {file: self._read(file) for file in ("machines.scm", "acl")}

@@ -9,18 +9,15 @@ GNU Guix 1.5, ``gnu/services/virtualization.scm``; SRFI-19, ``make-date``.
 
 import difflib
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from sexpdata import Brackets, Quoted
-
 from buildvm_nb.errors import UsageError
 from buildvm_nb.guix.machinefile import GUIX_DATE, SECRETS_PORT
-from buildvm_nb.guix.sexp import Symbol, read_forms, write_form
+from buildvm_nb.guix.sexp import Quoted, Symbol, read_forms, write_form
 from buildvm_nb.model.cpu import cpu_at
 
 __all__ = ["ImportedMachine", "import_configuration", "without_secrets_port"]
@@ -146,7 +143,7 @@ def without_secrets_port(imported: ImportedMachine) -> ImportedMachine:
 
 def _lists(form: Any) -> Iterator[list[Any]]:  # noqa: ANN401 - expressions are of any type
     """Iterate over all lists, also within quotes."""
-    inner = form[0] if isinstance(form, Quoted | Brackets) else form
+    inner = form.form if isinstance(form, Quoted) else form
     if isinstance(inner, list):
         yield inner
         for part in inner:
@@ -163,7 +160,7 @@ def _read_machine(form: list[Any], file: str) -> ImportedMachine:
     reading = _Reading()
     for part in form[1:]:
         name = part[0] if part and isinstance(part[0], Symbol) else None
-        key = name.value() if name else ""
+        key = name.name if name else ""
         if key in _NOT_TAKEN:
             reading.notes.append(f"not taken over: {_shown(part)}; {_NOT_TAKEN[key]}")
         elif key in _READERS:
@@ -207,14 +204,19 @@ def _literal(first: object, rest: list[Any]) -> Any:  # noqa: ANN401
     if first == _QUOTE and len(rest) == 1:
         return Quoted(rest[0])
     if first == _LIST and not any(isinstance(part, Symbol | list) for part in rest):
-        return Quoted([part.x if isinstance(part, Quoted) else part for part in rest])
+        return Quoted([_inner(part) if isinstance(part, Quoted) else part for part in rest])
     if first == _CONS and [type(part) for part in rest] == [int, int]:
         return Quoted([rest[0], _DOT, rest[1]])
-    compute = _ARITHMETIC.get(first.value()) if isinstance(first, Symbol) else None
+    compute = _ARITHMETIC.get(first.name) if isinstance(first, Symbol) else None
     if compute and rest and all(type(part) is int for part in rest):
         with suppress(TypeError, ArithmeticError, ValueError):
             return compute(*rest)
     return None
+
+
+def _inner(form: object) -> Any:  # noqa: ANN401
+    """Return what is quoted; None: nothing is."""
+    return form.form if isinstance(form, Quoted) and form.mark in {"'", "`"} else None
 
 
 def _computed(key: str, form: object, allowed: str) -> UsageError:
@@ -225,15 +227,15 @@ def _computed(key: str, form: object, allowed: str) -> UsageError:
 
 
 def _shown(form: object) -> str:
-    text = re.sub(r"\\([#?`,])", r"\1", write_form(form))  # escapes of Emacs Lisp, not of Scheme
+    text = write_form(form)
     return text if len(text) <= 200 else f"{text[:200]}…"  # noqa: PLR2004 - a line or two
 
 
 def _name(form: Any, reading: _Reading) -> None:  # noqa: ANN401
-    inner = form.x if isinstance(form, Quoted) else None
+    inner = _inner(form)
     if not isinstance(inner, Symbol):
         raise _computed("name", form, "a quoted symbol such as 'build-vm")
-    reading.fields["name"] = inner.value()
+    reading.fields["name"] = inner.name
 
 
 def _cpu(form: Any, reading: _Reading) -> None:  # noqa: ANN401
@@ -258,14 +260,15 @@ def _auto_start(form: Any, reading: _Reading) -> None:  # noqa: ANN401
 
 
 def _systems(form: Any, reading: _Reading) -> None:  # noqa: ANN401
-    names = form.x if isinstance(form, Quoted) and isinstance(form.x, list) else [None]
+    inner = _inner(form)
+    names = inner if isinstance(inner, list) else [None]
     if not all(type(name) is str for name in names):
         raise _computed("systems", form, '\'("x86_64-linux")')
     reading.fields["systems"] = tuple(names)
 
 
 def _ports(form: Any, reading: _Reading) -> None:  # noqa: ANN401
-    pairs = form.x if isinstance(form, Quoted) else None
+    pairs = _inner(form)
     ports = []
     for pair in pairs if isinstance(pairs, list) else [None]:
         match pair:

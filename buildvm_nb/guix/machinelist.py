@@ -10,12 +10,11 @@ GNU Guix Reference Manual, "Daemon Offload Setup"; Guix 1.5, ``guix/scripts/offl
 """
 
 import re
-from collections.abc import Iterator
 
 from pydantic import Field
 
 from buildvm_nb.errors import UsageError
-from buildvm_nb.guix.sexp import Symbol, write_form
+from buildvm_nb.guix.sexp import Symbol, read_all, write_form
 from buildvm_nb.model.value import Value
 
 __all__ = ["OffloadMachine", "listed_machines", "with_machine", "without_machine"]
@@ -47,13 +46,6 @@ _BLOCK = re.compile(
 )
 _MACHINE = re.compile(r"^;;; machine (\S+)\n(.*?)(?=^;;; machine |\Z)", re.MULTILINE | re.DOTALL)
 _RECORD = re.compile(r"\(build-machine\n.*?^  \(port (\d+)\)$.*?#f\)\)", re.DOTALL | re.MULTILINE)
-_TOKEN = re.compile(
-    r"""(?P<skipped>\s+|;[^\n]*|\#\|.*?\|\#)
-    |(?P<open>(?:['`,@]\s*)*\#?[(\[])
-    |(?P<close>[)\]])
-    |(?P<atom>(?:['`,@]\s*)*(?:"(?:[^"\\]|\\.)*"|\#\\.[^\s()\[\]";]*|[^\s()\[\]";]+))""",
-    re.DOTALL | re.VERBOSE,
-)
 
 
 class OffloadMachine(Value):
@@ -73,14 +65,7 @@ class OffloadMachine(Value):
     parallel_builds: int = Field(default=1, ge=1)
 
     def scheme(self) -> str:
-        """Return the expression that makes the record.
-
-        Returns
-        -------
-        str
-            Nothing is compressed, as the way is short and the machine may be an emulated one; and
-            its load does not count, as it has nothing else to do.
-        """
+        """Return the expression that makes the record."""
         fields: list[tuple[str, object]] = [
             ("name", self.name),
             ("port", self.port),
@@ -90,6 +75,7 @@ class OffloadMachine(Value):
             ("private-key", self.private_key),
             ("speed", self.speed),
             ("parallel-builds", self.parallel_builds),
+            # the way is short, and the machine may be an emulated one with nothing else to do
             ("compression", "none"),
             ("overload-threshold", False),
         ]
@@ -98,73 +84,19 @@ class OffloadMachine(Value):
 
 
 def with_machine(text: str, name: str, machine: OffloadMachine) -> str:
-    """Add a machine to the list, or replace it there.
-
-    Parameters
-    ----------
-    text : str
-        Content of ``machines.scm``; empty where there is none yet.
-    name : str
-        What we call the machine.
-    machine : OffloadMachine
-        The machine.
-
-    Returns
-    -------
-    str
-        New content.
-
-    Raises
-    ------
-    UsageError
-        If our marks were damaged, or the user's part cannot be read.
-    """
+    """Add a machine to the list, or replace it there."""
     theirs, ours = _split(text)
     return _joined(theirs, {**ours, name: machine.scheme()})
 
 
 def without_machine(text: str, name: str) -> str:
-    """Take a machine out of the list; with the last one, all of our marks.
-
-    Parameters
-    ----------
-    text : str
-        Content of ``machines.scm``.
-    name : str
-        What we call the machine.
-
-    Returns
-    -------
-    str
-        New content; empty where nothing was there but ours.
-
-    Raises
-    ------
-    UsageError
-        If our marks were damaged, or the user's part cannot be read.
-    """
+    """Take a machine out of the list; with the last one, all of our marks."""
     theirs, ours = _split(text)
     return _joined(theirs, {key: scheme for key, scheme in ours.items() if key != name})
 
 
 def listed_machines(text: str) -> list[str]:
-    """Tell which machines of ours are in the list.
-
-    Parameters
-    ----------
-    text : str
-        Content of ``machines.scm``.
-
-    Returns
-    -------
-    list of str
-        Their names.
-
-    Raises
-    ------
-    UsageError
-        If our marks were damaged.
-    """
+    """Tell which machines of ours are in the list."""
     return list(_split(text)[1])
 
 
@@ -187,7 +119,7 @@ def _joined(theirs: str, ours: dict[str, str]) -> str:
     if not ours:
         return theirs
     machines = "".join(f";;; machine {name}\n{_entry(record)}\n" for name, record in ours.items())
-    starts = list(_form_starts(theirs))
+    starts = _form_starts(theirs)
     ending = "" if theirs.endswith("\n") or not theirs else "\n"
     if not starts:
         return f"{theirs}{ending}{_BEGIN}{_LIST}{machines}{_CLOSE}\n{_END}"
@@ -202,17 +134,11 @@ def _entry(record: str) -> str:
     return f"(if (answers? {found[1]})\n(list {record})\n(list))"
 
 
-def _form_starts(text: str) -> Iterator[int]:
+def _form_starts(text: str) -> list[int]:
     """Find where the expressions of the outermost level begin."""
-    position = depth = 0
-    while position < len(text):
-        found = _TOKEN.match(text, position)
-        if not found or text.startswith("#;", position):
-            line = text.count("\n", 0, position) + 1
-            raise UsageError(f"the list of machines cannot be read from line {line} on")
-        if depth == 0 and found.lastgroup in {"open", "atom"}:
-            yield position
-        depth += (found.lastgroup == "open") - (found.lastgroup == "close")
-        position = found.end()
-    if depth:
-        raise UsageError("the parentheses in the list of machines do not match")
+    try:
+        return [start for start, _ in read_all(text).places]
+    except UsageError as error:
+        raise UsageError(
+            f"the list of machines cannot be read: {error.message}", hint=error.hint
+        ) from error

@@ -13,6 +13,7 @@ GNU Guix 1.5, ``gnu/build/secret-service.scm``, version 0 of the protocol.
 import os
 import select
 import socket
+import stat
 import struct
 import threading
 import time
@@ -20,23 +21,50 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from buildvm_nb.errors import HostError, MachineError
-from buildvm_nb.guix.connection import Connection, Ended, TooLate
-from buildvm_nb.guix.endpoint import Endpoint, EndpointKind, dial, listening
-from buildvm_nb.guix.secretfiles import LARGEST_FILES, SecretFile, SecretPlace, gather
-from buildvm_nb.guix.secretwords import (
-    GREETING,
-    announcement,
-    receive_announcement,
-    receive_greeting,
+from buildvm_nb.errors import HostError, MachineError, UsageError
+from buildvm_nb.guix.endpoint import (
+    Connection,
+    Ended,
+    Endpoint,
+    EndpointKind,
+    TooLate,
+    dial,
+    listening,
 )
+from buildvm_nb.guix.secretfiles import (
+    LARGEST_FILES,
+    MOST_FILES,
+    SecretFile,
+    SecretPlace,
+    gather,
+    name_parts,
+)
+from buildvm_nb.guix.sexp import Reader, Symbol, read_forms, write_form
 
-__all__ = ["ClientPatience", "ServerPatience", "receive_secrets", "send_files", "send_secrets"]
+__all__ = [
+    "GREETING",
+    "ClientPatience",
+    "ServerPatience",
+    "receive_secrets",
+    "send_files",
+    "send_secrets",
+]
 
 _CONNECT_S = 10.0
 _FAREWELL_S = 10.0
 """How long a server that has all may take to close."""
+_VERSION = 0
+_SERVER, _SECRETS, _FILES = map(Symbol, ("secret-service-server", "secrets", "files"))
+_VERSION_FORM = [Symbol("version"), _VERSION]
+_LONGEST_GREETING = 1024
+_LONGEST_LIST = 2**20
+_HIGHEST_MODE = 0o177777
+_TRIPLE = 3
+
+GREETING = write_form([_SERVER, _VERSION_FORM]).encode()
+"""What the machine says to the first who connects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +164,7 @@ def send_files(
     MachineError
         If whoever listens does not greet, speaks another protocol, or drops the connection.
     """
-    message = announcement([file for file, _ in files]) + b"".join(data for _, data in files)
+    message = _announcement([file for file, _ in files]) + b"".join(data for _, data in files)
     with closing(_greeted(endpoint, patience, check)) as connection:
         deadline = time.monotonic() + patience.transfer_timeout_s
         connection.send(message, deadline, "the secrets")
@@ -182,7 +210,7 @@ def receive_secrets(
     with closing(place), closing(_first_client(endpoint, patience)) as connection:
         deadline = time.monotonic() + patience.transfer_timeout_s
         connection.send(GREETING, deadline, "the greeting")
-        files = receive_announcement(connection, deadline, limit)
+        files = _receive_announcement(connection, deadline, limit)
         for file in files:
             _store(place, file, connection, deadline)
         place.commit()
@@ -206,7 +234,7 @@ def _greeted(endpoint: Endpoint, patience: ClientPatience, check: Callable[[], N
         if deadline is None:
             deadline = time.monotonic() + patience.handshake_timeout_s
         try:
-            receive_greeting(connection, deadline)
+            _receive_greeting(connection, deadline)
         except Ended as error:
             connection.close()
             failure = error.message
@@ -259,3 +287,93 @@ def _store(place: SecretPlace, file: SecretFile, connection: Connection, deadlin
                 left -= len(data[:left])
     except OSError as error:
         raise HostError(f"cannot write a secret: {file.name}: {error.strerror}") from error
+
+
+def _announcement(files: Sequence[SecretFile]) -> bytes:
+    """Write the list of secrets; their contents follow at once, in its order."""
+    triples = [[file.name, file.size, file.mode] for file in files]
+    return write_form([_SECRETS, _VERSION_FORM, [_FILES, triples]]).encode()
+
+
+def _receive_greeting(connection: Connection, deadline: float) -> None:
+    """Wait until the machine greets in our version."""
+    _check_greeting(_receive_form(connection, deadline, _LONGEST_GREETING, "the greeting"))
+
+
+def _receive_announcement(connection: Connection, deadline: float, limit: int) -> list[SecretFile]:
+    """Receive the list of secrets: names are safe, and none is there twice."""
+    form = _receive_form(connection, deadline, _LONGEST_LIST, "the list of secrets")
+    return _read_list(form, limit)
+
+
+def _check_greeting(form: Any) -> None:  # noqa: ANN401 - whatever the other end said
+    match form:
+        case [name, [version, number]] if (name, version) == (_SERVER, _VERSION_FORM[0]):
+            _check_version("the secret service speaks", number)
+        case _:
+            raise MachineError(f"this is no secret service; it greets with {write_form(form):.200}")
+
+
+def _check_version(what: str, number: object) -> None:
+    if type(number) is not int or number != _VERSION:
+        raise MachineError(f"{what} version {number!r:.40} of the protocol; allowed: {_VERSION}")
+
+
+def _receive_form(connection: Connection, deadline: float, longest: int, what: str) -> Any:  # noqa: ANN401
+    """Receive one expression, and not a byte more."""
+    reader, text = Reader(most=1, is_list=True), bytearray()
+    try:
+        while not reader.is_done:
+            data = connection.receive(deadline, what)
+            text += data
+            reader.feed(data.decode("latin-1"))  # of each byte one character: where it ends counts
+            if len(text) > longest:
+                break
+        end = reader.places[0][1] if reader.is_done else len(text)
+        if end > longest:
+            raise MachineError(f"{what} is too long; allowed: {longest} bytes")
+        connection.push_back(bytes(text[end:]))
+        (form,) = read_forms(text[:end].decode())
+    except (UsageError, UnicodeDecodeError) as error:
+        raise MachineError(
+            f"{what} is no S-expression: {error}; it is {bytes(text)!r:.200}"
+        ) from error
+    return form
+
+
+def _read_list(form: Any, limit: int) -> list[SecretFile]:  # noqa: ANN401 - the client's words
+    """Check the announced files."""
+    match form:
+        case [name, [version, number], [files, list() as triples]] if (
+            name,
+            version,
+            files,
+        ) == (_SECRETS, _VERSION_FORM[0], _FILES):
+            _check_version("the secrets are in", number)
+        case _:
+            raise MachineError(f"this is no list of secrets: {write_form(form):.200}")
+    if len(triples) > MOST_FILES:
+        raise MachineError(f"too many secrets: {len(triples)}; allowed: {MOST_FILES}")
+    announced = [_read_triple(triple) for triple in triples]
+    if (size := sum(file.size for file in announced)) > limit:
+        raise MachineError(f"the secrets are too large: {size} bytes; allowed: {limit}")
+    paths = {name_parts(file.name) for file in announced}
+    above = {path[:depth] for path in paths for depth in range(1, len(path))}
+    if len(paths) < len(announced) or paths & above:
+        raise MachineError("the same secret was announced twice, or as a file and a directory")
+    return announced
+
+
+def _read_triple(triple: Any) -> SecretFile:  # noqa: ANN401 - the client's words
+    is_triple = isinstance(triple, list) and len(triple) == _TRIPLE
+    name, size, mode = triple if is_triple else (None, None, None)
+    if not (type(name) is str and type(size) is int and type(mode) is int):
+        raise MachineError(
+            f'a secret is announced as {write_form(triple):.200}; allowed: ("NAME" SIZE MODE)'
+        )
+    if size < 0 or not 0 <= mode <= _HIGHEST_MODE or stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
+        raise MachineError(
+            f"a secret is announced with size {size} and mode {mode:#o}: {name!r:.200}; "
+            "allowed: plain files"
+        )
+    return SecretFile(name=name, size=size, mode=mode)

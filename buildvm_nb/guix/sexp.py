@@ -1,152 +1,191 @@
-"""S-expressions as Guix writes them: found in a stream, read from a file, written.
+"""S-expressions as Guix and its users write them: read, with the place of each, and written.
 
-Reading and writing are sexpdata's. What is ours is what a stream needs: knowing where an expression
-ends before it is parsed, as nothing announces its length.
+One reader serves configurations and lists of machines, which are read as a whole, access-control
+lists, which are edited in place, and messages, which come in pieces and announce no length.
 
 References
 ----------
-GNU Guile Reference Manual, "Scheme Write" and "Comments".
+GNU Guile Reference Manual, "Scheme Syntax"; GNU Guix Reference Manual, "G-Expressions".
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any
-
-import sexpdata
 
 from buildvm_nb.errors import UsageError
 
-__all__ = ["DEEPEST", "FormScanner", "Symbol", "read_forms", "write_form"]
-
-Symbol = sexpdata.Symbol
-"""A name, as against a text."""
+__all__ = ["DEEPEST", "Form", "Quoted", "Reader", "Symbol", "read_all", "read_forms", "write_form"]
 
 DEEPEST = 200
 """Parentheses within each other."""
 
-_OPENING, _CLOSING, _QUOTE, _ESCAPE = b'()"\\'
-_SPACE = b" \t\r\n"
-_SKIPPED = re.compile(r'"(?:[^"\\]|\\.)*"|#\\.|;[^\n]*|#\|.*?\|#|#;', re.DOTALL)
-_SKIPPED_OR_TICK = re.compile(_SKIPPED.pattern + "|`", re.DOTALL)
-_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"|\\.|[()\[\]]', re.DOTALL)
+_LONGEST_TOKEN = 1 << 14
+"""Of what comes in pieces, as each piece has what is not complete looked at again."""
+_TOKEN = re.compile(
+    r"""(?P<blank>[ \t\r\n\f]+|;[^\n]*|\#\|.*?\|\#)
+    |(?P<text>"(?:[^"\\]|\\.)*")
+    |(?P<open>[(\[])
+    |(?P<close>[)\]])
+    |(?P<mark>['`]|,@?|\#(?:['`~;]|,@?|[$+]@?|(?=[(\[])))
+    |(?P<atom>\#\\.[^ \t\r\n\f()\[\]";]*|(?!\#\|)[^ \t\r\n\f()\[\]";'`,][^ \t\r\n\f()\[\]";]*)""",
+    re.DOTALL | re.VERBOSE,
+)
+_MAY_GO_ON = {"blank", "mark", "atom"}
+_BEGINS_LIST = "( \t\r\n"
+_CLOSING = {"(": ")", "[": "]"}
+_INTEGER, _REAL = (
+    re.compile(r"[+-]?\d{1,1000}"),
+    re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)(?:e[+-]?\d+)?"),
+)
+_CONSTANTS = {"#t": True, "#f": False, "#true": True, "#false": False}
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
 
 
-class FormScanner:
-    """Finds the end of one parenthesised expression that comes in pieces."""
+@dataclass(frozen=True)
+class Symbol:
+    """A name, as against a text; also a character or a keyword."""
 
-    def __init__(self) -> None:
-        self._depth = 0
-        self._in_text = False
-        self._escaped = False
+    name: str
 
-    def feed(self, data: bytes) -> int | None:
-        """Look at the next piece.
 
-        Parameters
-        ----------
-        data : bytes
-            Of any length.
+@dataclass(frozen=True)
+class Quoted:
+    """An expression with a mark before it."""
 
-        Returns
-        -------
-        int or None
-            How much of the piece belongs to the expression; None: it goes on after it.
+    form: Any
+    mark: str = "'"
 
-        Raises
-        ------
-        ValueError
-            If what comes is no parenthesised expression, or too deep a one.
-        """
-        for position, byte in enumerate(data):
-            if self._escaped:
-                self._escaped = False
-            elif self._in_text:
-                self._in_text = byte != _QUOTE
-                self._escaped = byte == _ESCAPE
-            elif self._depth == 0 and byte != _OPENING:
-                if byte not in _SPACE:
-                    message = "it does not begin with a parenthesis"
-                    raise ValueError(message)
-            elif byte == _CLOSING:
-                self._depth -= 1
-                if self._depth == 0:
-                    return position + 1
-            else:
-                self._enter(byte)
-        return None
 
-    def _enter(self, byte: int) -> None:
-        self._in_text = byte == _QUOTE
-        self._depth += byte == _OPENING
-        if self._depth > DEEPEST:
-            message = f"its parentheses are more than {DEEPEST} deep"
-            raise ValueError(message)
+class Form(list[Any]):
+    """A list that knows where it was read: `start` and `end` are offsets of its parentheses."""
+
+    start = end = 0
+
+
+@dataclass
+class _Begun:
+    """A list or a mark whose end has not come yet."""
+
+    kind: str
+    start: int
+    items: Form
+
+
+class Reader:
+    """Reads expressions, also in pieces; nothing is evaluated.
+
+    Where `most` is given it reads so many, and what follows may be anything. With `is_list`
+    anything but a list is refused as soon as it begins.
+    """
+
+    def __init__(self, most: int | None = None, *, is_list: bool = False) -> None:
+        self._most, self._is_list = most, is_list
+        self.forms: list[Any] = []
+        """Of the outermost level, as far as they are complete."""
+        self.places: list[tuple[int, int]] = []
+        """Where each of them begins and ends."""
+        self._left, self._at, self._line = "", 0, 1
+        self._begun: list[_Begun] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether as many were read as were asked for."""
+        return len(self.forms) == self._most
+
+    def feed(self, text: str, *, is_last: bool = False) -> None:
+        """Read on."""
+        text, done = self._left + text, 0
+        while done < len(text) and not self.is_done:
+            if self._is_list and not self._begun and text[done] not in _BEGINS_LIST:
+                raise UsageError("not S-expressions of ours: no parenthesis begins it")
+            found = _TOKEN.match(text, done)
+            kind = str(found.lastgroup) if found else ""
+            if not found or (found.end() == len(text) and kind in _MAY_GO_ON and not is_last):
+                break
+            self._take(kind, found[0], self._at + done)
+            self._line += found[0].count("\n")
+            done = found.end()
+        self._left, self._at = text[done:], self._at + done
+        if is_last and (self._left or self._begun):
+            raise self._mismatch()
+        if not self.is_done and len(self._left) > _LONGEST_TOKEN:
+            raise UsageError(f"not S-expressions: a word has more than {_LONGEST_TOKEN} characters")
+
+    def _take(self, kind: str, word: str, start: int) -> None:
+        end = start + len(word)
+        match kind:
+            case "open" | "mark":
+                if word == "#;":
+                    raise UsageError(
+                        "the comment #; before an expression is not understood",
+                        hint="take it out, or write the comment as #| … |#",
+                    )
+                self._begun.append(_Begun(word, start, Form()))
+                if len(self._begun) > DEEPEST:
+                    raise UsageError(
+                        f"not S-expressions of ours: more than {DEEPEST} parentheses deep"
+                    )
+            case "close":
+                if not self._begun or _CLOSING.get(self._begun[-1].kind) != word:
+                    raise self._mismatch()
+                begun = self._begun.pop()
+                begun.items.start, begun.items.end = begun.start, end
+                self._add(begun.items, begun.start, end)
+            case "text":
+                plain = _ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[1]), word[1:-1])
+                self._add(plain, start, end)
+            case "atom":
+                self._add(_atom(word), start, end)
+
+    def _add(self, form: object, start: int, end: int) -> None:
+        while self._begun and self._begun[-1].kind not in _CLOSING:
+            mark = self._begun.pop()
+            form, start = Quoted(form, mark.kind), mark.start
+        if self._begun:
+            self._begun[-1].items.append(form)
+        else:
+            self.forms.append(form)
+            self.places.append((start, end))
+
+    def _mismatch(self) -> UsageError:
+        return UsageError(
+            f"not S-expressions: parentheses or quotes do not match, seen in line {self._line}"
+        )
+
+
+def _atom(token: str) -> object:
+    if token in _CONSTANTS:
+        return _CONSTANTS[token]
+    if _INTEGER.fullmatch(token):
+        return int(token)
+    return float(token) if _REAL.fullmatch(token) else Symbol(token)
 
 
 def read_forms(text: str) -> list[Any]:
-    """Read all expressions of a text.
-
-    Parameters
-    ----------
-    text : str
-        Scheme.
-
-    Returns
-    -------
-    list
-        Lists, `Symbol`, str, int, float, bool and sexpdata's quotes; nothing is evaluated.
-
-    Raises
-    ------
-    UsageError
-        If parentheses or quotes do not match, are too deep, or there is a comment ``#;``.
-    """
-    plain = _SKIPPED.sub(_without_comment, text)
-    # sexpdata knows no quasiquote; what is unquoted within keeps its comma, and is no literal
-    plain = _SKIPPED_OR_TICK.sub(lambda found: "'" if found[0] == "`" else found[0], plain)
-    _check_depth(plain)
-    try:
-        # sexpdata reports a text without an end, or an escape without a character, as it meets it
-        forms: list[Any] = sexpdata.parse(plain, nil=None, true="#t", false="#f")
-    except (
-        sexpdata.ExpectClosingBracket,
-        sexpdata.ExpectNothing,
-        sexpdata.ExpectSExp,
-        AttributeError,
-        IndexError,
-    ) as error:
-        raise UsageError("not S-expressions: parentheses or quotes do not match") from error
-    return forms
+    """Read all expressions of a text."""
+    return read_all(text).forms
 
 
-def _check_depth(text: str) -> None:
-    """Refuse what would exhaust the stack of whoever walks through it."""
-    depth = 0
-    for mark in _MARKS.findall(text):
-        depth += (mark in "([") - (mark in ")]")
-        if depth > DEEPEST:
-            raise UsageError(f"not S-expressions of ours: more than {DEEPEST} parentheses deep")
-
-
-def _without_comment(found: re.Match[str]) -> str:
-    if found[0] == "#;":
-        raise UsageError(
-            "the comment #; before an expression is not understood",
-            hint="take it out, or write the comment as #| … |#",
-        )
-    return found[0] if found[0][0] == '"' or found[0][:2] == "#\\" else " "
+def read_all(text: str) -> Reader:
+    """Read a text to its end, and keep the places; raises as `read_forms` does."""
+    reader = Reader()
+    reader.feed(text, is_last=True)
+    return reader
 
 
 def write_form(form: object) -> str:
-    """Write an expression.
-
-    Parameters
-    ----------
-    form : object
-        As `read_forms` gives them; texts without control characters.
-
-    Returns
-    -------
-    str
-        As Guile's ``read`` takes it.
-    """
-    return str(sexpdata.dumps(form, true_as="#t", false_as="#f"))
+    """Write an expression."""
+    match form:
+        case Symbol():
+            return form.name
+        case Quoted():
+            return f"{form.mark}{write_form(form.form)}"
+        case bool():
+            return "#t" if form else "#f"
+        case str():
+            return '"{}"'.format(form.replace("\\", "\\\\").replace('"', '\\"'))
+        case list() | tuple():
+            return f"({' '.join(map(write_form, form))})"
+        case _:
+            return str(form)

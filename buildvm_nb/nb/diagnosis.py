@@ -10,7 +10,6 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis, Finding
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.outcome import Outcome
-from buildvm_nb.nb.pictures import picture_html
 from buildvm_nb.nb.studying import StudyPanel, Tools, read_count, read_date
 from buildvm_nb.nb.subject import Subject
 from buildvm_nb.study.findings import diagnose_case
@@ -122,8 +121,8 @@ class DiagnosisPanel(StudyPanel):
         from buildvm_nb.plots import date_line, feature_lattice  # noqa: PLC0415 - half a second
 
         if result.axis is Axis.CPU:
-            return picture_html(feature_lattice(result, outcomes), result.summary)
-        return picture_html(date_line(result, outcomes, span=self._studied), result.summary)
+            return feature_lattice(result, outcomes).to_html(result.summary)
+        return date_line(result, outcomes, span=self._studied).to_html(result.summary)
 
 
 def _field(name: str, default: str) -> widgets.Text:

@@ -23,7 +23,6 @@ from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.plaintext import clean
 from buildvm_nb.nb.jobs import Job, TaskEvent
 from buildvm_nb.nb.panel import Panel
-from buildvm_nb.nb.pictures import picture_html
 from buildvm_nb.nb.subject import Subject, command_html, read_subject, write_case
 from buildvm_nb.study.again import field_options
 from buildvm_nb.study.axes import parse_dates
@@ -336,7 +335,7 @@ class StudyPanel(Panel):
         from buildvm_nb.plots import date_line  # noqa: PLC0415 - half a second
 
         title = f"{len(outcomes)} outcomes{' so far' if result is None else ''}"
-        return picture_html(date_line(None, outcomes, span=self._studied, title=title), title)
+        return date_line(None, outcomes, span=self._studied, title=title).to_html(title)
 
     def _span(self) -> tuple[datetime | None, datetime | None]:
         """Return the ends of the dates that are asked for, as far as they are given."""

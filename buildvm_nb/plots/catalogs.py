@@ -4,12 +4,20 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.instants import now, parse_instant
-from buildvm_nb.plots.style import COLOURS, INK, day_number, day_range, scale_dates, short
+from buildvm_nb.plots.style import (
+    COLOURS,
+    INK,
+    ON_COLOUR,
+    Drawing,
+    day_number,
+    day_range,
+    scale_dates,
+    short,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +27,7 @@ __all__ = ["matrix", "timeline"]
 _PAST, _TO_COME = "#0072B2", "#D55E00"
 
 
-def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Figure:
+def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Drawing:
     """Draw when traps spring, and how long each stays sprung.
 
     Parameters
@@ -31,7 +39,7 @@ def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Figu
 
     Returns
     -------
-    Figure
+    Drawing
         One line for each case with a spring, the earliest one on top: a marker where it springs,
         a circle in the past and a triangle to come; a bar up to where it passes again, or to the
         right edge. A vertical line is now.
@@ -48,7 +56,7 @@ def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Figu
     if springs.empty:
         raise UsageError("no trap in this frame springs at a known time: there is nothing to draw")
     cases = list(dict.fromkeys(springs["case_id"]))
-    figure = Figure(figsize=(9, 1.6 + 0.3 * len(cases)), layout="constrained")
+    figure = Drawing(figsize=(9, 1.6 + 0.3 * len(cases)), layout="constrained")
     axes = figure.add_subplot()
     left, right = day_range([*springs["springs_at"], *springs["passes_again_at"].dropna(), instant])
     for is_past, label, marker, colour in (
@@ -66,7 +74,8 @@ def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Figu
     axes.set_yticks(range(len(cases)), [short(case) for case in cases])
     axes.set_ylim(len(cases) - 0.5, -0.5)
     scale_dates(axes)
-    axes.set_title("When traps spring; bars: as long as they fail")
+    figure.set_label("When traps spring; bars: as long as they fail")
+    axes.set_title(str(figure.get_label()))
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
     return figure
@@ -74,7 +83,7 @@ def timeline(frame: "pd.DataFrame", *, at: datetime | str | None = None) -> Figu
 
 def matrix(
     frame: "pd.DataFrame", rows: str = "date", columns: str = "cpu", *, by: str = "year"
-) -> Figure:
+) -> Drawing:
     """Draw verdicts over two columns of a frame of outcomes.
 
     Parameters
@@ -88,7 +97,7 @@ def matrix(
 
     Returns
     -------
-    Figure
+    Drawing
         One cell for each pair of values: a colour and the verdict's first letter; empty where
         there is no outcome.
 
@@ -101,7 +110,7 @@ def matrix(
     if table.empty:
         raise UsageError("this frame has no outcomes: there is nothing to draw")
     verdicts = [[_verdict(cell) for cell in row] for row in table.to_numpy(dtype=object).tolist()]
-    figure = Figure(
+    figure = Drawing(
         figsize=(3 + 0.7 * len(table.columns), 1.8 + 0.3 * len(table)), layout="constrained"
     )
     axes = figure.add_subplot()
@@ -115,11 +124,12 @@ def matrix(
     )
     for height, row in enumerate(verdicts):
         for place, verdict in enumerate(row):
-            axes.text(place, height, verdict[:1], ha="center", va="center", color=INK)
+            axes.text(place, height, verdict[:1], ha="center", va="center", color=ON_COLOUR)
     axes.set_xticks(range(len(table.columns)), _labels(table.columns), rotation=45, ha="right")
     axes.set_yticks(range(len(table)), _labels(table.index))
     axes.set_xlabel(columns)
     axes.set_ylabel(rows)
+    figure.set_label(f"verdicts by {rows} and {columns}")
     there = {verdict for row in verdicts for verdict in row}
     handles = [
         Patch(color=colour, label=f"{name[0]}: {name}")

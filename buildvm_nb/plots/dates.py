@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -16,6 +15,7 @@ from buildvm_nb.plots.style import (
     COLOURS,
     INK,
     MARKERS,
+    Drawing,
     day_number,
     day_range,
     drawable,
@@ -34,7 +34,7 @@ def date_line(
     *,
     span: tuple[datetime | None, datetime | None] = (None, None),
     title: str = "",
-) -> Figure:
+) -> Drawing:
     """Draw the dates of one case: windows in which it passes, boundaries and probes.
 
     Parameters
@@ -50,7 +50,7 @@ def date_line(
 
     Returns
     -------
-    Figure
+    Drawing
         A bar for each window, a dashed line at each boundary, and below them one mark for each
         probe, whose shape and colour is its verdict.
 
@@ -66,7 +66,7 @@ def date_line(
     instants = [*ends, *turns, *(one.machine.date for one in probes)]
     if not instants:
         raise UsageError("no date was studied or tried: there is nothing to draw")
-    figure = Figure(figsize=(9, 2.2), layout="constrained")
+    figure = Drawing(figsize=(9, 2.2), layout="constrained")
     axes = figure.add_subplot()
     left, right = day_range(instants)
     handles: list[Line2D | Patch] = []
@@ -83,6 +83,7 @@ def date_line(
     axes.set_ylim(_PROBES - 0.5, _WINDOW + 0.4)
     axes.set_yticks([])
     scale_dates(axes)
+    figure.set_label(title or (finding.summary if finding else "dates that were tried"))
     axes.set_title(short(title or (finding.summary if finding else ""), 90), fontsize="medium")
     axes.spines[["top", "right", "left"]].set_visible(False)
     if handles:

@@ -4,14 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.outcome import Outcome
-from buildvm_nb.plots.style import COLOURS, INK, MARKERS, short
+from buildvm_nb.plots.style import COLOURS, INK, MARKERS, Drawing, short
 
 __all__ = ["feature_lattice"]
 
@@ -30,7 +29,7 @@ class _Tried:
     lacks: frozenset[str] = frozenset()
 
 
-def feature_lattice(finding: Finding | None = None, outcomes: Iterable[Outcome] = ()) -> Figure:
+def feature_lattice(finding: Finding | None = None, outcomes: Iterable[Outcome] = ()) -> Drawing:
     """Draw which CPUs were tried, which features each has, and what decides.
 
     Parameters
@@ -43,7 +42,7 @@ def feature_lattice(finding: Finding | None = None, outcomes: Iterable[Outcome] 
 
     Returns
     -------
-    Figure
+    Drawing
         One row for each CPU, what passed on top, with its verdict as colour and marker; one column
         for each feature that differs: a full dot, has it; a ring, lacks it; nothing, not known.
         The columns of the smallest set are shaded, and their names bold.
@@ -61,7 +60,7 @@ def feature_lattice(finding: Finding | None = None, outcomes: Iterable[Outcome] 
     tried = tried[:_MOST_ROWS]
     decisive = _decisive(finding)
     features = _columns(tried, decisive)
-    figure = Figure(
+    figure = Drawing(
         figsize=(5 + 0.35 * len(features), 2.4 + 0.3 * len(tried)), layout="constrained"
     )
     axes = figure.add_subplot()
@@ -86,6 +85,7 @@ def feature_lattice(finding: Finding | None = None, outcomes: Iterable[Outcome] 
     axes.set_yticks(range(len(tried)), [f"{short(one.cpu)}: {one.verdict}" for one in tried])
     axes.set_xlim(-1.7, max(len(features), 1) - 0.4)
     axes.set_ylim(len(tried) - 0.5, -0.5)
+    figure.set_label(finding.summary if finding else "CPUs that were tried")
     axes.set_title("● has the feature   ○ lacks it", fontsize="medium")
     if left_out > 0:
         axes.set_xlabel(f"{left_out} more CPUs are not shown")

@@ -5,12 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.model.plaintext import clean, steady
-from buildvm_nb.plots.style import COLOURS, INK, drawable
+from buildvm_nb.plots.style import COLOURS, INK, Drawing, drawable
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
@@ -36,7 +34,7 @@ def log_diff(  # noqa: PLR0913 - all but both logs have defaults
     context: int = 2,
     rows: int = 60,
     numbers: bool = False,
-) -> Figure:
+) -> Drawing:
     """Show two logs side by side where they differ.
 
     Parameters
@@ -58,7 +56,7 @@ def log_diff(  # noqa: PLR0913 - all but both logs have defaults
 
     Returns
     -------
-    Figure
+    Drawing
         Two columns: ``-`` and green, only on the left; ``+`` and vermilion, only on the right;
         ``~`` and orange, changed.
 
@@ -73,12 +71,13 @@ def log_diff(  # noqa: PLR0913 - all but both logs have defaults
     found = list(_compare(*logs, key=str if numbers else _without_numbers, context=context))
     left_out = max(len(found) - rows, 0)
     shown = found[left_out:]
-    figure = Figure(figsize=(14, 1.0 + 0.19 * max(len(shown), 1)))
+    figure = Drawing(figsize=(14, 1.0 + 0.19 * max(len(shown), 1)))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(len(shown) + 0.5, -3)
     titles = names or (_name(left, "left"), _name(right, "right"))
+    figure.set_label(" | ".join(titles))
     for place, title in zip((0.0, 0.5), titles, strict=True):
         axes.text(place, -2, drawable(title), weight="bold", parse_math=False)
     note = "no line differs" if not found else f"{left_out} lines above are left out"

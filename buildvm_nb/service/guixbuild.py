@@ -31,17 +31,18 @@ from typing import IO
 
 from buildvm_nb.errors import GuestLost, HostError, StateError, UsageError
 from buildvm_nb.host.tools import find_tool
-from buildvm_nb.model.case import Case, GuixSource, Step
+from buildvm_nb.model.case import Case, GuixSource, Limits, Step
 from buildvm_nb.model.guixsource import too_early
 from buildvm_nb.model.machine import Network
-from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
+from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.service.keys import ssh_argv
 from buildvm_nb.service.places import Places
 from buildvm_nb.service.record import Record, Status
 from buildvm_nb.study.evidence import failing_lines
 from buildvm_nb.study.recording import finish
-from buildvm_nb.study.steps import Log, Output
+from buildvm_nb.study.steps import Log, Output, Printed, judge_step, record_step
 from buildvm_nb.study.trial import Trial
+from buildvm_nb.vm import CommandResult
 
 __all__ = ["Where", "build_with_guix", "guix_commands"]
 
@@ -63,7 +64,7 @@ _GONE = re.compile(
 _FACTS = """\
 sed -n 's/^oom_kill /kills /p' /proc/vmstat
 df -Pk /gnu/store | awk 'END { print "free " $4 }'
-for log in %s; do stat -c 'log %%Y %%n' /var/log/guix/drvs/$log* 2>/dev/null | head -n 1; done
+for log in %s; do stat -c 'log %%.Y %%n' /var/log/guix/drvs/$log* 2>/dev/null | head -n 1; done
 date '+clock %%s.%%N'
 """
 _ASK_TIMEOUT_S = 300.0
@@ -72,6 +73,8 @@ _LITTLE_KIB = 10 * 1024
 _KILL_GRACE_S = 10.0
 _PIECE = 1 << 16
 _SSH_FAILED = 255
+_SHELL_DIED = 128
+_LAST_SIGNAL = 64
 
 
 class Where(StrEnum):
@@ -196,7 +199,7 @@ def build_with_guix(
     with closing(log):
         for one in commands:
             try:
-                outcome, said = _after(outcome, one, where, log, guest, derivations)
+                outcome, printed = _after(outcome, one, where, log, guest, derivations)
             except GuestLost as error:
                 changes = {"verdict": Verdict.ERROR, "reason": error.message}
                 outcome = outcome.model_copy(update=changes)
@@ -204,7 +207,7 @@ def build_with_guix(
             if outcome.verdict is not Verdict.PASSED:
                 break
             if one.step.name == "prepare":
-                derivations = tuple(dict.fromkeys(_DERIVATION.findall(said)))
+                derivations = tuple(dict.fromkeys(_DERIVATION.findall(printed.kept)))
     return Trial(outcome=finish(outcome, (), began), log=log.data)
 
 
@@ -215,7 +218,7 @@ class _Facts:
     clock_at: datetime
     oom_kills: int
     free_kib: int
-    logs: Mapping[str, int]
+    logs: Mapping[str, float]
     """Derivations that its daemon has ever begun to build, and when it last wrote of that."""
 
 
@@ -241,7 +244,7 @@ class _Guest:
             )
             lines = [line.split() for line in done.stdout.decode(errors="replace").splitlines()]
             said = {words[0]: words[1] for words in lines if words[0] != "log"}
-            found = [(words[2], int(words[1])) for words in lines if words[0] == "log"]
+            found = [(words[2], float(words[1])) for words in lines if words[0] == "log"]
             return _Facts(
                 clock_at=datetime.fromtimestamp(float(said["clock"]), UTC),
                 oom_kills=int(said["kills"]),
@@ -306,7 +309,7 @@ def _after(
     log: Log,
     guest: _Guest,
     derivations: tuple[str, ...],
-) -> tuple[Outcome, str]:
+) -> tuple[Outcome, Printed]:
     """Run a command; return the outcome as it is then, and what was said."""
     step = command.step
     log.begin(step)
@@ -314,31 +317,52 @@ def _after(
     before = guest.facts(derivations)
     status = _run(command, step.timeout_s or outcome.case.limits.step_timeout_s, log)
     printed = log.end()
-    said = printed.kept
-    after = guest.facts((*derivations, *_OFFLOADED.findall(said)))
-    verdict, reason = _judge(_Run(step, status, said, where, derivations, before, after))
-    record = StepRecord(
-        name=step.name,
-        verdict=verdict,
-        reason=reason,
-        exit_status=status,
-        clock_started_at=before.clock_at,
-        clock_ended_at=after.clock_at,
-        duration_s=round(time.monotonic() - began, 3),
-        output_bytes=printed.size_bytes,
-    )
+    after = guest.facts((*derivations, *_OFFLOADED.findall(printed.kept)))
+    result = _result(status, where, before, after, printed, time.monotonic() - began)
+    memory = {"memory_mib": outcome.machine.memory_mib}  # the machine is one of its own
+    limits = outcome.case.limits.model_copy(update=memory)
+    run = _Run(step, result, printed, where, derivations, before, after, limits)
+    verdict, reason = _judge(run)
     passed = verdict is Verdict.PASSED
     changes: dict[str, object] = {
-        "steps": (*outcome.steps, record),
+        "steps": (*outcome.steps, record_step(step, result, verdict, reason, printed)),
         "verdict": verdict,
         "reason": reason,
-        "evidence": "" if passed else failing_lines(said),
+        "evidence": "" if passed else failing_lines(printed.kept),
         "failing_step": None if passed else step.name,
     }
     if step.name == "build":  # a machine that has been up for weeks is at another date by now
         date = before.clock_at.replace(microsecond=0)
         changes["machine"] = outcome.machine.model_copy(update={"date": date})
-    return outcome.model_copy(update=changes), said
+    return outcome.model_copy(update=changes), printed
+
+
+def _result(
+    status: int | None,
+    where: Where,
+    before: _Facts,
+    after: _Facts,
+    printed: Printed,
+    duration_s: float,
+) -> CommandResult:
+    """Tell of a command what a machine tells of its own; the status None: its time was over."""
+    shortage = ""
+    if kills := after.oom_kills - before.oom_kills:
+        shortage = f"the machine killed {kills} processes for lack of memory"
+    elif after.free_kib < _LITTLE_KIB or _LOW_ON_DISK in printed.kept:
+        shortage = f"the machine's store was full ({after.free_kib} KiB left)"
+    # a shell of the machine says so what its last command died of; ssh itself says 255
+    died = where is Where.GUEST and status is not None and 0 < status - _SHELL_DIED <= _LAST_SIGNAL
+    return CommandResult(
+        exit_status=None if died else status,
+        signal=status - _SHELL_DIED if died and status else None,
+        timed_out=status is None,
+        clock_started_at=before.clock_at,
+        clock_ended_at=after.clock_at,
+        duration_s=duration_s,
+        free_kib=min(before.free_kib, after.free_kib),
+        shortage=shortage,
+    )
 
 
 @dataclass(frozen=True)
@@ -346,100 +370,101 @@ class _Run:
     """A step as it ran."""
 
     step: Step
-    status: int | None
-    """None: its time was over."""
-    said: str
+    result: CommandResult
+    printed: Printed
     where: Where
     derivations: tuple[str, ...]
     """Of what the case names; empty: not known yet."""
     before: _Facts
     after: _Facts
+    limits: Limits
+
+    @property
+    def said(self) -> str:
+        """What was printed, of very much beginning and end."""
+        return self.printed.kept
 
     @property
     def built_there(self) -> frozenset[str]:
         """Derivations that the machine has worked on in this step."""
-        begun = int(self.before.clock_at.timestamp())
+        begun = self.before.clock_at.timestamp()
         return frozenset(one for one, at in self.after.logs.items() if at >= begun)
-
-    @property
-    def shortage(self) -> str:
-        """What the machine lacked; empty: nothing that it knows of."""
-        if kills := self.after.oom_kills - self.before.oom_kills:
-            return f"the machine killed {kills} processes for lack of memory"
-        if self.after.free_kib < _LITTLE_KIB or _LOW_ON_DISK in self.said:
-            return f"the machine's store was full ({self.after.free_kib} KiB left)"
-        return ""
 
 
 def _judge(run: _Run) -> tuple[Verdict, str]:
-    if run.status and (explained := too_early(run.said)):
+    """Judge as any case is judged, and then by what only Guix and its daemon know."""
+    status = run.result.status
+    if status and (explained := too_early(run.said)):
         return Verdict.UNAVAILABLE, explained
-    if run.status != 0 and run.shortage:
-        return Verdict.ERROR, run.shortage
+    plain = judge_step(run.step, run.result, run.printed, run.limits)
+    if plain[0] is Verdict.ERROR:
+        return plain
     if run.step.name == "prepare":
         return _judge_prepare(run)
-    return _judge_guest(run) if run.where is Where.GUEST else _judge_host(run)
+    if status == 0:
+        return _judge_passed(run, plain)
+    return _judge_guest(run, plain) if run.where is Where.GUEST else _judge_host(run)
 
 
 def _judge_prepare(run: _Run) -> tuple[Verdict, str]:
-    if run.status == 0 and _DERIVATION.search(run.said):
+    if run.result.status == 0 and _DERIVATION.search(run.said):
         return Verdict.PASSED, ""
-    if run.status == 0:
+    if run.result.status == 0:
         return Verdict.ERROR, "Guix does not name the derivation of what is to be built"
     if gone := _GONE.search(run.said):
         return Verdict.UNAVAILABLE, f"Guix of that commit, or what the packages need: {gone[0]}"
-    ended = "did not end in its time" if run.status is None else f"status {run.status}"
+    ended = "did not end in its time" if run.result.timed_out else f"status {run.result.status}"
     return (
         Verdict.ERROR,
         f"Guix of that commit, or what the packages need, could not be had: {ended}",
     )
 
 
+def _judge_passed(run: _Run, plain: tuple[Verdict, str]) -> tuple[Verdict, str]:
+    """Believe in a success only where the machine has just built what was asked for."""
+    is_there = run.where is Where.GUEST
+    done = run.built_there if is_there else run.built_there & set(_DONE.findall(run.said))
+    missing = ", ".join(one for one in run.derivations if one not in done)
+    if is_there and missing and run.step.name == "build":
+        return Verdict.ERROR, f"not built now, as it was there already: {missing}"
+    if missing and not is_there:
+        return Verdict.ERROR, (
+            f"not built in the machine: {missing}; it was built before (`guix gc "
+            "--delete` of the result), or Guix found another place (`buildvm guix machines`)"
+        )
+    return plain
+
+
 def _judge_host(run: _Run) -> tuple[Verdict, str]:
-    """Judge a build that this host's Guix sent on, or did not."""
-    if run.status == 0:
-        done = set(_DONE.findall(run.said)) & run.built_there
-        if missing := [one for one in run.derivations if one not in done]:
-            return Verdict.ERROR, (
-                f"not built in the machine: {', '.join(missing)}; it was built before (`guix gc "
-                "--delete` of the result), or Guix found another place (`buildvm guix machines`)"
-            )
-        return Verdict.PASSED, ""
+    """Judge what this host's Guix could not do: it may have failed here, or there."""
     failed = [one for one in _FAILED_THERE.findall(run.said) if one in run.built_there]
     if failed:
         return Verdict.FAILED, f"built in the machine, {failed[-1]} failed"
-    if run.status is None:
+    if run.result.timed_out:
         begun = set(_OFFLOADED.findall(run.said)) - set(_DONE.findall(run.said))
         if late := sorted(begun & run.built_there):
             return Verdict.TIMEOUT, f"built in the machine, {late[0]} did not end in its time"
         return Verdict.ERROR, "its time was over, but nothing was being built in the machine"
     reason = (
-        f"guix ended with status {run.status}, but no derivation failed in the machine: what "
-        "failed, failed on this host, today"
+        f"guix ended with status {run.result.status}, but no derivation failed in the machine: "
+        "what failed, failed on this host, today"
     )
     return _gone(run) or (Verdict.ERROR, reason)
 
 
-def _judge_guest(run: _Run) -> tuple[Verdict, str]:
-    """Judge what the machine's own Guix did."""
-    if run.status is None:
-        return Verdict.TIMEOUT, f"{run.step.name} did not end in its time"
-    if run.status:
-        return _gone(run) or _judge_guest_failure(run, run.status)
-    missing = [one for one in run.derivations if one not in run.built_there]
-    if run.step.name == "build" and missing:
-        return Verdict.ERROR, f"not built now, as it was there already: {', '.join(missing)}"
-    return Verdict.PASSED, ""
-
-
-def _judge_guest_failure(run: _Run, status: int) -> tuple[Verdict, str]:
+def _judge_guest(run: _Run, plain: tuple[Verdict, str]) -> tuple[Verdict, str]:
+    """Judge what the machine's own Guix could not do."""
+    status = run.result.exit_status
+    if run.result.timed_out:
+        return plain
     if status == _SSH_FAILED:
         return Verdict.ERROR, "the way into the machine broke"
     if not run.built_there:
-        return Verdict.ERROR, f"guix ended with status {status} before it built what was asked for"
-    if run.step.name == "test":
+        reason = f"guix {plain[1]} before it built what was asked for"
+        return _gone(run) or (Verdict.ERROR, reason)
+    if run.step.name == "test" and plain[0] is Verdict.FAILED:
         return Verdict.FAILED, f"built again, the result is another, or none: status {status}"
-    return Verdict.FAILED, f"{run.step.name} exited with {status}"
+    return plain
 
 
 def _gone(run: _Run) -> tuple[Verdict, str] | None:

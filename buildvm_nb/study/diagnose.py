@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 from buildvm_nb.errors import BudgetSpent, UsageError
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
@@ -32,7 +32,7 @@ from buildvm_nb.study.hinting import (
     worth_revealing,
 )
 from buildvm_nb.study.kernels import OrderedStudy, study_cores, study_kernels
-from buildvm_nb.study.laboratory import Laboratory
+from buildvm_nb.study.laboratory import Laboratory, Within
 from buildvm_nb.study.outputs import study_outputs
 from buildvm_nb.study.probe import Order
 from buildvm_nb.study.questions import Questions, refuse_fixed
@@ -73,7 +73,7 @@ def diagnose(
     CatalogError
         If an outcome cannot be recorded.
     """
-    lab.budget = questions.budget
+    lab = cast("Laboratory", Within(lab, questions.budget))
     finding = _Diagnosis(lab, questions, dict(overrides or {})).run()
     failed = [outcome for outcome in lab.evidence.values() if state_of(outcome) is State.BAD]
     claimed = lab.case.claim.evidence if lab.case.claim else ""

@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from buildvm_nb.errors import BudgetSpent, BuildVMError, HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache
@@ -22,7 +23,7 @@ from buildvm_nb.study.trial import Trial
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
 
-__all__ = ["Laboratory", "OnOutcome"]
+__all__ = ["Laboratory", "OnOutcome", "Within"]
 
 OnOutcome = Callable[[Outcome, bool], None]
 """Gets each outcome as it comes, and whether the catalog had it already."""
@@ -141,9 +142,7 @@ class Laboratory:
             key: order for key, order in zip(keys, orders, strict=True) if key not in answers
         }
         if len(missing) > self._left():
-            raise BudgetSpent(
-                f"the budget of {self.budget} runs is spent", hint="a larger --budget"
-            )
+            raise _spent(self.budget)
         answers |= self._run_all(missing)
         failed = [key for key in missing if answers[key].verdict is Verdict.ERROR]
         answers |= self._run_all({key: missing[key] for key in failed[: self._left()]})
@@ -273,3 +272,41 @@ class Laboratory:
             inputs = self.inputs if own else gather(case, cache=self.cache, base=self.base)
             self._sources[digest] = tuple(one.record.digest for one in inputs.fetched)
         return self._sources[digest]
+
+
+class Within:
+    """A laboratory, or what stands in for one, that makes no more runs than it was allowed.
+
+    A laboratory keeps its own budget, to the retries of what broke. What stands in for one need
+    not: so nothing is handed on once the budget is spent, and no more at once than is left.
+    """
+
+    def __init__(self, lab: Laboratory, budget: int | None) -> None:
+        lab.budget = budget
+        self._lab = lab
+        self._budget = sys.maxsize if budget is None else budget
+        self._answers: dict[str, Outcome] = {}
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a laboratory has
+        return getattr(self._lab, name)
+
+    def run(self, orders: Sequence[Order]) -> list[Outcome]:
+        """Answer orders as a laboratory does; what was answered before is free."""
+        keys = [order_key(order) for order in orders]
+        waiting = {
+            key: order
+            for key, order in zip(keys, orders, strict=True)
+            if key not in self._answers or self._answers[key].verdict in _SAYS_NOTHING
+        }
+        while waiting:
+            left = self._budget - self._lab.runs
+            if left <= 0:
+                raise _spent(self._budget)
+            part = dict(islice(waiting.items(), left))
+            self._answers |= zip(part, self._lab.run(list(part.values())), strict=True)
+            waiting = dict(islice(waiting.items(), left, None))
+        return [self._answers[key] for key in keys]
+
+
+def _spent(budget: int | None) -> BudgetSpent:
+    return BudgetSpent(f"the budget of {budget} runs is spent", hint="a larger --budget")

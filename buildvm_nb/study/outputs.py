@@ -112,11 +112,11 @@ def _other_date(lab: Laboratory, own: datetime, today: datetime) -> datetime | N
 
 def _tried(lab: Laboratory, own: MachineSpec) -> Iterable[tuple[Axis, MachineSpec]]:
     """Return one machine for each further axis on which the case passed elsewhere."""
-    for axis, field in ((Axis.CPU, "cpu"), (Axis.KERNEL, "kernel"), (Axis.CORES, "cpu_count")):
+    for axis, name in ((Axis.CPU, "cpu"), (Axis.KERNEL, "kernel"), (Axis.CORES, "cpu_count")):
         for outcome in lab.evidence.values():
-            value = getattr(outcome.machine, field)
-            if outcome.verdict is Verdict.PASSED and value != getattr(own, field):
-                yield axis, own.model_copy(update={field: value})
+            value = getattr(outcome.machine, name)
+            if outcome.verdict is Verdict.PASSED and value != getattr(own, name):
+                yield axis, own.model_copy(update={name: value})
                 break
 
 

@@ -10,13 +10,23 @@ from typing import IO
 
 from buildvm_nb.errors import HostError
 from buildvm_nb.host.progress import SILENT, Progress
-from buildvm_nb.model.case import Case, Step
+from buildvm_nb.model.case import Case, Limits, Step
 from buildvm_nb.model.outcome import StepRecord, Verdict
 from buildvm_nb.study.evidence import failing_lines, name_signal
 from buildvm_nb.study.testcount import count_tests
 from buildvm_nb.vm import BuildMachine, CommandResult
 
-__all__ = ["STEP_LABEL", "STEP_MARK", "Judgement", "Log", "Printed", "log_header", "run_steps"]
+__all__ = [
+    "STEP_LABEL",
+    "STEP_MARK",
+    "Judgement",
+    "Log",
+    "Printed",
+    "judge_step",
+    "log_header",
+    "record_step",
+    "run_steps",
+]
 
 STEP_MARK = "==> "
 """Begins the lines of a log that are ours."""
@@ -224,8 +234,8 @@ def run_steps(  # noqa: PLR0913 - half of it has defaults
         if result.drift_s is not None:
             drift_s = max(result.drift_s, drift_s or 0.0)
         printed = log.end()
-        verdict, reason = _judge(step, result, printed, case)
-        records.append(_record(step, result, verdict, reason, printed))
+        verdict, reason = judge_step(step, result, printed, case.limits)
+        records.append(record_step(step, result, verdict, reason, printed))
         if verdict is not Verdict.PASSED:
             crashed = verdict is Verdict.CRASHED
             kernel_log = machine.kernel_log() if crashed else ""
@@ -239,7 +249,9 @@ def run_steps(  # noqa: PLR0913 - half of it has defaults
     return Judgement(verdict=Verdict.PASSED, steps=tuple(records), drift_s=drift_s)
 
 
-def _judge(step: Step, result: CommandResult, printed: Printed, case: Case) -> tuple[Verdict, str]:
+def judge_step(
+    step: Step, result: CommandResult, printed: Printed, limits: Limits
+) -> tuple[Verdict, str]:
     """Judge a step by how it ended; only what the guest's kernel counted makes it an error."""
     if result.status and result.shortage:
         return Verdict.ERROR, (
@@ -247,9 +259,9 @@ def _judge(step: Step, result: CommandResult, printed: Printed, case: Case) -> t
             "raise memory_mib, or give it a scratch disk by disk_mib"
         )
     if result.timed_out:
-        limit = step.timeout_s or case.limits.step_timeout_s
+        limit = step.timeout_s or limits.step_timeout_s
         return Verdict.TIMEOUT, f"did not end in {limit} s"
-    note = _note_on_words(result, printed.kept, case)
+    note = _note_on_words(result, printed.kept, limits)
     if result.signal:
         who = f" ({result.victim})" if result.victim else ""
         return Verdict.CRASHED, f"died of {name_signal(result.signal)}{who}{note}"
@@ -258,14 +270,14 @@ def _judge(step: Step, result: CommandResult, printed: Printed, case: Case) -> t
     return _judge_output(step, printed)
 
 
-def _note_on_words(result: CommandResult, text: str, case: Case) -> str:
+def _note_on_words(result: CommandResult, text: str, limits: Limits) -> str:
     """Return what a person should know of words about memory and space: they prove nothing."""
     evidence = failing_lines(text)
     if _SPACE_WORDS in evidence:
         return f" (of the guest's own disks at least {result.free_kib} KiB were free all the time)"
     if _MEMORY_WORDS.search(evidence):
         return (
-            f" (the guest has {case.limits.memory_mib} MiB, and its kernel killed nothing for "
+            f" (the guest has {limits.memory_mib} MiB, and its kernel killed nothing for "
             "lack of memory: if that is too little, raise memory_mib)"
         )
     return ""
@@ -293,9 +305,10 @@ def _judge_output(step: Step, printed: Printed) -> tuple[Verdict, str]:
     return Verdict.PASSED, ""
 
 
-def _record(
+def record_step(
     step: Step, result: CommandResult, verdict: Verdict, reason: str, printed: Printed
 ) -> StepRecord:
+    """Write down how a step ended."""
     return StepRecord(
         name=step.name,
         verdict=verdict,

@@ -150,11 +150,13 @@ def _ask_vendors(path: str, models: list[str]) -> dict[str, str]:
         for name in models
     ]
     argv = [path, "-machine", "none,accel=tcg", "-nodefaults", "-no-user-config"]
-    with tempfile.TemporaryFile() as stream:
+    # to a file: what a pipe does not take at once, QEMU drops when it quits
+    with tempfile.TemporaryFile() as stream, tempfile.TemporaryFile() as said:
         stream.write("\n".join(map(json.dumps, [*orders, {"execute": "quit"}])).encode())
         stream.seek(0)
-        said = run_tool([*argv, "-display", "none", "-qmp", "stdio"], stdin=stream)
-    answers = [json.loads(line) for line in said.splitlines() if b'"return"' in line]
+        run_tool([*argv, "-display", "none", "-qmp", "stdio"], stdin=stream, stdout=said)
+        said.seek(0)
+        answers = [json.loads(line) for line in said if b'"return"' in line]
     vendors = {
         answer["id"]: answer["return"]["model"]["props"]["vendor"]
         for answer in answers

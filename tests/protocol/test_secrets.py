@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from buildvm_nb.errors import HostError, MachineError, UsageError
-from buildvm_nb.guix.connection import Connection, Ended, TooLate
-from buildvm_nb.guix.endpoint import Endpoint
-from buildvm_nb.guix.secrets import ClientPatience, ServerPatience, receive_secrets, send_secrets
-from buildvm_nb.guix.secretwords import GREETING
+from buildvm_nb.guix.endpoint import Connection, Ended, Endpoint, TooLate
+from buildvm_nb.guix.secrets import (
+    GREETING,
+    ClientPatience,
+    ServerPatience,
+    receive_secrets,
+    send_secrets,
+)
 
 ONCE = ClientPatience(retries=0, pause_s=0.01, handshake_timeout_s=300, transfer_timeout_s=300)
 PATIENT = ClientPatience(retries=600, pause_s=0.02, handshake_timeout_s=600)
@@ -280,7 +284,7 @@ def test_a_server_that_ends_its_greeting_at_any_byte_is_tried_again(length, secr
         (b'("secret-service-server" (version 0))', "no secret service"),
         (b"(secret-service-server (version 1))", "version 1 .*allowed: 0"),
         (b"(secret-service-server (version " + b"9" * 5000 + b"))", "too long"),
-        (b"(" * 300, "more than 200 deep"),
+        (b"(" * 300, "more than 200 parentheses deep"),
         (b"(\xff)", "no S-expression"),
         (b'("' + b"x" * 3000, "too long"),
     ],
@@ -363,7 +367,7 @@ def listed(*triples):
         (listed(b'("/a\\nb" 0 33188)'), "unsafe name"),
         (listed(b'("/' + b"x" * 256 + b'" 0 33188)'), "too long a name"),
         (listed(b'("' + (b"/" + b"x" * 200) * 25 + b'" 0 33188)'), "too long a name"),
-        (b"(secrets " + b"(" * 300, "more than 200 deep"),
+        (b"(secrets " + b"(" * 300, "more than 200 parentheses deep"),
         (b"(" + b'"x" ' * 300000, "too long; allowed: 1048576"),
         (b"(\xff\xfe)", "no S-expression"),
     ],

@@ -47,7 +47,7 @@ SSH = """\
 [ ! -e {place}/gone ] || exit 255
 for last; do :; done
 echo "$last" | sed -e 's#/var/log/guix#{place}/log#g' -e 's#/proc/vmstat#{place}/vmstat#' \\
-    -e "s#df -Pk /gnu/store#cat {place}/df#" | sh
+    -e "s#df -Pk /gnu/store#cat {place}/df#" -e 's#/build/guix-case#{place}/case#g' | sh
 """
 
 
@@ -162,7 +162,8 @@ def built(tmp_path, places, monkeypatch):
         (tmp_path / "vmstat").write_text("pgfault 7\noom_kill 2\n")
         (tmp_path / "df").write_text("Filesystem 1024-blocks\nnone 9 9 500000 1% /\n")
         monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-        trial = build_with_guix(case or case_of(), ready(), where, places=places, base=tmp_path)
+        status = ready(network="user")
+        trial = build_with_guix(case or case_of(), status, where, places=places, base=tmp_path)
         return trial.outcome, trial.log.decode()
 
     return built
@@ -258,6 +259,36 @@ CANNOT = "Guix of that commit, or what the packages need"
 def test_how_it_ended_is_a_verdict_with_its_reason(built, script, verdict, step, reason):
     outcome, _ = built(script)
     assert (outcome.verdict, outcome.failing_step) == (verdict, step), outcome.reason
+    assert re.search(reason, outcome.reason), outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("script", "verdict", "reason"),
+    [
+        (f"{NAMED} *--check*) ;; *build*) {THERE};;", "passed", ""),
+        (f"{NAMED} *build*) ;;", "error", "it was there already"),
+        (f"{NAMED} *build*) {THERE}; exit 3;;", "failed", "^exited with 3$"),
+        (f"{NAMED} *build*) {THERE}; kill -SEGV $$;;", "crashed", "^died of SIGSEGV$"),
+        (
+            f"{NAMED} *build*) {THERE}; echo MemoryError; exit 1;;",
+            "failed",
+            "exited with 1 .the guest has 2048 MiB, and its kernel killed nothing",
+        ),
+        (f"{NAMED} *build*) {THERE}; {KILLS}; exit 1;;", "error", "processes for lack of memory"),
+        (f"{NAMED} *build*) exit 1;;", "error", "exited with 1 before it built what was asked"),
+        (f"{NAMED} *build*) echo {NOT_FOUND}; exit 1;;", "unavailable", "404"),
+        (f"{NAMED} *build*) {THERE}; exit 255;;", "error", "the way into the machine broke"),
+        (f"{NAMED} *--check*) exit 1;; *build*) {THERE};;", "error", "before it built"),
+        (
+            f"{NAMED} *--check*) {THERE}; exit 1;; *build*) {THERE};;",
+            "failed",
+            "built again, the result is another",
+        ),
+    ],
+)
+def test_a_build_by_the_machines_own_guix_is_judged_as_any_case(built, script, verdict, reason):
+    outcome, _ = built(script, where=Where.GUEST)
+    assert outcome.verdict == verdict, outcome.reason
     assert re.search(reason, outcome.reason), outcome.reason
 
 

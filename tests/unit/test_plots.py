@@ -1,6 +1,7 @@
 """Plots: what is on them, not how it looks."""
 
 import io
+import re
 import subprocess
 import sys
 
@@ -125,3 +126,21 @@ def test_no_global_state_of_pyplot_is_touched():
     code = "import sys, buildvm_nb.plots; print('matplotlib.pyplot' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"
+
+
+def test_a_notebook_shows_plots_in_the_colours_of_its_page():
+    outcomes = frame_of(OUTCOMES, an_outcome("2020-01-01", "max", "passed"))
+    traps = frame_of(FAILURES, a_trap("x", ("2019-01-01", "2020-01-01", "passed", "failed")))
+    for figure in (
+        plots.matrix(outcomes, "date", "cpu"),
+        plots.timeline(traps, at="2026-01-01"),
+        plots.log_diff("one\ntwo", "one\nthree"),
+    ):
+        shown = figure._repr_html_()
+        drawing = shown[shown.index("<svg") : shown.index("</svg>")]
+        assert f'aria-label="{figure.get_label()}"' in drawing
+        assert "color:var(--jp-content-font-color1,currentColor)" in drawing
+        assert re.search("fill: *(#ffffff|white|#000000)", drawing) is None
+        assert re.search("stroke: *#000000", drawing) is None
+    letters = re.findall("fill: (#010101)", plots.matrix(outcomes).to_html(""))
+    assert letters, "ink on a verdict's colour is dark on any page"

@@ -15,7 +15,7 @@ from buildvm_nb.guix.machinefile import (
 )
 from buildvm_nb.guix.secrets import ClientPatience, send_files
 from buildvm_nb.service import Places, secrets_endpoint
-from buildvm_nb.service.disksecrets import secrets_of
+from buildvm_nb.service.diskrun import secrets_of
 from buildvm_nb.service.readiness import wait_for_banner
 
 PORTS = "port_forwardings = [{host = 11022, guest = 22}, {host = 11004, guest = 1004}]\n"

@@ -108,10 +108,20 @@ def study(tmp_path, monkeypatch, made):
     monkeypatch.setattr("buildvm_nb.study.kernels.fetch_kernel", had)
     monkeypatch.setattr("buildvm_nb.study.diagnose.kvm_status", lambda _cache: (False, ""))
 
-    def run(world, *, axes=None, workers=1, case=CASE, fresh=True, overrides=None, **asked):
+    def run(
+        world,
+        *,
+        axes=None,
+        workers=1,
+        case=CASE,
+        fresh=True,
+        overrides=None,
+        made_by=Laboratory,
+        **asked,
+    ):
         world.made = made
         with Catalog(tmp_path / f"{next(NAMES)}.sqlite") as catalog:
-            lab = Laboratory(
+            lab = made_by(
                 case,
                 cache=Cache(tmp_path / "cache"),
                 catalog=catalog,
@@ -263,6 +273,20 @@ def test_no_axis_makes_more_runs_than_the_budget(study, budget, axes, workers):
 def test_runs_that_break_count_towards_the_budget(study, budget):
     world = World(always, breaks=lambda spec: spec.date >= after(2030))
     study(world, axes=DATE, budget=budget)
+    assert len(world.ran) <= budget
+
+
+class Spendthrift(Laboratory):
+    """Stands in for a laboratory and keeps no budget of its own."""
+
+    budget = property(lambda _self: None, lambda _self, _budget: None)
+
+
+@pytest.mark.parametrize("axes", [DATE, CPU, KERNEL, (Axis.DATE, Axis.CPU, Axis.KERNEL)])
+@pytest.mark.parametrize("budget", [1, 7, 12])
+def test_what_stands_in_for_a_laboratory_makes_no_more_runs_either(study, budget, axes):
+    world = World(lambda spec: {"avx2", "fma"} <= features_of(spec.cpu))
+    study(world, axes=axes, budget=budget, made_by=Spendthrift)
     assert len(world.ran) <= budget
 
 

@@ -127,6 +127,19 @@ def test_a_qemu_that_hides_a_vendor_is_told(qemu):
         find_emulator()
 
 
+HASTY = """ | perl -MFcntl -e '
+    local $/; my $all = <STDIN>;
+    fcntl STDOUT, F_SETFL, O_NONBLOCK | fcntl STDOUT, F_GETFL, 0;
+    syswrite STDOUT, (" " x 200_000) . "\\n" . $all' ;;
+esac
+"""
+
+
+def test_a_qemu_that_quits_before_all_is_read_is_heard_to_the_end(qemu):
+    qemu(script=FAKE.removesuffix(" ;;\nesac\n") + HASTY)
+    assert find_emulator().vendors["EPYC"] == "AuthenticAMD"
+
+
 def test_the_answer_is_remembered_until_the_program_changes(qemu, tmp_path):
     place = qemu("7.2.22")
     assert find_emulator(tmp_path).version == "7.2.22"

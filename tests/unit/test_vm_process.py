@@ -83,8 +83,8 @@ def test_it_inherits_the_descriptors_that_it_is_given_and_no_others(start):
     )
     console = Console()
     assert start(script, inherit=[theirs], console=console).wait(SOON_S)
-    assert os.read(ours, 100) == b"hello"
     assert console.text == "False\n"
+    assert os.read(ours, 100) == b"hello"
     for descriptor in (ours, theirs, _, other):
         os.close(descriptor)
 
@@ -190,10 +190,10 @@ def test_what_never_started_leaves_no_file_open(missing, monkeypatch, tmp_path):
 
         monkeypatch.setattr(process_module.subprocess, "Popen", stopped)
     process_module._starter(os.getpid()).submit(int).result()  # its thread's own files are there
-    before = os.listdir("/proc/self/fd")
+    before = sorted(Path("/proc/self/fd").iterdir())
     with pytest.raises((HostError, KeyboardInterrupt)):
         OwnedProcess(["true"], inherit=(), console=Console())
-    assert os.listdir("/proc/self/fd") == before
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_an_owner_that_died_before_it_was_guarded_has_none(monkeypatch):
