@@ -24,6 +24,7 @@ _SCRIPTS = (
     "control",
     "wake",
     "freeze",
+    "relay",
     "hold",
     "step",
     "inside",

@@ -23,6 +23,7 @@ from buildvm_nb.vm import (
     inspect_disk,
     is_kvm_offered,
     prove_kvm,
+    prove_uml,
     qemu_argv,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "open_disk",
     "open_machine",
     "prepare",
+    "uml_status",
 ]
 
 
@@ -262,6 +264,31 @@ def kvm_status(cache: Cache) -> tuple[bool, str]:
     name = next((kernel.name for kernel in list_kernels(cache) if kernel.cached), None)
     boot = _boot_files(name, None, cache, SILENT) if name else None
     return prove_kvm(emulator, boot, cache.root / "kvm.json")
+
+
+def uml_status(cache: Cache) -> tuple[bool, str]:
+    """Tell whether user-mode Linux runs a guest on this host.
+
+    Parameters
+    ----------
+    cache : Cache
+        Keeps a kernel to try it with, and remembers success.
+
+    Returns
+    -------
+    tuple of bool and str
+        Whether it works, and a sentence that says what was seen.
+
+    Raises
+    ------
+    SourceError
+        If the kernel cannot be had.
+    HostError
+        If this host lacks something else than the engine itself.
+    """
+    spec = MachineSpec(accelerator=Accelerator.UML)
+    boot = _boot_files_of(kernel_for(spec, cache), None, cache, SILENT)
+    return prove_uml(boot, cache.root / "uml.json")
 
 
 def choose_faithful(spec: MachineSpec, *, cpu_matters: bool) -> MachineSpec:

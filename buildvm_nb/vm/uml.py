@@ -12,6 +12,8 @@ Linux, Documentation/virt/uml/user_mode_linux_howto_v2.rst; arch/um/drivers/ubd_
 
 import json
 import re
+import socket
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,6 +31,7 @@ from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import KERNEL_PARAMETERS, MachineFiles
 from buildvm_nb.vm.console import Console
+from buildvm_nb.vm.events import Events
 from buildvm_nb.vm.instance import Instance, import_channel
 from buildvm_nb.vm.keys import ChannelKeys
 from buildvm_nb.vm.process import OwnedProcess
@@ -50,6 +53,8 @@ _PARAMETERS = (
 _CPUINFO = Path("/proc/cpuinfo")
 _DISK_ERROR = re.compile(r"I/O error, dev ubd\w.*|ubd\w?: .*(?:failed|error).*", re.IGNORECASE)
 _FREEZE_TIMEOUT_S = 600.0
+_WINDOW = 2048
+"""Bytes that the guest can take at once: see the guest's script ``relay``."""
 
 
 def uml_argv(
@@ -151,7 +156,9 @@ class UmlInstance(Instance):
                 elapsed_s=time.monotonic() - started,
                 kernel_release=self.boot.kernel_release,
             )
-            self._connect(lines["channel"])
+            paced = _PacedLine(lines["channel"], self.events)
+            self._stack.callback(paced.close)
+            self._connect(paced.ours)
         return Environment(
             cpu=self.spec.cpu,
             cpu_features=tuple(
@@ -202,6 +209,53 @@ class UmlInstance(Instance):
             )
         if not self.process.is_running:
             raise GuestLost("the guest has ended")
+
+
+class _PacedLine:
+    """A socket for the SSH session, of which the guest gets no more at once than it can take.
+
+    The other direction needs no pace: who writes to a line waits until it is read.
+    """
+
+    def __init__(self, line: socket.socket, events: Events) -> None:
+        self._line = line
+        self._events = events
+        self.ours, self._theirs = socket.socketpair()
+        self._threads = [
+            threading.Thread(target=work, name="guest line", daemon=True)
+            for work in (self._send, self._receive)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        sent = 0
+        with suppress(OSError):  # closed, or the guest is gone
+            while data := self._theirs.recv(_WINDOW):
+                sent += len(data)
+                self._line.sendall(data)
+                if not self._events.wait_taken(sent):
+                    break
+        self._end()
+
+    def _receive(self) -> None:
+        with suppress(OSError):
+            while data := self._line.recv(1 << 16):
+                self._theirs.sendall(data)
+        self._end()
+
+    def _end(self) -> None:
+        for one in (self._line, self._theirs):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End it; calling it twice does no harm."""
+        self._end()
+        for thread in self._threads:
+            thread.join()
+        self._theirs.close()
+        self.ours.close()
 
 
 def _identity_of_host() -> CpuIdentity | None:
