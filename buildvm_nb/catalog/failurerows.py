@@ -106,7 +106,8 @@ def failures_frame(rows: Sequence[Sequence[Any]], at: datetime | None = None) ->
     *values, documents = zip(*rows, strict=True)
     columns: dict[str, Sequence[Any]] = dict(zip(FAILURES.dtypes, values, strict=True))
     instant = at or now()
-    turns = [next_turns(text, instant) for text in columns["boundaries"]]
+    told = zip(columns["boundaries"], columns["recurs"], strict=True)
+    turns = [next_turns(text, instant, recurs) for text, recurs in told]
     columns["next_springs_at"] = [fails for fails, _ in turns]
     columns["next_passes_at"] = [passes for _, passes in turns]
     for name in _LISTS:

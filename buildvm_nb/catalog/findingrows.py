@@ -10,6 +10,7 @@ from buildvm_nb.model.case import WheelsSource
 from buildvm_nb.model.cpu import cpu_age
 from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind, Window
 from buildvm_nb.model.machine import kernel_age
+from buildvm_nb.model.recurrence import next_within
 from buildvm_nb.model.value import Value
 
 __all__ = ["deciding_boundary", "deciding_window", "finding_row"]
@@ -164,8 +165,11 @@ def _springs(finding: Finding) -> dict[str, Any]:
         if entry.axis is Axis.DATE and breaks(entry.before, entry.after)
         if (last := spring_at(entry.last_before)) and spring_at(entry.first_after)
     ]
+    ruled = None
+    if finding.recurs and (own := _own_date(finding)):
+        ruled = next_within(finding.recurs, own)
     return {
-        "springs_at": spring_at(boundary.first_after) if boundary and does_spring else None,
+        "springs_at": spring_at(boundary.first_after) if boundary and does_spring else ruled,
         "may_spring_from": min(*passed, _LATEST) + _SECOND if passed else None,
     }
 

@@ -8,15 +8,18 @@ from functools import lru_cache
 
 from pydantic import TypeAdapter, ValidationError
 
-from buildvm_nb.errors import CatalogError
+from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.finding import Axis, Boundary
 from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.outcome import Verdict
+from buildvm_nb.model.recurrence import occurrences
 
 __all__ = ["Spring", "breaks", "next_turns", "read_boundaries", "spring_at", "springs"]
 
 _BOUNDARIES = TypeAdapter(tuple[Boundary, ...])
 _SECOND = timedelta(seconds=1)
+_RECURS_WITHIN = timedelta(days=12 * 366)
+"""29 February may be that far away."""
 _ON_DATES = f'"axis":"{Axis.DATE}"'
 
 
@@ -75,7 +78,9 @@ def springs(boundaries: str) -> tuple[Spring, ...]:
     return tuple(_springs(on_dates))
 
 
-def next_turns(boundaries: str, at: datetime) -> tuple[datetime | None, datetime | None]:
+def next_turns(
+    boundaries: str, at: datetime, recurs: str | None = None
+) -> tuple[datetime | None, datetime | None]:
     """Tell what comes next on the date axis.
 
     Parameters
@@ -84,6 +89,8 @@ def next_turns(boundaries: str, at: datetime) -> tuple[datetime | None, datetime
         Column ``boundaries`` of the tables findings and failures.
     at : datetime
         Aware; what counts as now.
+    recurs : str, optional
+        Column ``recurs`` of these tables.
 
     Returns
     -------
@@ -102,7 +109,12 @@ def next_turns(boundaries: str, at: datetime) -> tuple[datetime | None, datetime
             fails = first
         elif first > at and passes is None and after == Verdict.PASSED != before:
             passes = first
-    return fails, passes
+    ends: datetime | None = None
+    for begins, until in _instances(recurs, at) if recurs else ():
+        if begins > (ends or at):
+            return min(begins, fails or begins), ends or passes
+        ends = until
+    return fails, ends or passes
 
 
 def read_boundaries(boundaries: str) -> tuple[Boundary, ...]:
@@ -168,6 +180,14 @@ def spring_at(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def _instances(recurs: str, at: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Iterate over a rule's days or hours; none where another version wrote it otherwise."""
+    try:
+        yield from occurrences(recurs, at, at + _RECURS_WITHIN)
+    except UsageError:
+        return
 
 
 @lru_cache(maxsize=4096)

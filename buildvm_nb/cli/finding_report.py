@@ -70,6 +70,7 @@ def write_report(
         ("Where it passes", _environment(finding, named)),
         ("How to reproduce", _reproduction(finding, named, asked)),
         ("Runs that disagreed", _reruns(finding)),
+        ("Rests on", [f"- {escaped(one)}" for one in _support(finding)]),
         ("Taken for granted", [f"- {escaped(one)}" for one in finding.assumptions]),
         ("Evidence", _evidence(finding)),
     )
@@ -145,6 +146,12 @@ def _longest_run(text: str) -> int:
 
 def _block(text: str) -> list[str]:
     return fenced(text) if text else []
+
+
+def _support(finding: "Finding") -> list[str]:
+    if finding.support is None:
+        return []
+    return [one for one in (finding.support.counts, finding.support.covered) if one]
 
 
 def _timeline(finding: "Finding") -> list[str]:

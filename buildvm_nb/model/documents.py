@@ -17,8 +17,11 @@ from buildvm_nb.model.value import Value
 
 __all__ = ["DOCUMENT_VERSION", "UPCASTERS", "Upcaster", "read_document", "read_plain"]
 
-DOCUMENT_VERSION = "1.1"
-"""Of what this buildvm-nb writes: 1.1 added this field, ``subject`` of cases, and ``recurs``."""
+DOCUMENT_VERSION = "1.2"
+"""Of what this buildvm-nb writes.
+
+1.1 added this field, ``subject`` of cases, and ``recurs``; 1.2 ``support`` and the kind recurring.
+"""
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 

@@ -17,10 +17,22 @@ from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Verdict, new_id
 from buildvm_nb.model.value import Value
 
-__all__ = ["Axis", "Boundary", "Finding", "FindingKind", "Reruns", "Window", "tell_repeats"]
+__all__ = [
+    "Axis",
+    "Boundary",
+    "Count",
+    "Finding",
+    "FindingKind",
+    "Reruns",
+    "Support",
+    "Window",
+    "tell_repeats",
+]
 
 _ALIKE = ("sound", "always-failing")
 """Kinds whose runs all ended alike."""
+_RULE_OF_THREE = 3
+"""Fewer runs bound nothing."""
 
 
 class Axis(StrEnum):
@@ -37,6 +49,8 @@ class FindingKind(StrEnum):
     """What a case turned out to be."""
 
     TIME_TRAP = "time-trap"
+    RECURRING = "recurring"
+    """Fails on certain days or at certain hours, again and again: `Finding.recurs` says which."""
     CPU_DEPENDENT = "cpu-dependent"
     KERNEL_DEPENDENT = "kernel-dependent"
     CORES_DEPENDENT = "cores-dependent"
@@ -76,6 +90,71 @@ class Reruns(Value):
 
     machine: MachineSpec
     verdicts: dict[Verdict, int]
+
+
+class Count(Value):
+    """How many runs of a side ended as a finding says."""
+
+    agreed: int = 0
+    of: int = 0
+    """All that gave a verdict."""
+
+    def __str__(self) -> str:
+        return f"{self.agreed} of {self.of}"
+
+    @property
+    def bound(self) -> float | None:
+        """Share that chance may have of other ends, at most, at 95 %: the rule of three.
+
+        None where any run did not agree, or where so few were made that it bounds nothing.
+        """
+        return 3 / self.of if self.agreed == self.of > _RULE_OF_THREE else None
+
+
+class Support(Value):
+    """What a finding rests on, in counts: never a chance that it holds."""
+
+    passing: Count = Count()
+    """Runs where it says that the case passes."""
+    failing: Count = Count()
+    """Runs where it says that it fails."""
+    dates: int = 0
+    """Different dates at which runs gave a verdict."""
+    shortest_window_s: int | None = None
+    """What comes and goes within less was not excluded; None: dates were not searched."""
+    calendar: tuple[str, ...] = ()
+    """Features of the calendar of which each value was met where it passes."""
+    calendar_left: tuple[str, ...] = ()
+    """Those that were not met, or not wholly."""
+    cpus: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
+    cores: tuple[int, ...] = ()
+    engines: tuple[str, ...] = ()
+    """What emulated or ran the guests."""
+
+    @property
+    def counts(self) -> str:
+        """How many runs agreed on each side, and what that says about chance."""
+        told = []
+        for verb, count in (("passed", self.passing), ("failed", self.failing)):
+            if count.of:
+                bound = count.bound
+                chance = f", chance ends at most 1 in {1 / bound:.0f} otherwise" if bound else ""
+                told.append(f"{verb} {count} as it says{chance}")
+        return "; ".join(told)
+
+    @property
+    def covered(self) -> str:
+        """What was looked at."""
+        told = [
+            f"{self.dates} dates" if self.dates > 1 else "one date" if self.dates else "",
+            _named("CPU", self.cpus),
+            _named("kernel", self.kernels),
+            _named("number of cores", tuple(map(str, self.cores))),
+            ", ".join(self.calendar),
+            f"not {' nor '.join(self.calendar_left)}" if self.calendar_left else "",
+        ]
+        return "; ".join(filter(None, told))
 
 
 class Finding(Value):
@@ -119,9 +198,11 @@ class Finding(Value):
     """The line of the log that shows the failure."""
     reruns: tuple[Reruns, ...] = ()
     """Repetitions that disagreed."""
-    confidence: float = Field(ge=0, le=1)
+    support: Support | None = None
+    """What it rests on; None: an older buildvm-nb wrote it, or nobody counted."""
+    confidence: float = Field(default=0.0, ge=0, le=1)
     """A count of confirming runs, n, written as 1 - 0.5**n: not a chance of anything, and shown to
-    nobody. See `repeats`."""
+    nobody. See `support` and `repeats`."""
     assumptions: tuple[str, ...] = ()
     """What was taken for granted, for example that no window is shorter than the scan's step."""
     evidence: tuple[str, ...] = ()
@@ -152,6 +233,13 @@ class Finding(Value):
 
     def _repr_html_(self) -> str:
         return finding_html(self)
+
+
+def _named(what: str, names: Sequence[str]) -> str:
+    if len(names) > 1:
+        plural = "numbers of cores" if what.startswith("number") else f"{what}s"
+        return f"{plural} {', '.join(names)}"
+    return f"{what} {names[0]}" if names else ""
 
 
 def tell_repeats(kind: str, confidence: float, confirmed: Sequence[int] = ()) -> str:

@@ -88,6 +88,8 @@ class Entry(Value):
     """Lines of the log of a failing run, without escape sequences."""
     excerpt_of: str = ""
     """Id of that run's outcome."""
+    support: tuple[str, ...] = ()
+    """How many runs agreed on each side, and what was covered, in words."""
     assumptions: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     commands: dict[str, str] = Field(default={})

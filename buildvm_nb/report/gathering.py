@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind, Windo
 from buildvm_nb.model.instants import format_instant, now, parse_instant
 from buildvm_nb.model.outcome import Verdict
 from buildvm_nb.model.plaintext import clean
+from buildvm_nb.model.recurrence import next_within
 from buildvm_nb.report.content import Cell, Entry, Matrix, Report, Spring
 from buildvm_nb.report.excerpts import excerpt
 from buildvm_nb.study.packages import package_of
@@ -99,8 +100,21 @@ def gather_report(
 
 
 def _springs(finding: Finding, made_at: datetime) -> Iterator[Spring]:
-    if finding.kind is not FindingKind.TIME_TRAP:
+    if finding.kind not in {FindingKind.TIME_TRAP, FindingKind.RECURRING}:
         return
+    at = next_within(finding.recurs, made_at) if finding.recurs else None
+    if at is not None:
+        yield Spring(
+            finding=finding.id,
+            case=finding.case.id,
+            last_before=at - timedelta(seconds=1),
+            at=at,
+            before=Verdict.PASSED,
+            after=Verdict.FAILED,
+            is_exact=True,
+            is_to_come=at > made_at,
+            cause=clean(finding.recurs.replace("\n", " ")),
+        )
     for edge in finding.boundaries:
         if edge.axis is Axis.DATE:
             at = parse_instant(edge.first_after)
@@ -143,10 +157,16 @@ def _entry(catalog: "Catalog", finding: Finding, commands: Mapping[str, str]) ->
         failing_line=clean(finding.failing_line),
         excerpt=lines,
         excerpt_of=outcome,
+        support=tuple(map(clean, _support(finding))),
         assumptions=tuple(map(clean, finding.assumptions)),
         evidence=finding.evidence,
         commands={name: clean(line) for name, line in commands.items() if line},
     )
+
+
+def _support(finding: Finding) -> list[str]:
+    known = finding.support
+    return [line for line in (known.counts, known.covered) if line] if known else []
 
 
 def _boundary(edge: Boundary) -> str:

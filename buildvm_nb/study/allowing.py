@@ -3,7 +3,7 @@
 from buildvm_nb.model.finding import Finding, FindingKind
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Verdict
-from buildvm_nb.study.windows import holds
+from buildvm_nb.study.windows import passes_at
 
 __all__ = ["allows", "passes_with", "passing_cpus", "passing_kernels"]
 
@@ -26,8 +26,8 @@ def allows(finding: Finding, machine: MachineSpec, shown: Finding) -> bool | Non
         Whether the case passes in it; None: the finding does not say.
     """
     match finding.kind:
-        case FindingKind.TIME_TRAP:
-            if machine.cpu in finding.passing_cpus or holds(finding.windows, machine.date):
+        case FindingKind.TIME_TRAP | FindingKind.RECURRING:
+            if machine.cpu in finding.passing_cpus or passes_at(finding, machine.date):
                 return True
             return None if _was_spared(finding, machine, shown) else False
         case FindingKind.CPU_DEPENDENT:
@@ -105,7 +105,7 @@ def _was_spared(trap: Finding, machine: MachineSpec, shown: Finding) -> bool:
     Then it does not spring there, and was only studied elsewhere.
     """
     seen, sprung = shown.environment, trap.environment
-    if seen is None or holds(trap.windows, seen.date):
+    if seen is None or passes_at(trap, seen.date):
         return False
     is_elsewhere = sprung is None or (machine.cpu, machine.kernel) != (sprung.cpu, sprung.kernel)
     cpus, kernels = passing_cpus(shown), passing_kernels(shown)

@@ -267,6 +267,8 @@ def _conclusion(finding: Finding) -> object:
     match finding.kind:
         case FindingKind.TIME_TRAP:
             return finding.kind, finding.windows
+        case FindingKind.RECURRING:
+            return finding.kind, finding.recurs, finding.windows
         case FindingKind.CPU_DEPENDENT:
             return finding.kind, finding.features, finding.features_harmful
         case FindingKind.KERNEL_DEPENDENT | FindingKind.CORES_DEPENDENT:

@@ -24,6 +24,7 @@ __all__ = ["RESTRICTING", "combined", "conflicting"]
 
 RESTRICTING = (
     FindingKind.TIME_TRAP,
+    FindingKind.RECURRING,
     FindingKind.CPU_DEPENDENT,
     FindingKind.KERNEL_DEPENDENT,
     FindingKind.CORES_DEPENDENT,
@@ -67,7 +68,7 @@ def combined(
     """
     ordered = [one for kind in RESTRICTING for one in findings if one.kind is kind]
     ordered += [one for one in findings if one not in ordered]
-    ways = product(*(_ways(one, host) for one in ordered))
+    ways = product(*(_ways(one, host, own_date) for one in ordered))
     machines = [_machine(ordered, terms, host, own_date) for terms in ways]
     return min((one for one in machines if one), key=lambda one: len(one.axes), default=None)
 
@@ -95,11 +96,12 @@ def conflicting(
     return next((some for some in sets if combined(some, host, own_date) is None), ())
 
 
-def _ways(finding: Finding, host: Host) -> list[_Term | None]:
+def _ways(finding: Finding, host: Host, own_date: datetime | None) -> list[_Term | None]:
     """Return each way in which a machine can be what a finding asks for; None: any machine is."""
     match finding.kind:
-        case FindingKind.TIME_TRAP:
-            windows = shown_windows(finding)
+        case FindingKind.TIME_TRAP | FindingKind.RECURRING:
+            own = finding.environment.date if finding.environment else None
+            windows = shown_windows(finding, host.date, own_date, own)
             ways: list[_Term | None] = [_Term(finding=finding, axis=Axis.DATE, windows=windows)]
             if finding.passing_cpus:
                 studied = Window(

@@ -6,11 +6,21 @@ from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind, Reruns, Window
+from buildvm_nb.model.finding import (
+    Axis,
+    Boundary,
+    Count,
+    Finding,
+    FindingKind,
+    Reruns,
+    Support,
+    Window,
+)
 from buildvm_nb.model.hint import Hint
-from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.instants import format_instant, parse_instant
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.search import (
+    LEVEL,
     Assumption,
     AssumptionKind,
     Probe,
@@ -23,6 +33,7 @@ from buildvm_nb.study.cpus import CpuStudy
 from buildvm_nb.study.dates import DateStudy, state_of, when
 from buildvm_nb.study.explaining import explain_boundary, hint_within
 from buildvm_nb.study.kernels import OrderedStudy
+from buildvm_nb.study.windows import passes_at
 
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
@@ -33,10 +44,12 @@ __all__ = [
     "both_finding",
     "cpu_finding",
     "date_finding",
+    "flaky_boundary",
     "flaky_finding",
     "gaps_of",
     "ordered_finding",
     "reruns_of",
+    "support_of",
     "windows_of",
 ]
 
@@ -238,6 +251,34 @@ def flaky_finding(disagreeing: Iterable[Outcome], axis: Axis | None, base: Findi
     return base.model_copy(update=changes)
 
 
+def flaky_boundary(flaky: Finding, located: Finding, study: DateStudy) -> Finding:
+    """Conclude where it fails by chance, and from some date on much more or less often.
+
+    Parameters
+    ----------
+    flaky : Finding
+        What the runs that disagreed say.
+    located : Finding
+        What the change says.
+    study : DateStudy
+        With a change of how often it fails.
+
+    Returns
+    -------
+    Finding
+        A time trap, with the runs that disagreed.
+    """
+    change = study.change
+    if change is None:
+        raise AssertionError("without a change it is only flaky")
+    counts = [f"{failed} of {passed + failed}" for passed, failed in (change.before, change.after)]
+    told = (
+        f"{located.summary}; not always alike: before, {counts[0]} runs failed, and {counts[1]} "
+        f"after (Fisher's exact test at {LEVEL})"
+    )
+    return located.model_copy(update={"summary": told, "reruns": flaky.reruns, "confidence": 0.0})
+
+
 def assumptions_of(survey: Survey) -> tuple[str, ...]:
     """Say what a search along the date axis took for granted.
 
@@ -252,6 +293,87 @@ def assumptions_of(survey: Survey) -> tuple[str, ...]:
         Each in a sentence.
     """
     return tuple(map(_in_words, survey.assumptions))
+
+
+def support_of(finding: Finding, outcomes: Iterable[Outcome], study: DateStudy | None) -> Support:
+    """Count what a finding rests on.
+
+    Parameters
+    ----------
+    finding : Finding
+        As concluded.
+    outcomes : iterable of Outcome
+        All of its evidence.
+    study : DateStudy or None
+        Of its dates, where they were searched.
+
+    Returns
+    -------
+    Support
+        Counts of runs on both sides, and what was covered.
+    """
+    told = [one for one in outcomes if _is_told(one)]
+    expected = [(one, _expected(finding, one)) for one in told]
+    counts = {}
+    for state in (State.GOOD, State.BAD):
+        side = [one for one, wanted in expected if wanted is state]
+        agreed = sum(state_of(one) is state for one in side)
+        counts[state] = Count(agreed=agreed, of=len(side))
+    steps = [one.step for one in study.survey.assumptions if one.step] if study else []
+    return Support(
+        passing=counts[State.GOOD],
+        failing=counts[State.BAD],
+        dates=len({one.machine.date for one in told}),
+        shortest_window_s=max(steps, default=None),
+        calendar=study.covered if study else (),
+        calendar_left=study.lacking if study else (),
+        cpus=tuple(sorted({one.machine.cpu for one in told if "," not in one.machine.cpu})),
+        kernels=tuple(sorted({one.machine.kernel for one in told})),
+        cores=tuple(sorted({one.machine.cpu_count for one in told})),
+        engines=tuple(
+            sorted({one.environment.engine for one in told if one.environment is not None})
+        ),
+    )
+
+
+def _expected(finding: Finding, outcome: Outcome) -> State | None:
+    """Return what a finding says of a run; None: nothing, or its clock ran across a change."""
+    match finding.kind:
+        case FindingKind.SOUND | FindingKind.OUTPUT_VARIES:
+            return State.GOOD
+        case FindingKind.ALWAYS_FAILING:
+            return State.BAD
+        case FindingKind.TIME_TRAP | FindingKind.RECURRING:
+            return _expected_at(finding, outcome)
+        case FindingKind.CPU_DEPENDENT:
+            return _among(outcome.machine.cpu, finding.passing_cpus, finding.failing_cpus)
+        case FindingKind.KERNEL_DEPENDENT:
+            kernels = finding.passing_kernels, finding.failing_kernels
+            return _among(outcome.machine.kernel, *kernels)
+    return None
+
+
+def _among(value: str, passing: Sequence[str], failing: Sequence[str]) -> State | None:
+    if value in passing:
+        return State.GOOD
+    return State.BAD if value in failing else None
+
+
+def _expected_at(finding: Finding, outcome: Outcome) -> State | None:
+    """Return what a finding on dates says of a run in its own machine, wholly on one side."""
+    machine, shown = outcome.machine, finding.environment
+    if shown and (machine.cpu, machine.kernel) != (shown.cpu, shown.kernel):
+        return None
+    ends = [one.clock_ended_at for one in outcome.steps if one.clock_ended_at]
+    last = max([machine.date, *ends])
+    edges = [
+        (parse_instant(one.last_before), parse_instant(one.first_after))
+        for one in finding.boundaries
+    ]
+    if any(machine.date < after and before < last for before, after in edges):
+        return None
+    first, second = (passes_at(finding, at) for at in (machine.date, last))
+    return (State.GOOD if first else State.BAD) if first is second else None
 
 
 def gaps_of(outcomes: Iterable[Outcome], base: "Case") -> tuple[str, ...]:

@@ -13,13 +13,16 @@ from buildvm_nb.search import (
     Answer,
     Assumption,
     AssumptionKind,
+    ChanceChange,
     Disagreement,
     Plan,
     Probe,
     Rhythm,
+    Rule,
     State,
     Survey,
-    find_transitions,
+    Thoroughness,
+    search_dates,
 )
 from buildvm_nb.study.keeping import split_steps
 from buildvm_nb.study.laboratory import Laboratory
@@ -54,6 +57,8 @@ class DateRange:
     """Those of them behind which a short window may begin, the most promising first."""
     resolution_s: int = 1
     repeats: int = 2
+    near: datetime | None = None
+    """Around which rules of the calendar are looked for first; None: the beginning."""
 
 
 @dataclass(kw_only=True)
@@ -62,8 +67,24 @@ class DateStudy:
 
     survey: Survey
     outcomes: dict[Probe, Outcome] = field(default_factory=dict)
+    rule: Rule | None = None
+    """By which days or hours fail, again and again."""
+    unexplained: tuple[int, ...] = ()
+    """Positions that fail, as neither windows nor rules explain."""
+    change: ChanceChange | None = None
+    """Of how often it fails, where it also fails by chance."""
+    covered: tuple[str, ...] = ()
+    """Features of the calendar that were met where it passes."""
+    lacking: tuple[str, ...] = ()
+    """Those that were not."""
     is_forked: bool
     """Whether prepare and build ran once, at the first date, and tests in forks."""
+
+    @property
+    def duration(self) -> int:
+        """The longest time, in seconds, that a clock was seen to run on."""
+        answers = [one for probe, one in self.survey.answers.items() if not probe.held]
+        return max((answer.last - answer.first for answer in answers), default=0)
 
 
 def position(instant: datetime) -> int:
@@ -275,14 +296,25 @@ def _search(
         return [prober.answer(probe, outcome) for probe, outcome in ran.items()]
 
     plan = _plan(span, dates, lab)
-    survey = find_transitions(ask, plan, known)
+    how = Thoroughness(near=position(span.near or span.first))
+    found = search_dates(ask, plan, known, how)
+    survey = found.survey
     if survey.is_flaky and all(one.held for one in survey.disagreements):
         # not the software: it dislikes a clock that stands still, so do without
         running = {probe: answer for probe, answer in survey.answers.items() if not probe.held}
-        without = find_transitions(ask, replace(plan, can_hold=False), running)
+        found = search_dates(ask, replace(plan, can_hold=False), running, how)
         left_out = _left_out(survey.disagreements)
-        survey = replace(without, assumptions=(*without.assumptions, left_out))
-    return DateStudy(survey=survey, outcomes=outcomes, is_forked=is_forked)
+        survey = replace(found.survey, assumptions=(*found.survey.assumptions, left_out))
+    return DateStudy(
+        survey=survey,
+        outcomes=outcomes,
+        rule=found.rule,
+        unexplained=found.unexplained,
+        change=found.change,
+        covered=found.covered,
+        lacking=found.lacking,
+        is_forked=is_forked,
+    )
 
 
 def _left_out(disagreements: Sequence[Disagreement]) -> Assumption:

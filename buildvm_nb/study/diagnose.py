@@ -17,9 +17,11 @@ from buildvm_nb.study.conclusion import (
     both_finding,
     cpu_finding,
     date_finding,
+    flaky_boundary,
     flaky_finding,
     gaps_of,
     ordered_finding,
+    support_of,
 )
 from buildvm_nb.study.cpus import study_cpus
 from buildvm_nb.study.dates import DateRange, DateStudy, state_of, study_dates
@@ -37,6 +39,7 @@ from buildvm_nb.study.outputs import study_outputs
 from buildvm_nb.study.probe import Order
 from buildvm_nb.study.questions import Questions, refuse_fixed
 from buildvm_nb.study.quoting import claimed_line
+from buildvm_nb.study.recurring import unexplained_finding, with_rule
 from buildvm_nb.study.trial import machine_for
 
 __all__ = ["diagnose", "machines_of"]
@@ -74,12 +77,14 @@ def diagnose(
         If an outcome cannot be recorded.
     """
     lab = cast("Laboratory", Within(lab, questions.budget))
-    finding = _Diagnosis(lab, questions, dict(overrides or {})).run()
+    study = _Diagnosis(lab, questions, dict(overrides or {}))
+    finding = study.run()
     failed = [outcome for outcome in lab.evidence.values() if state_of(outcome) is State.BAD]
     claimed = lab.case.claim.evidence if lab.case.claim else ""
     known = {
         "evidence": tuple(lab.evidence),
         "runs": lab.runs,
+        "support": support_of(finding, lab.evidence.values(), study.dates),
         "failing_line": claimed_line(lab, claimed, finding.failing_line, failed),
     }
     return finding.model_copy(update=known | {"id": new_id(), "recorded_at": now()})
@@ -242,15 +247,24 @@ class _Diagnosis:
             ],
             resolution_s=self.questions.resolution_s,
             repeats=self.questions.repeats,
+            near=spec.date,
         )
         self.dates = study_dates(self.lab, spec, span, plain)
         survey = self.dates.survey
         if survey.is_flaky:
             split = {(one.at, one.held) for one in survey.disagreements}
             runs = [o for p, o in self.dates.outcomes.items() if (p.at, p.held) in split]
-            return flaky_finding(runs, Axis.DATE, self._base())
-        if survey.transitions:
-            return date_finding(self.dates, hints, self._base())
+            flaky = flaky_finding(runs, Axis.DATE, self._base())
+            if self.dates.change is None:
+                return flaky
+            return flaky_boundary(flaky, date_finding(self.dates, hints, self._base()), self.dates)
+        if self.dates.unexplained:
+            return unexplained_finding(self.dates, self._base())
+        if survey.transitions or self.dates.rule:
+            located = date_finding(self.dates, hints, self._base()) if survey.transitions else None
+            if self.dates.rule:
+                return with_rule(self.dates, self._base(), located)
+            return located
         return self._spent() if survey.exhausted else None
 
     def _used_places(self) -> list[str]:

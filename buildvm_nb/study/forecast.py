@@ -9,7 +9,7 @@ stays red and hides what breaks later; so each test that the runner names is fol
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,12 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
-from buildvm_nb.model.forecast import ChangeKind, Forecast, ForecastStatus, Look
+from buildvm_nb.model.forecast import Change, ChangeKind, Forecast, ForecastStatus, Look
 from buildvm_nb.model.hint import Hint, HintKind
 from buildvm_nb.model.instants import format_instant, now
 from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.model.recurrence import next_within
 from buildvm_nb.search import Probe, State
 from buildvm_nb.study.changes import Track, find_tracks, tell_assumptions, tell_changes
 from buildvm_nb.study.conclusion import date_finding, flaky_finding, gaps_of
@@ -35,6 +36,12 @@ from buildvm_nb.study.jobs import default_jobs, fit_jobs
 from buildvm_nb.study.laboratory import Laboratory, OnOutcome
 from buildvm_nb.study.probe import Order
 from buildvm_nb.study.questions import refuse_fixed
+from buildvm_nb.study.recurring import (
+    rule_text,
+    rule_words,
+    unexplained_finding,
+    with_rule,
+)
 from buildvm_nb.study.schedule import Schedule, make_schedule
 from buildvm_nb.study.timeline import Timeline
 from buildvm_nb.study.trial import machine_for
@@ -236,8 +243,11 @@ class _Forecasting:
             last=self.until,
             hints=self._instants(),
             repeats=_REPEATS,
+            near=self.start,
         )
         study = study_dates(lab, spec, span, [self.today])
+        if study.rule or study.unexplained:
+            return self._recurring(study, schedule)
         timeline = Timeline(lab, spec, study, (self.start, self.until))
         failed = [outcome for _, outcome, _ in timeline.failures()]
         self._add_hints(dates_in_logs(map(lab.log, failed[:1] + failed[1:][-1:])))
@@ -307,6 +317,43 @@ class _Forecasting:
             finding=self._find(study),
         )
 
+    def _recurring(self, study: DateStudy, schedule: Schedule) -> Forecast:
+        """Conclude from what fails again and again: which test it is does not matter then."""
+        found = self._find(study)
+        failed = next((o for o in study.outcomes.values() if state_of(o) is State.BAD), None)
+        rule = study.rule
+        changes: tuple[Change, ...] = ()
+        if rule and (first := next_within(rule_text(rule), self.start)) and first <= self.until:
+            changes = (
+                Change(
+                    kind=ChangeKind.BREAKS,
+                    last_before=first - timedelta(seconds=1),
+                    first_after=first,
+                    is_exact=True,
+                    confirmed=rule.confirmed,
+                    of_whole=True,
+                    verdict=failed.verdict if failed else Verdict.FAILED,
+                    failing_line=failed.evidence if failed else "",
+                    outcome=failed.id if failed else "",
+                ),
+            )
+        said = [f"it fails {rule_words(rule)}, and that is the first time"] if rule else []
+        if study.unexplained:
+            said += ["it fails at some dates, by no rule that was tried and in no window with ends"]
+        return Forecast(
+            **_common(self.lab, self.today, self.until),
+            status=ForecastStatus.BREAKS if changes else ForecastStatus.UNDETERMINED,
+            changes=changes,
+            sound_until=changes[0].last_before if changes else None,
+            looks=tuple(
+                Look(at=stop.at, why=stop.why, verdict=None, failed_tests=0)
+                for stop in schedule.stops
+            ),
+            assumptions=(*gaps_of(self.lab.evidence.values(), self.lab.case), *said),
+            is_exhausted=study.survey.exhausted,
+            finding=found,
+        )
+
     def _looks(self, timeline: Timeline, schedule: Schedule) -> Iterator[Look]:
         for stop in schedule.stops:
             outcome = timeline.outcomes.get(Probe(at=position(stop.at)))
@@ -339,9 +386,14 @@ class _Forecasting:
             places = {(one.at, one.held) for one in study.survey.disagreements}
             runs = [o for probe, o in study.outcomes.items() if (probe.at, probe.held) in places]
             return self._record(flaky_finding(runs, Axis.DATE, self._base()))
+        if study.unexplained:
+            return self._record(unexplained_finding(study, self._base()))
+        located = None
         if study.survey.transitions:
-            return self._record(date_finding(study, self.hints, self._base()))
-        return None
+            located = date_finding(study, self.hints, self._base())
+        if study.rule:
+            return self._record(with_rule(study, self._base(), located))
+        return self._record(located) if located else None
 
     def _record(self, finding: Finding) -> str:
         """Record a finding, unless a current one, from no later on, says the same."""

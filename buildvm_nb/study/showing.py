@@ -30,6 +30,7 @@ EVERYWHERE = frozenset({FindingKind.SOUND, FindingKind.OUTPUT_VARIES})
 
 _SHOWING = EVERYWHERE | {
     FindingKind.TIME_TRAP,
+    FindingKind.RECURRING,
     FindingKind.CPU_DEPENDENT,
     FindingKind.KERNEL_DEPENDENT,
     FindingKind.CORES_DEPENDENT,
@@ -145,11 +146,11 @@ def passing_date(finding: Finding, today: datetime, own_date: datetime | None) -
     datetime or None
         Today where it passes today, else the date nearest to its own; None: it never does.
     """
-    if finding.kind is FindingKind.TIME_TRAP:
-        windows = shown_windows(finding)
+    if finding.kind in {FindingKind.TIME_TRAP, FindingKind.RECURRING}:
+        wanted = own_date or (finding.environment.date if finding.environment else today)
+        windows = shown_windows(finding, today, wanted)
         if holds(windows, today):
             return today
-        wanted = own_date or (finding.environment.date if finding.environment else today)
         return nearest_inside(windows, wanted)
     first, last = finding.studied_from, finding.studied_until
     was_studied = first is not None and last is not None and first <= today <= last

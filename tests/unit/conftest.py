@@ -1,11 +1,15 @@
 """What unit tests of studies share: boot files and a QEMU that nobody has to make."""
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from buildvm_nb.model.cpu import CPU_MODELS
 from buildvm_nb.model.machine import Environment
+
+sys.path.append(str(Path(__file__).parent))  # for what several modules import: worlds
 
 IMAGE, KERNEL, VERSION = "1" * 64, "2" * 64, "7.2.22"
 

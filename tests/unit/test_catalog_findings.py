@@ -233,7 +233,10 @@ def test_findings_are_filtered(catalog):
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"kind": "trap"}, "unknown kind of finding: 'trap'; allowed: time-trap, cpu-dep"),
+        (
+            {"kind": "trap"},
+            "unknown kind of finding: 'trap'; allowed: time-trap, recurring, cpu-dep",
+        ),
         ({"since": START.replace(tzinfo=None)}, "an instant needs a zone"),
     ],
 )

@@ -19,7 +19,7 @@ from buildvm_nb.model.outcome import Outcome
 
 DOCUMENTS = Path(__file__).with_name("documents")
 KINDS = {"outcome": Outcome, "finding": Finding}
-VERSIONS = ("1.0", "1.1", "1.99")
+VERSIONS = ("1.0", "1.1", "1.2", "1.99")
 
 
 def frozen(kind, version):
@@ -50,6 +50,7 @@ def test_a_frozen_finding_is_read(version):
     assert finding.case.source.name == "holidays"
     is_told = version != "1.0"
     assert bool(finding.recurs) is is_told
+    assert (finding.support is not None) is (version == "1.2")
     subject = Subject(ecosystem="pypi", name="Demo", version="1.0") if is_told else None
     assert finding.case.subject == subject
 

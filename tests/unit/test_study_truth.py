@@ -1,0 +1,209 @@
+"""What a diagnosis says of simulated worlds is true: rules, edges, windows, and what was missed."""
+
+from calendar import monthrange
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from worlds import World, diagnosed, without_host
+
+from buildvm_nb.catalog.failurerows import failures_of
+from buildvm_nb.catalog.findingrows import finding_row
+from buildvm_nb.model.case import Case
+from buildvm_nb.model.finding import Axis, Count, FindingKind
+from buildvm_nb.model.recurrence import is_within
+from buildvm_nb.study.allowing import allows
+from buildvm_nb.study.choosing import choose_environment
+from buildvm_nb.study.showing import Host
+
+OWN = datetime(2017, 6, 12, 14, 31, 7, tzinfo=UTC)
+EDGE = datetime(2030, 11, 27, 15, 28, 58, tzinfo=UTC)
+BERLIN = ZoneInfo("Europe/Berlin")
+DATE = (Axis.DATE,)
+RULES = {
+    "FREQ=WEEKLY;BYDAY=MO": lambda at: at.weekday() == 0,
+    "FREQ=WEEKLY;BYDAY=SA,SU": lambda at: at.weekday() > 4,
+    "FREQ=DAILY;BYMONTH=1": lambda at: at.month == 1,
+    "FREQ=DAILY;BYHOUR=23": lambda at: at.hour == 23,
+    "FREQ=MONTHLY;BYMONTHDAY=31": lambda at: at.day == 31,
+    "FREQ=MONTHLY;BYMONTHDAY=-1": lambda at: at.day == monthrange(at.year, at.month)[1],
+    "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29": lambda at: (at.month, at.day) == (2, 29),
+    "FREQ=YEARLY;BYMONTH=12;BYMONTHDAY=31": lambda at: (at.month, at.day) == (12, 31),
+    "FREQ=YEARLY;BYYEARDAY=366": lambda at: at.timetuple().tm_yday == 366,
+    "FREQ=YEARLY;BYWEEKNO=53;BYDAY=MO,TU,WE,TH,FR,SA,SU": lambda at: at.isocalendar().week == 53,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_host():
+    with without_host():
+        yield
+
+
+@pytest.fixture
+def found(tmp_path):
+    def run(world, **asked):
+        world = world if isinstance(world, World) else World(passes=world)
+        return diagnosed(world, tmp_path, **{"own": OWN, "axes": DATE} | asked)
+
+    return run
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_fails_again_and_again_is_told_by_its_rule(found, rule):
+    finding = found(lambda look: not RULES[rule](look.at))
+    assert (finding.kind, finding.recurs) == (FindingKind.RECURRING, rule)
+    assert finding.boundaries == ()
+    assert finding.environment is not None
+    assert not is_within(rule, finding.environment.date)
+    assert finding.failing_line == "AssertionError: no"
+
+
+def test_summer_time_is_told_by_its_days(found):
+    finding = found(lambda look: not look.at.astimezone(BERLIN).dst())
+    assert finding.kind is FindingKind.RECURRING
+    assert "in summer time by the rules of the EU" in finding.summary
+    for at, fails in ((OWN, True), (datetime(2018, 1, 5, tzinfo=UTC), False)):
+        assert is_within(finding.recurs, at) is fails
+
+
+@pytest.mark.parametrize("hours", [9, -8, 5.5])
+def test_days_are_counted_where_the_test_counts_them(found, hours):
+    finding = found(lambda look: (look.at + timedelta(hours=hours)).weekday() != 0)
+    if finding.kind is FindingKind.RECURRING:
+        sunday = datetime(2026, 11, 30, tzinfo=UTC) - timedelta(hours=hours, seconds=1)
+        assert not is_within(finding.recurs, sunday)
+        assert is_within(finding.recurs, sunday + timedelta(seconds=1))
+    else:
+        assert finding.kind is FindingKind.UNDETERMINED
+        assert "it failed at " in finding.summary
+
+
+@pytest.mark.parametrize("rule", ["FREQ=WEEKLY;BYDAY=MO", "FREQ=MONTHLY;BYMONTHDAY=31"])
+def test_a_rule_and_an_edge_are_both_told(found, rule):
+    finding = found(lambda look: look.at < EDGE and not RULES[rule](look.at))
+    assert (finding.kind, finding.recurs) == (FindingKind.RECURRING, rule)
+    [edge] = finding.boundaries
+    assert (edge.first_after, edge.is_exact) == ("2030-11-27T15:28:58Z", True)
+
+
+def test_dates_that_fit_no_rule_are_named_and_nothing_is_concluded(found):
+    def passes(look):  # Mondays of odd days, in hours that differ
+        return look.at.toordinal() * 7919 % 13 > 2
+
+    finding = found(passes)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "it failed at " in finding.summary
+    assert finding.recurs == ""
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    day=st.integers(0, 9000),
+    second=st.integers(0, 86_399),
+    lasts_s=st.sampled_from([1, 30, 600, 5000]),
+    part=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_an_edge_is_an_edge_and_no_rule(found, day, second, lasts_s, part):
+    edge = datetime(2012, 1, 1, tzinfo=UTC) + timedelta(days=day, seconds=second)
+    world = World(passes=lambda look: look.at < edge, lasts_s=lasts_s, looks=(part,))
+    finding = found(world)
+    assert finding.kind is FindingKind.TIME_TRAP
+    [boundary] = finding.boundaries
+    assert boundary.last_before < edge.isoformat().replace("+00:00", "Z") <= boundary.first_after
+
+
+@pytest.mark.parametrize("kind", ["forks", "full"])
+def test_what_comes_and_goes_by_chance_is_no_rule(found, kind):
+    for seed in range(12):
+        finding = found(World(passes=lambda _look: True, flaky=0.1, seed=seed))
+        assert finding.kind is not FindingKind.RECURRING
+        assert finding.kind in {FindingKind.FLAKY, FindingKind.SOUND, FindingKind.UNDETERMINED}
+
+
+def test_a_recurring_trap_excludes_its_days_from_every_choice(found):
+    finding = found(lambda look: look.at.weekday() != 0)
+    monday = datetime(2026, 11, 30, 12, tzinfo=UTC)
+    for date in (monday, monday - timedelta(days=1)):
+        host = Host(date=date)
+        choice = choose_environment(finding.case, [finding], host=host, own_date=None)
+        assert choice.environment.date.weekday() != 0
+        assert (Axis.DATE in choice.axes) is (date == monday)
+        machine = finding.environment.model_copy(update={"date": date})
+        assert allows(finding, machine, finding) is (date != monday)
+
+
+def test_the_catalog_tells_when_a_recurring_trap_springs_next(found):
+    finding = found(lambda look: look.at.weekday() != 0)
+    assert finding_row(finding)["recurs"] == "FREQ=WEEKLY;BYDAY=MO"
+    assert finding_row(finding)["springs_at"].weekday() == 0
+    sunday = datetime(2026, 11, 29, 12, tzinfo=UTC)
+    [row] = failures_of([finding], sunday).to_dict("records")
+    assert row["next_springs_at"] == datetime(2026, 11, 30, tzinfo=UTC)
+    [row] = failures_of([finding], sunday + timedelta(days=1)).to_dict("records")
+    assert row["next_passes_at"] == datetime(2026, 12, 1, tzinfo=UTC)
+    assert row["next_springs_at"] == datetime(2026, 12, 7, tzinfo=UTC)
+
+
+def test_a_step_longer_than_an_hour_leaves_hours_unsaid(found):
+    world = World(passes=lambda look: look.at.hour != 23, lasts_s=5400, looks=(0.0, 0.5, 1.0))
+    finding = found(world)
+    assert finding.kind is not FindingKind.TIME_TRAP
+    assert finding.recurs == ""
+
+
+def test_a_build_step_before_the_test_changes_nothing(found):
+    steps = [{"name": "build", "run": "make"}, {"name": "test", "run": "make check"}]
+    finding = found(
+        lambda look: look.at.weekday() != 0, case=Case.parse({"id": "b", "steps": steps})
+    )
+    assert finding.recurs == "FREQ=WEEKLY;BYDAY=MO"
+
+
+def test_a_finding_rests_on_counts_and_says_what_was_covered(found):
+    finding = found(lambda look: look.at < EDGE)
+    support = finding.support
+    assert support.passing.agreed == support.passing.of > 30
+    assert support.failing.agreed == support.failing.of > 6
+    assert "every weekday" in support.calendar
+    assert "29 February" in support.calendar
+    assert support.engines == ("qemu 7.2.22",)
+    assert "%" not in support.counts + support.covered
+    assert f"passed {support.passing} as it says, chance ends at most 1 in " in support.counts
+
+
+@pytest.mark.parametrize(("runs", "bound"), [(1, None), (3, None), (6, 0.5), (300, 0.01)])
+def test_agreeing_runs_bound_chance_by_the_rule_of_three(runs, bound):
+    assert Count(agreed=runs, of=runs).bound == bound
+    assert Count(agreed=runs - 1, of=runs).bound is None
+
+
+def test_a_span_too_short_for_the_calendar_says_what_it_did_not_meet(found):
+    span = {"first": datetime(2017, 6, 1, tzinfo=UTC), "last": datetime(2017, 9, 1, tzinfo=UTC)}
+    support = found(lambda _look: True, **span).support
+    assert "every month" in support.calendar_left
+    assert "29 February" in support.calendar_left
+    assert "every weekday" in support.calendar
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_boundary_among_chance_failures_is_told_with_the_counts_of_both_sides(found, seed):
+    finding = found(World(passes=lambda look: look.at < EDGE, flaky=0.03, seed=seed))
+    if finding.kind is FindingKind.FLAKY:
+        assert finding.reruns
+        return
+    assert finding.kind is FindingKind.TIME_TRAP
+    [edge] = finding.boundaries
+    assert edge.last_before < "2030-11-27T15:28:58Z" <= edge.first_after
+    if finding.reruns:
+        assert "not always alike: before, " in finding.summary
+        assert "Fisher's exact test at 0.001" in finding.summary
+
+
+def test_chance_failures_alone_are_no_boundary(found):
+    kinds = {found(World(passes=lambda _: True, flaky=0.1, seed=seed)).kind for seed in range(15)}
+    assert kinds <= {FindingKind.FLAKY, FindingKind.SOUND}
