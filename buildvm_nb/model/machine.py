@@ -203,6 +203,12 @@ class MachineSpec(Value):
         return date
 
     @model_validator(mode="after")
+    def _forwardings_need_a_card(self) -> Self:
+        if self.port_forwardings and self.network is Network.OFF:
+            object.__setattr__(self, "network", Network.RESTRICTED)
+        return self
+
+    @model_validator(mode="after")
     def _has_what_the_engine_gives(self) -> Self:
         if self.accelerator is Accelerator.UML:
             wanted = {"cpu": "host", "cpu_count": 1, "network": Network.OFF}
@@ -210,12 +216,6 @@ class MachineSpec(Value):
                 if (given := getattr(self, name)) != value:
                     message = f"user-mode Linux has {name} {value}; got {given}"
                     raise ValueError(message)
-        return self
-
-    @model_validator(mode="after")
-    def _forwardings_need_a_card(self) -> Self:
-        if self.port_forwardings and self.network is Network.OFF:
-            object.__setattr__(self, "network", Network.RESTRICTED)
         return self
 
 

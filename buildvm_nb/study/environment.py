@@ -1,6 +1,7 @@
 """From a machine's description to a machine: its image, kernel and initramfs had ready."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from buildvm_nb.host.cache import Cache
@@ -25,6 +26,7 @@ from buildvm_nb.vm import (
     prove_kvm,
     prove_uml,
     qemu_argv,
+    uml_argv,
 )
 
 __all__ = [
@@ -238,6 +240,9 @@ def dry_run(spec: MachineSpec, *, cache: Cache, share: Path | None = None) -> li
         inputs=Path("inputs.squashfs") if share else None,
         exports=Path("exports.tar"),
     )
+    if machine.spec.accelerator is Accelerator.UML:
+        files = replace(files, scratch=Path("scratch.ext4"))
+        return uml_argv(machine.spec, machine.boot_files, files, {"events": 3, "channel": 4})
     sockets = Sockets(monitor=3, channel=4, events=5)
     return qemu_argv(machine.emulator, machine.spec, machine.boot_files, files, sockets)
 
@@ -286,7 +291,7 @@ def uml_status(cache: Cache) -> tuple[bool, str]:
     HostError
         If this host lacks something else than the engine itself.
     """
-    spec = MachineSpec(accelerator=Accelerator.UML)
+    spec = MachineSpec.parse({"accelerator": Accelerator.UML})
     boot = _boot_files_of(kernel_for(spec, cache), None, cache, SILENT)
     return prove_uml(boot, cache.root / "uml.json")
 

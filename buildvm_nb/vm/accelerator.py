@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 from ulid import ULID
 
-from buildvm_nb.errors import HostError
+from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.interruption import interruptible
 from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.vm.boot import BootFiles
@@ -118,9 +118,16 @@ def choose_accelerator(
     ------
     HostError
         If KVM was asked for and does not work.
+    UsageError
+        If user-mode Linux was asked for, which is no accelerator of QEMU's.
     """
     if wanted is Accelerator.TCG:
         return wanted
+    if wanted is Accelerator.UML:
+        raise UsageError(
+            "user-mode Linux boots no disk images; expected auto, kvm or tcg",
+            hint="--accelerator tcg",
+        )
     works, seen = prove_kvm(emulator, boot, memo, again=wanted is Accelerator.KVM)
     if wanted is Accelerator.KVM and not works:
         raise HostError(

@@ -130,14 +130,15 @@ def _disk_digest(disk: Path) -> str:
     """Return the SHA-256 of what a sparse file holds, and of where: its holes would take long."""
     digest = hashlib.sha256()
     with disk.open("rb") as stream:
-        end = start = 0
+        end = 0
         while (start := _next_data(stream.fileno(), end)) is not None:
             end = os.lseek(stream.fileno(), start, os.SEEK_HOLE)
-            stream.seek(start)
             digest.update(f"{start} {end}\n".encode())
-            while start < end and (piece := stream.read(min(1 << 20, end - start))):
+            stream.seek(start)
+            left = end - start
+            while left and (piece := stream.read(min(1 << 20, left))):
                 digest.update(piece)
-                start += len(piece)
+                left -= len(piece)
     return digest.hexdigest()
 
 

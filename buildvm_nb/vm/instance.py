@@ -1,4 +1,4 @@
-"""One run of an engine, from its launch over the proof of its guest to its end; and that of QEMU."""
+"""One run of an engine, from its launch over the proof of its guest to its end; QEMU's."""
 
 import itertools
 import secrets

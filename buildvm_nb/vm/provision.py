@@ -138,7 +138,7 @@ def lay_out_fork(place: Path, checkpoint: Checkpoint) -> MachineFiles:
     )
 
 
-def lay_out_copy(  # noqa: PLR0913 - as for `lay_out`
+def lay_out_copy(
     place: Path,
     spec: MachineSpec,
     boot: BootFiles,

@@ -15,7 +15,7 @@ _RESERVED_MIB = 112
 """Memory for the guest's kernel and our own programs, which no step may take."""
 
 
-def write_initramfs(
+def write_initramfs(  # noqa: PLR0913 - all that one machine's guest is told
     target: Path,
     common: Path,
     spec: MachineSpec,
@@ -47,7 +47,8 @@ def write_initramfs(
     """
     is_uml = spec.accelerator is Accelerator.UML
     kind = "/dev/ubd" if is_uml else "/dev/vd"
-    devices = {name: f"{kind}{letter}" for name, letter in zip(("root", *disks), "abcd")}
+    named = zip(("root", *disks), "abcd", strict=False)
+    devices = {name: f"{kind}{letter}" for name, letter in named}
     settings = {
         "ROOT": devices["root"],
         "RESUMED": "yes" if is_resumed else "",

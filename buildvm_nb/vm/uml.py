@@ -7,7 +7,8 @@ A frozen machine is its scratch disk: forks boot anew with a copy of it.
 
 References
 ----------
-Linux, Documentation/virt/uml/user_mode_linux_howto_v2.rst; arch/um/drivers/ubd_kern.c (disks), chan_kern.c (lines from descriptors); bwrap(1).
+Linux, Documentation/virt/uml/user_mode_linux_howto_v2.rst; arch/um/drivers/ubd_kern.c (disks),
+chan_kern.c (lines from descriptors); bwrap(1).
 """
 
 import json
