@@ -149,6 +149,7 @@ class _Study:
             self.verdicts.add(outcome.verdict.value)
             session.note(narrator.describe(outcome, is_known=is_known))
 
+        session.note(questions.expected_runs())
         with session.catalog() as catalog, session.resumable(scheduler=work.scheduler):
             return diagnose_case(
                 *self._what,

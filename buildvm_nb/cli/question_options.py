@@ -76,6 +76,14 @@ class QuestionOptions:
         int | None,
         typer.Option(metavar="N", min=0, help="Confirming runs on each side. Left out: 2."),
     ] = None
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="quick: what hints and three dates show; normal: every feature of the calendar "
+            "once as well; thorough: each month around the case's own date. Left out: normal.",
+        ),
+    ] = None
     budget: Annotated[int | None, typer.Option(metavar="N", min=1, help="Guest runs at most.")] = (
         None
     )
@@ -154,6 +162,7 @@ class QuestionOptions:
             "last": _read_date("--to", self.last),
             "resolution_s": _read_resolution(self.resolution),
             "repeats": self.repeats,
+            "effort": self.effort,
             "budget": self.budget,
             "cores": more.cores or None,
             "good": self.good,

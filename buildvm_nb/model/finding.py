@@ -49,8 +49,6 @@ class FindingKind(StrEnum):
     """What a case turned out to be."""
 
     TIME_TRAP = "time-trap"
-    RECURRING = "recurring"
-    """Fails on certain days or at certain hours, again and again: `Finding.recurs` says which."""
     CPU_DEPENDENT = "cpu-dependent"
     KERNEL_DEPENDENT = "kernel-dependent"
     CORES_DEPENDENT = "cores-dependent"
@@ -61,6 +59,8 @@ class FindingKind(StrEnum):
     SOUND = "sound"
     UNDETERMINED = "undetermined"
     """The evidence does not suffice; the summary says why."""
+    RECURRING = "recurring"
+    """Fails on certain days or at certain hours, again and again: `Finding.recurs` says which."""
 
 
 class Boundary(Value):
@@ -131,16 +131,19 @@ class Support(Value):
     cores: tuple[int, ...] = ()
     engines: tuple[str, ...] = ()
     """What emulated or ran the guests."""
+    crossed: str = ""
+    """How a passing and a failing run ended on another CPU and kernel, with other cores."""
 
     @property
     def counts(self) -> str:
         """How many runs agreed on each side, and what that says about chance."""
         told = []
-        for verb, count in (("passed", self.passing), ("failed", self.failing)):
+        sides = (("passed", "failures", self.passing), ("failed", "passes", self.failing))
+        for verb, others, count in sides:
             if count.of:
                 bound = count.bound
-                chance = f", chance ends at most 1 in {1 / bound:.0f} otherwise" if bound else ""
-                told.append(f"{verb} {count} as it says{chance}")
+                chance = f" ({others} by chance: at most 1 in {1 / bound:.0f})" if bound else ""
+                told.append(f"{verb} {count}{chance}")
         return "; ".join(told)
 
     @property
@@ -151,6 +154,7 @@ class Support(Value):
             _named("CPU", self.cpus),
             _named("kernel", self.kernels),
             _named("number of cores", tuple(map(str, self.cores))),
+            self.crossed,
             ", ".join(self.calendar),
             f"not {' nor '.join(self.calendar_left)}" if self.calendar_left else "",
         ]

@@ -5,7 +5,13 @@ Nothing here does I/O or looks at a clock. The search sees only a callable that 
 
 from buildvm_nb.search.agreement import coin_confidence
 from buildvm_nb.search.answers import Answer, Ask, Probe, State
-from buildvm_nb.search.calendar import DateSurvey, Thoroughness, search_dates
+from buildvm_nb.search.calendar import (
+    CHECKS,
+    QUICK_CHECKS,
+    DateSurvey,
+    Thoroughness,
+    search_dates,
+)
 from buildvm_nb.search.chance import LEVEL, ChanceChange, fisher_exact
 from buildvm_nb.search.plan import Plan, Rhythm
 from buildvm_nb.search.recurrence import (
@@ -28,7 +34,9 @@ from buildvm_nb.search.survey import (
 from buildvm_nb.search.transitions import find_transitions
 
 __all__ = [
+    "CHECKS",
     "LEVEL",
+    "QUICK_CHECKS",
     "US_RULES_SINCE",
     "Answer",
     "Ask",

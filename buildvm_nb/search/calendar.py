@@ -20,13 +20,14 @@ from buildvm_nb.search.recurrence import (
 from buildvm_nb.search.survey import Stretch, Survey, Transition
 from buildvm_nb.search.transitions import find_transitions
 
-__all__ = ["DateSurvey", "Thoroughness", "search_dates"]
+__all__ = ["CHECKS", "QUICK_CHECKS", "DateSurvey", "Thoroughness", "search_dates"]
 
 _DAY_S = 86_400
 _ODD_S = 5 * 3600 + 17 * 60
 """Beside whole days, so that a check is at another hour than what it checks."""
-_CHECKS_D = ((1, 0.3, 3), (9, 4, 20), (33, 20, 100), (380, 200, 900))
+CHECKS = ((1, 0.3, 3), (9, 4, 20), (33, 20, 100), (380, 200, 900))
 """A day, a week, a month and a year after a change; an answer within such days is one, too."""
+QUICK_CHECKS = ((33, 0.3, 900),)
 _ROUNDS = 4
 _MOST_SPELLS = 4
 """What fails more often than that, by no rule, is not told by windows."""
@@ -47,7 +48,7 @@ class Thoroughness:
     """Position around which rules are looked for first: the case's own date."""
     covers: bool = True
     """Whether to meet all features of the calendar where it passes."""
-    checks: tuple[tuple[float, float, float], ...] = _CHECKS_D
+    checks: tuple[tuple[float, float, float], ...] = CHECKS
     """How many days after a change to look again; and within which days an answer will do."""
 
 
@@ -285,9 +286,9 @@ class _Search:
             ask=self._states_anew, first=first, last=last, answers=known, duration=duration
         )
         if not covers:
-            if not search.alive():
+            if not search.settle():
                 return False
-            search.repeat_failures()
+            search.repeat_failures()  # what fails by chance looks like anything
             if not search.settle():
                 return False
         near = min(max(self.how.near, first), last)

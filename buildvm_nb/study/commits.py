@@ -18,6 +18,9 @@ from buildvm_nb.study.probe import Order
 
 __all__ = ["between_commits", "study_commits"]
 
+_SCAN_PARTS = 8
+"""What is undone in between shows where both ends are alike: so many parts are looked at."""
+
 
 def between_commits(lab: Laboratory, good: str, bad: str) -> tuple[Commit, ...]:
     """List the commits to search.
@@ -61,7 +64,10 @@ def study_commits(
     *,
     repeats: int = 2,
 ) -> Finding | None:
-    """Find the commits at which the verdict changes; those that do not build are skipped.
+    """Find the commits at which the verdict changes.
+
+    What the ends show decides what failing means: where an end does not build, that is it; else
+    commits that do not build are skipped. Where both ends are alike, some between are looked at.
 
     Parameters
     ----------
@@ -96,12 +102,22 @@ def study_commits(
         case = lab.case.model_copy(update={"source": chosen})
         return Order(case=case, machine=spec, probing={"attempt": attempt})
 
-    def judge(outcome: Outcome) -> State:
-        return State.UNKNOWN if outcome.failing_step in builders else state_of(outcome)
+    ends = lab.run([order(commit, 0) for commit in (commits[0], commits[-1])])
+    failing = [one for one in ends if state_of(one) is State.BAD]
+    is_of_build = any(one.failing_step in builders for one in failing)
 
+    def judge(outcome: Outcome) -> State:
+        """Skip what does not build, unless that is what an end fails by."""
+        is_skipped = outcome.failing_step in builders and not is_of_build
+        return State.UNKNOWN if is_skipped else state_of(outcome)
+
+    is_alike = len({state_of(one) for one in ends}) == 1
+    last = len(commits) - 1
+    parts = min(last, _SCAN_PARTS if is_alike else 1) or 1
     plan = Plan(
         first=0,
-        last=len(commits) - 1,
+        last=last,
+        scan=[last * part // parts for part in range(1, parts)],
         repeats=repeats,
         workers=lab.workers,
         can_hold=False,

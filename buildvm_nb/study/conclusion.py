@@ -118,6 +118,8 @@ def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
             why += f", {bad.machine.cpu} passes with {_listed(study.needed)}"
     elif study.harmful:
         why = f"{good.machine.cpu} fails with {_listed(study.harmful)}"
+    elif study.vendor:
+        why = f"the vendor decides it: {bad.machine.cpu} passes as {study.vendor}"
     else:
         why = "no set of features was seen to decide it"
     return base.model_copy(

@@ -14,10 +14,14 @@ from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.probe import Order
 from buildvm_nb.vm import INSTRUCTION_SETS, find_emulator
 
-__all__ = ["CpuStudy", "study_cpus"]
+__all__ = ["GENERATIONS", "CpuStudy", "study_cpus"]
 
 _OLDEST = "core2duo"
 """The oldest model that every current x86-64 distribution and kernel still runs on."""
+GENERATIONS = ("Opteron_G3", "SandyBridge", "Haswell", "Skylake-Server", "EPYC")
+"""One of each generation and maker: AMD's of old and later, Intel's with AVX and without AVX2, with
+AVX2 and without AVX-512, and with that, as far as the accelerator gives it."""
+_VENDORS = {Vendor.INTEL: "GenuineIntel", Vendor.AMD: "AuthenticAMD"}
 _EVERYTHING = "max"
 """QEMU's model with all that the accelerator can give."""
 
@@ -38,6 +42,8 @@ class CpuStudy:
     """Smallest set found whose addition to `bad` makes it pass."""
     harmful: tuple[str, ...] = ()
     """Smallest set found whose addition to `good` makes it fail."""
+    vendor: str = ""
+    """CPUID's name of the vendor with which `bad` passes, and without which `good` fails."""
     confirmed: int = 0
     disagreeing: tuple[Outcome, ...] = ()
     """Runs in one environment that did not agree; then nothing else is concluded."""
@@ -80,6 +86,7 @@ def study_cpus(
     study = CpuStudy()
     pair = _differing(tried)
     if pair:
+        pair = _of_one_vendor(tried) or pair
         good, bad = bench.approach(*pair)
         study.good, study.bad = good, bad
         repeated = []
@@ -97,6 +104,7 @@ def study_cpus(
             study.confirmed = len(judged)
             try:
                 _reduce(bench, good, bad, study)
+                _confirm(bench, good, bad, study)
             except BudgetSpent as spent:
                 study.notes.append(spent.message)
     study.passing = tuple(one for one in bench.models() if state_of(one) is State.GOOD)
@@ -129,6 +137,10 @@ class _Bench:
         if attempt == 0:
             self._seen |= zip(cpus, outcomes, strict=True)
         return outcomes
+
+    def first(self, cpu: str) -> Outcome:
+        """Return the first outcome on a CPU that was tried."""
+        return self._seen[cpu]
 
     def models(self) -> list[Outcome]:
         """Return the outcomes on plain models and on those that were asked for, oldest first."""
@@ -199,10 +211,54 @@ def _reduce(bench: _Bench, good: Outcome, bad: Outcome, study: CpuStudy) -> None
         study.harmful, note = harmful
         study.notes += note
         return
+    if _reduce_to_vendor(bench, good, bad, study):
+        return
     study.notes.append(
         f"no difference in features between {good.machine.cpu} and {bad.machine.cpu} was seen to "
         "flip the verdict: it may be the model's name or number"
     )
+
+
+def _reduce_to_vendor(bench: _Bench, good: Outcome, bad: Outcome, study: CpuStudy) -> bool:
+    """Give each of both the other's vendor; tell whether that decides it."""
+    vendors = [_vendor(one) for one in (good, bad)]
+    if None in vendors or vendors[0] is vendors[1]:
+        return False
+    names = [_VENDORS[vendor] for vendor in vendors if vendor]
+    swapped = bench.run([f"{bad.machine.cpu},vendor={names[0]}"])
+    swapped += bench.run([f"{good.machine.cpu},vendor={names[1]}"])
+    if [state_of(one) for one in swapped] == [State.GOOD, State.BAD]:
+        study.vendor = names[0]
+    return bool(study.vendor)
+
+
+def _vendor(outcome: Outcome) -> Vendor | None:
+    name = outcome.machine.cpu.partition(",")[0]
+    return next((model.vendor for model in CPU_MODELS if model.name == name), None)
+
+
+def _of_one_vendor(outcomes: Sequence[Outcome]) -> tuple[Outcome, Outcome] | None:
+    """Return a passing and a failing model of one maker: features tell these apart more likely."""
+    for vendor in Vendor:
+        if pair := _differing([one for one in outcomes if _vendor(one) is vendor]):
+            return pair
+    return None
+
+
+def _confirm(bench: _Bench, good: Outcome, bad: Outcome, study: CpuStudy) -> None:
+    """Run the sets that decide it once more; where one does not do it again, it is by chance."""
+    sets = [
+        (good, "-", study.features, State.BAD),
+        (bad, "+", study.needed, State.GOOD),
+        (good, "+", study.harmful, State.BAD),
+    ]
+    for base, sign, names, wanted in sets:
+        if not names:
+            continue
+        cpu = ",".join([base.machine.cpu, *(f"{sign}{name}" for name in sorted(names))])
+        again = bench.run([cpu], attempt=1)
+        if state_of(again[0]) is wanted.opposite:
+            study.disagreeing = (bench.first(cpu), *again)
 
 
 def _minimal(

@@ -10,6 +10,8 @@ from buildvm_nb.hints import midnights, year_turns
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing, Verdict
 from buildvm_nb.search import (
+    CHECKS,
+    QUICK_CHECKS,
     Answer,
     Assumption,
     AssumptionKind,
@@ -27,6 +29,7 @@ from buildvm_nb.search import (
 from buildvm_nb.study.keeping import split_steps
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.probe import Order
+from buildvm_nb.study.questions import Effort
 
 __all__ = ["DateRange", "DateStudy", "Prober", "position", "state_of", "study_dates", "when"]
 
@@ -35,8 +38,15 @@ _SCAN_STEP_S = 5 * 365 * 86_400
 """Distance of the coarse scan's probes; what is shorter needs a hint to be seen."""
 _SCAN_PARTS = 7
 """Into so many parts a range is divided at most, however long it is."""
+_MONTH_S = 28 * 86_400 + 5 * 3600
+"""A little more than four weeks, so that weekdays and hours change."""
+_MONTHS = 66
+"""Five years."""
+_HALF_YEAR_S = 182 * 86_400 + 7 * 3600
+_HALVES = 10
 _REVEAL = 6
 """Hints that are probed for windows between the scan's probes, at most."""
+_REVEAL_ALL = 60
 _HELD_WITHIN_S = 1.0
 _BAD = frozenset({Verdict.FAILED, Verdict.CRASHED, Verdict.TIMEOUT})
 
@@ -53,12 +63,17 @@ class DateRange:
     """Those of them that a failing run named itself: tried before all others."""
     constants: Sequence[datetime] = ()
     """What is tried next: there are many dates in sources, and most mean nothing."""
+    rollovers: Sequence[datetime] = ()
+    """What is tried after those: they are there whatever the source."""
     behind: Sequence[datetime] = ()
     """Those of them behind which a short window may begin, the most promising first."""
     resolution_s: int = 1
     repeats: int = 2
     near: datetime | None = None
     """Around which rules of the calendar are looked for first; None: the beginning."""
+    today: datetime | None = None
+    """Around which each year is looked at where the effort is thorough."""
+    effort: Effort = Effort.NORMAL
 
 
 @dataclass(kw_only=True)
@@ -296,7 +311,12 @@ def _search(
         return [prober.answer(probe, outcome) for probe, outcome in ran.items()]
 
     plan = _plan(span, dates, lab)
-    how = Thoroughness(near=position(span.near or span.first))
+    is_quick = span.effort is Effort.QUICK
+    how = Thoroughness(
+        near=position(span.near or span.first),
+        covers=not is_quick,
+        checks=QUICK_CHECKS if is_quick else CHECKS,
+    )
     found = search_dates(ask, plan, known, how)
     survey = found.survey
     if survey.is_flaky and all(one.held for one in survey.disagreements):
@@ -331,22 +351,37 @@ def _cannot_prepare(prober: Prober, at: int) -> bool:
 
 def _plan(span: DateRange, dates: Sequence[int], lab: Laboratory) -> Plan:
     first, last = position(span.first), position(span.last)
+    is_quick = span.effort is Effort.QUICK
     parts = min(max(1, ceil((last - first) / _SCAN_STEP_S)), _SCAN_PARTS)
     scan = [first + (last - first) * index // parts for index in range(1, parts)]
-    within = {position(hint) for hint in span.hints}
+    if is_quick:
+        scan = [] if dates else [first]
+        scan.append(last)
+    elif span.effort is Effort.THOROUGH:
+        scan += _close_by(span)
+    within = {position(hint) for hint in (*span.hints, *(span.constants if is_quick else ()))}
     return Plan(
         first=first,
         last=last,
         scan=[at for at in (*dates, *scan) if first <= at <= last],
+        scan_ends=not is_quick,
         hints=sorted(at for at in within if first <= at <= last),
-        likely=sorted({position(hint) for hint in span.likely}),
-        rhythms=(_between(span.constants), year_turns, midnights),
+        likely=sorted(within if is_quick else {position(hint) for hint in span.likely}),
+        rhythms=(_between(span.constants), _between(span.rollovers), year_turns, midnights),
         resolution=span.resolution_s,
-        repeats=span.repeats,
+        repeats=max(0, span.repeats - 1) if is_quick else span.repeats,  # both clocks say it once
         workers=lab.workers,
         behind=[position(hint) for hint in span.behind],
-        reveal=_REVEAL,
+        reveal={Effort.QUICK: 2, Effort.NORMAL: _REVEAL, Effort.THOROUGH: _REVEAL_ALL}[span.effort],
     )
+
+
+def _close_by(span: DateRange) -> list[int]:
+    """Return a place of each month around the own date, and of each half year around today."""
+    near = position(span.near or span.first)
+    months = [near + number * _MONTH_S for number in range(-_MONTHS, _MONTHS + 1) if number]
+    today = position(span.today or span.last)
+    return months + [today + number * _HALF_YEAR_S for number in range(-_HALVES, _HALVES + 1)]
 
 
 def _between(instants: Sequence[datetime]) -> Rhythm:

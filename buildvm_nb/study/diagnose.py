@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import Any, cast
 
 from buildvm_nb.errors import BudgetSpent, UsageError
+from buildvm_nb.model.cpu import CPU_MODELS, OLDEST_QEMU
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.hint import Hint, HintKind
 from buildvm_nb.model.instants import now
@@ -23,7 +24,7 @@ from buildvm_nb.study.conclusion import (
     ordered_finding,
     support_of,
 )
-from buildvm_nb.study.cpus import study_cpus
+from buildvm_nb.study.cpus import GENERATIONS, study_cpus
 from buildvm_nb.study.dates import DateRange, DateStudy, state_of, study_dates
 from buildvm_nb.study.environment import kvm_status
 from buildvm_nb.study.evidence import missing_part
@@ -33,11 +34,11 @@ from buildvm_nb.study.hinting import (
     validities_among,
     worth_revealing,
 )
-from buildvm_nb.study.kernels import OrderedStudy, study_cores, study_kernels
+from buildvm_nb.study.kernels import KERNELS, OrderedStudy, study_cores, study_kernels
 from buildvm_nb.study.laboratory import Laboratory, Within
 from buildvm_nb.study.outputs import study_outputs
 from buildvm_nb.study.probe import Order
-from buildvm_nb.study.questions import Questions, refuse_fixed
+from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
 from buildvm_nb.study.quoting import claimed_line
 from buildvm_nb.study.recurring import unexplained_finding, with_rule
 from buildvm_nb.study.trial import machine_for
@@ -45,7 +46,7 @@ from buildvm_nb.study.trial import machine_for
 __all__ = ["diagnose", "machines_of"]
 
 _CONSTANTS = frozenset({HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT})
-_WEAK = _CONSTANTS | {HintKind.CALENDAR}
+_WEAK = _CONSTANTS | {HintKind.CALENDAR, HintKind.ROLLOVER}
 
 
 def diagnose(
@@ -84,7 +85,9 @@ def diagnose(
     known = {
         "evidence": tuple(lab.evidence),
         "runs": lab.runs,
-        "support": support_of(finding, lab.evidence.values(), study.dates),
+        "support": support_of(finding, lab.evidence.values(), study.dates).model_copy(
+            update={"crossed": study.crossed}
+        ),
         "failing_line": claimed_line(lab, claimed, finding.failing_line, failed),
     }
     return finding.model_copy(update=known | {"id": new_id(), "recorded_at": now()})
@@ -139,13 +142,17 @@ class _Diagnosis:
     def __init__(self, lab: Laboratory, questions: Questions, overrides: dict[str, Any]) -> None:
         self.lab = lab
         self.questions = questions
+        self.fixed = {name for name, value in overrides.items() if value is not None}
         self.own, self.today = machines_of(lab, questions.axes, overrides)
+        is_quick = questions.effort is Effort.QUICK
+        self.repeats = min(questions.repeats, 1) if is_quick else questions.repeats
         self.plain: list[Outcome] = []
         self.dates: DateStudy | None = None
         self.tried: list[str] = []
         self.left_out: list[str] = []
         """What could not be looked at: kernels that cannot be had, outputs that were not made."""
         self.assumed: list[str] = []
+        self.crossed = ""
 
     def run(self) -> Finding:
         """Ask until something explains the case, and say what could not be told."""
@@ -176,9 +183,75 @@ class _Diagnosis:
         }
         for axis in self._order():
             if finding := studies[axis]():
-                return finding
+                return self._cross(finding)
             self.tried.append(axis)
         return self._pair() or self._same_everywhere()
+
+    def _cross(self, finding: Finding) -> Finding:
+        """Try the failing and the passing point on another CPU and kernel and with two cores.
+
+        All at once first: only where that makes a difference each is tried by itself.
+        """
+        points = self._points(finding)
+        if self.questions.effort is Effort.QUICK or not points:
+            return finding
+        changes = self._changes(finding, points[0])
+        if not changes:
+            return finding
+        try:
+            told = self._crossed_by(points, changes)
+        except BudgetSpent:
+            told = "not tried on another CPU or kernel: the budget of runs ended first"
+        self.crossed = told
+        if told.startswith("alike "):
+            return finding
+        return finding.model_copy(update={"summary": f"{finding.summary}; {told}"})
+
+    def _crossed_by(self, points: Sequence[Outcome], changes: dict[str, Any]) -> str:
+        """Say whether points end alike with all changes, else with which of them they do not."""
+        where = _changed_words(changes)
+        if self._alike(points, changes) is None:
+            return f"no verdict {where}"
+        if self._alike(points, changes):
+            return f"alike {where}"
+        single = [{field: value} for field, value in changes.items()]
+        unlike = [one for one in single if len(changes) > 1 and self._alike(points, one) is False]
+        told = [_changed_words(one) for one in unlike] or [where]
+        return f"not so {', nor '.join(told)}"
+
+    def _alike(self, points: Sequence[Outcome], changes: dict[str, Any]) -> bool | None:
+        """Tell whether points end as before with changes; None: some gave no verdict."""
+        specs = [one.machine.model_copy(update=changes) for one in points]
+        states = [state_of(one) for one in self._plain(specs)]
+        if State.UNKNOWN in states:
+            return None
+        return states == [state_of(one) for one in points]
+
+    def _points(self, finding: Finding) -> list[Outcome]:
+        """Return a passing and a failing run of all steps, that the finding is about."""
+        if finding.kind in {FindingKind.FLAKY, FindingKind.UNDETERMINED} or finding.reruns:
+            return []
+        found = []
+        for state in (State.GOOD, State.BAD):
+            runs = [one for one in self.lab.evidence.values() if state_of(one) is state]
+            runs = [one for one in runs if not one.probing.held and "," not in one.machine.cpu]
+            plain = [one for one in runs if one in self.plain]
+            found += (plain or runs)[:1]
+        return found if len(found) > 1 else []
+
+    def _changes(self, finding: Finding, point: Outcome) -> dict[str, Any]:
+        """Choose what else to vary: on the axes that were asked for, and do not explain it."""
+        machine = point.machine
+        others: dict[Axis, dict[str, Any]] = {
+            Axis.CPU: {"cpu": "EPYC" if machine.cpu != "EPYC" else "Haswell"},
+            Axis.KERNEL: {"kernel": next(name for name in KERNELS if name != machine.kernel)},
+            Axis.CORES: {"cpu_count": 2 if machine.cpu_count != 2 else 1},  # noqa: PLR2004
+        }
+        chosen: dict[str, Any] = {}
+        for axis, change in others.items():
+            if axis in self.questions.axes and axis is not finding.axis:
+                chosen |= change
+        return {field: value for field, value in chosen.items() if field not in self.fixed}
 
     def _plain(self, specs: Sequence[MachineSpec]) -> list[Outcome]:
         """Run all steps in machines; the same one only once."""
@@ -227,7 +300,9 @@ class _Diagnosis:
     def _dates(self, spec: MachineSpec | None = None) -> Finding | None:
         spec = spec or self.own
         plain = [outcome for outcome in self.plain if outcome.machine.cpu == spec.cpu]
-        crossed = self._crossed() if spec is self.own else None
+        is_alike = state_of(self.plain[0]) is state_of(self.plain[-1])
+        is_spared = self.questions.effort is Effort.QUICK and is_alike
+        crossed = self._crossed() if spec is self.own and not is_spared else None
         plain += [crossed] if crossed else []
         first, last = self.questions.dates(self.own.date, self.today.date)
         plain = [outcome for outcome in plain if first <= outcome.machine.date <= last]
@@ -247,13 +322,16 @@ class _Diagnosis:
             ],
             likely=validities_among(hints, named),
             constants=[h.instant for h in hints if h.instant and h.kind in _CONSTANTS],
+            rollovers=[h.instant for h in hints if h.instant and h.kind is HintKind.ROLLOVER],
             behind=[
                 *self.questions.around,
                 *worth_revealing(hints, self.own.date, self._used_places()),
             ],
             resolution_s=self.questions.resolution_s,
-            repeats=self.questions.repeats,
+            repeats=self.repeats,
             near=spec.date,
+            today=self.today.date,
+            effort=self.questions.effort,
         )
         self.dates = study_dates(self.lab, spec, span, plain)
         survey = self.dates.survey
@@ -283,7 +361,11 @@ class _Diagnosis:
         spec = spec or self._somewhere()
         if spec.accelerator is not Accelerator.TCG:
             spec = spec.model_copy(update={"accelerator": Accelerator.TCG})
-        study = study_cpus(self.lab, spec, cpus, repeats=self.questions.repeats)
+        if self.questions.effort is not Effort.QUICK:
+            cpus += GENERATIONS
+        if self.questions.effort is Effort.THOROUGH:
+            cpus += tuple(model.name for model in CPU_MODELS if model.qemu <= OLDEST_QEMU)
+        study = study_cpus(self.lab, spec, cpus, repeats=self.repeats)
         if study.disagreeing:
             return flaky_finding(study.disagreeing, Axis.CPU, self._base())
         if study.good and study.bad:
@@ -292,14 +374,16 @@ class _Diagnosis:
 
     def _kernels(self) -> Finding | None:
         names = self.questions.kernels
-        study = study_kernels(self.lab, self._somewhere(), names, repeats=self.questions.repeats)
+        study = study_kernels(self.lab, self._somewhere(), names, repeats=self.repeats)
         self.left_out += study.missing
         self.assumed += [note for note in study.notes if note not in study.missing]
         return self._ordered(study, Axis.KERNEL, FindingKind.KERNEL_DEPENDENT)
 
     def _cores(self) -> Finding | None:
         counts = self.questions.cores
-        study = study_cores(self.lab, self._somewhere(), counts, repeats=self.questions.repeats)
+        if self.questions.effort is Effort.QUICK:
+            counts = counts[:2]
+        study = study_cores(self.lab, self._somewhere(), counts, repeats=self.repeats)
         return self._ordered(study, Axis.CORES, FindingKind.CORES_DEPENDENT)
 
     def _commits(self) -> Finding:
@@ -310,7 +394,7 @@ class _Diagnosis:
                 hint="--axis commit --good v1.0 --bad HEAD",
             )
         commits = between_commits(self.lab, good, bad)
-        repeats = self.questions.repeats
+        repeats = self.repeats
         finding = study_commits(self.lab, self.today, commits, self._base(), repeats=repeats)
         if finding is None:
             self.tried.append(Axis.COMMIT)
@@ -379,7 +463,14 @@ class _Diagnosis:
 
     def _of_dates(self) -> tuple[str, ...]:
         """Say what the search along the dates took for granted."""
-        return assumptions_of(self.dates.survey) if self.dates else ()
+        if not self.dates:
+            return ()
+        taken = assumptions_of(self.dates.survey)
+        if self.questions.effort is Effort.QUICK:
+            return (*taken, "no rule of the calendar, such as a weekday, was looked for")
+        if self.dates.lacking:
+            return (*taken, f"of the calendar not met: {', '.join(self.dates.lacking)}")
+        return taken
 
     def _spent(self) -> Finding:
         """Conclude where the budget ended first."""
@@ -387,7 +478,7 @@ class _Diagnosis:
         return self._base(summary="; ".join([ended, *self._gaps()]))
 
     def _outputs(self) -> Finding | None:
-        repeats = self.questions.repeats
+        repeats = self.repeats
         finding, failed = study_outputs(
             self.lab, self.own, self.today, self._base(), repeats=repeats
         )
@@ -417,6 +508,11 @@ class _Diagnosis:
             "tool_version": version("buildvm-nb"),
         }
         return Finding.model_validate(known | fields)
+
+
+def _changed_words(changes: Mapping[str, Any]) -> str:
+    words = {"cpu": "on CPU {}", "kernel": "on kernel {}", "cpu_count": "with {} cores"}
+    return ", ".join(words[field].format(value) for field, value in changes.items())
 
 
 def _accelerator(lab: Laboratory, axes: Sequence[Axis]) -> Accelerator:

@@ -8,9 +8,9 @@ __all__ = ["explain_boundary", "hint_within"]
 
 _RANKS = (
     VALIDITIES,
-    {HintKind.ROLLOVER},
     {HintKind.OUTPUT_DATE},
     {HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT},
+    {HintKind.ROLLOVER},
     {HintKind.CALENDAR},
 )
 _STRONG = VALIDITIES | {HintKind.ROLLOVER}
@@ -32,7 +32,7 @@ def explain_boundary(hints: Iterable[Hint], first_after: int, *, becomes_good: b
     -------
     Hint or None
         The most telling one: a validity that begins where the case begins to pass or ends where
-        it begins to fail, before overflows, dates in logs and in sources, and the calendar. None
+        it begins to fail, before dates in logs and in sources, overflows, and the calendar. None
         where nothing says so.
     """
     matching = []
@@ -75,8 +75,15 @@ def _fitting(hints: Iterable[Hint], *, becomes_good: bool) -> Iterator[tuple[int
     """Leave out validities that begin where it should end, and the other way round."""
     unfitting = VALIDITY_ENDS if becomes_good else VALIDITY_BEGINS
     for hint in hints:
-        if hint.instant is not None and hint.kind not in unfitting:
+        is_pivot = hint.kind is HintKind.ROLLOVER and _is_new_year(hint)
+        if hint.instant is not None and hint.kind not in unfitting and not is_pivot:
             yield int(hint.instant.timestamp()), hint
+
+
+def _is_new_year(hint: Hint) -> bool:
+    """Tell whether it is a pivot of short years: tables of years end on that day as well."""
+    at = hint.instant
+    return at is not None and (at.month, at.day, at.hour, at.minute, at.second) == (1, 1, 0, 0, 0)
 
 
 def _telling(hint: Hint) -> tuple[int, bool, int, str]:

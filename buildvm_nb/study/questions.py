@@ -3,17 +3,34 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK, format_instant
 
-__all__ = ["DEFAULT_AXES", "Questions", "refuse_fixed"]
+__all__ = ["DEFAULT_AXES", "Effort", "Questions", "refuse_fixed"]
 
-DEFAULT_AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL)
+DEFAULT_AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL, Axis.CORES)
 _YEARS_BEFORE = 10
 _YEARS_AFTER = 15
+
+
+class Effort(StrEnum):
+    """How hard to look, and about how many guest runs that takes."""
+
+    QUICK = "quick"
+    """What hints and three dates show; no rule of the calendar is looked for."""
+    NORMAL = "normal"
+    """Every feature of the calendar once, the years around the case's own date."""
+    THOROUGH = "thorough"
+    """Every month within five years of the case's own date, and every year around today."""
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """How many guest runs each axis takes: where nothing differs, and where something does."""
+        return {"quick": (4, 20), "normal": (38, 90), "thorough": (175, 300)}[self.value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +48,7 @@ class Questions:
     beyond them."""
     resolution_s: int = 1
     repeats: int = 2
+    effort: Effort = Effort.NORMAL
     budget: int | None = None
     """Guest runs at most, on all axes together."""
     use_hints: bool = True
@@ -43,6 +61,30 @@ class Questions:
     good: str = ""
     bad: str = ""
     """Ends of the commit axis, where that is asked for: commits, tags or branches."""
+
+    def __post_init__(self) -> None:
+        """Take the effort in words as well."""
+        try:
+            object.__setattr__(self, "effort", Effort(self.effort))
+        except ValueError as error:
+            allowed = ", ".join(Effort)
+            raise UsageError(f"unknown effort: {self.effort!r}; allowed: {allowed}") from error
+
+    def expected_runs(self) -> str:
+        """Tell about how many guest runs it takes.
+
+        Returns
+        -------
+        str
+            For example ``about 38 guest runs where nothing differs, 90 where something does``.
+        """
+        few, many = self.effort.runs
+        others = len([axis for axis in self.axes if axis is not Axis.DATE])
+        on_dates = Axis.DATE in self.axes
+        least = few * on_dates + 3 * others
+        most = many * on_dates + 15 * others
+        told = f"about {least} guest runs where nothing differs, up to {most} where something does"
+        return told if self.budget is None else f"{told}; at most {self.budget}"
 
     def dates(self, own: datetime, today: datetime) -> tuple[datetime, datetime]:
         """Return the range of the date axis.

@@ -235,7 +235,7 @@ def test_findings_are_filtered(catalog):
     [
         (
             {"kind": "trap"},
-            "unknown kind of finding: 'trap'; allowed: time-trap, recurring, cpu-dep",
+            "unknown kind of finding: 'trap'; allowed: time-trap, cpu-dep",
         ),
         ({"since": START.replace(tzinfo=None)}, "an instant needs a zone"),
     ],

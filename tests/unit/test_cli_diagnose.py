@@ -107,7 +107,10 @@ def test_a_resolution_is_a_time(cache, text, seconds):
         (("--local", "."), "no command: what is to be run in the source's directory?"),
         (("case.toml", "--axis", "time"), "--axis: unknown axis: 'time'; allowed: date, cpu"),
         (("case.toml", "--axis", "cpu", "--from", "2015"), "--from says nothing without --axis d"),
-        (("case.toml", "--cores", "2"), "--cores says nothing without --axis cores"),
+        (
+            ("case.toml", "--axis", "date", "--cores", "2"),
+            "--cores says nothing without --axis cores",
+        ),
         (("case.toml", "--good", "v1"), "--good says nothing without --axis commit"),
         (("case.toml", "--axis", "commit", "--good", "v1"), "--axis commit needs both ends"),
         (("case.toml", "--from", "soon"), "--from: not a date: 'soon'"),
@@ -147,7 +150,7 @@ def test_a_dry_run_tells_the_first_runs_and_makes_none(diagnose, tmp_path):
     status, out, err = diagnose(*words)
     told = dict(line.split("  ", 1) for line in out.splitlines())
     assert status == 0, err
-    assert told["axes"].strip() == "date, cpu, kernel"
+    assert told["axes"].strip() == "date, cpu, kernel, cores"
     assert told["dates"].strip() == "2020-01-01T00:00:00Z to 2035-01-01T00:00:00Z"
     assert told["hints"].strip().endswith("dates in sources and packages")
     assert not told["hints"].strip().startswith("0 ")
@@ -155,7 +158,7 @@ def test_a_dry_run_tells_the_first_runs_and_makes_none(diagnose, tmp_path):
     with Catalog(tmp_path / "catalog.sqlite") as catalog:
         assert len(catalog.outcomes()) == len(catalog.findings()) == 0
     document = json.loads(diagnose("--json", *words)[1])
-    assert document["axes"] == ["date", "cpu", "kernel"]
+    assert document["axes"] == ["date", "cpu", "kernel", "cores"]
     assert document["dates"] == ["2020-01-01T00:00:00Z", "2035-01-01T00:00:00Z"]
     assert document["hints"] >= 1
     assert [machine["memory_mib"] for machine in document["machines"]] == [1024]

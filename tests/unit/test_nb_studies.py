@@ -77,9 +77,10 @@ def no_markup(html):
 
 
 def test_the_fields_are_the_questions_and_the_command(panel, here):
-    assert panel.questions.axes == (Axis.DATE, Axis.CPU, Axis.KERNEL)
+    assert panel.questions.axes == (Axis.DATE, Axis.CPU, Axis.KERNEL, Axis.CORES)
     assert f"buildvm diagnose {here}/demo.toml</pre>" in panel.command_html
-    panel.axes[Axis.CPU].value = panel.axes[Axis.KERNEL].value = False
+    for axis in (Axis.CPU, Axis.KERNEL, Axis.CORES):
+        panel.axes[axis].value = False
     panel.first.value, panel.last.value = "2015", "2040-06-01"
     panel.repeats.value, panel.budget.value = "0", "30"
     asked = panel.questions
@@ -351,7 +352,10 @@ def test_a_machines_date_holds_where_dates_are_not_varied(catalog, built):
     panel = DiagnosisPanel(catalog=catalog, build=built, machine=built, name="fixed")
     panel.axes[Axis.DATE].value = False
     assert panel.machine_fields == built.chosen
-    assert "--axis cpu --axis kernel --date 2010-05-05T00:00:00Z</pre>" in panel.command_html
+    assert (
+        "--axis cpu --axis kernel --axis cores --date 2010-05-05T00:00:00Z</pre>"
+        in panel.command_html
+    )
     panel._fresh.value = True
     assert "--date 2010-05-05T00:00:00Z --fresh</pre>" in panel.command_html
     panel.close()

@@ -1,7 +1,9 @@
 """What a diagnosis says of simulated worlds is true: rules, edges, windows, and what was missed."""
 
 from calendar import monthrange
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,12 +13,17 @@ from worlds import World, diagnosed, without_host
 
 from buildvm_nb.catalog.failurerows import failures_of
 from buildvm_nb.catalog.findingrows import finding_row
+from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Count, FindingKind
+from buildvm_nb.model.outcome import Verdict
 from buildvm_nb.model.recurrence import is_within
+from buildvm_nb.study import laboratory
 from buildvm_nb.study.allowing import allows
 from buildvm_nb.study.choosing import choose_environment
+from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 from buildvm_nb.study.showing import Host
+from buildvm_nb.study.trial import Trial
 
 OWN = datetime(2017, 6, 12, 14, 31, 7, tzinfo=UTC)
 EDGE = datetime(2030, 11, 27, 15, 28, 58, tzinfo=UTC)
@@ -117,6 +124,22 @@ def test_an_edge_is_an_edge_and_no_rule(found, day, second, lasts_s, part):
     assert boundary.last_before < edge.isoformat().replace("+00:00", "Z") <= boundary.first_after
 
 
+@pytest.mark.parametrize("delays_s", [(0, 1), (0, 0, 0, 1), (0, 3)])
+def test_a_busy_host_that_delays_runs_across_an_edge_makes_nothing_flaky(found, delays_s):
+    for seed in range(20):
+        world = World(
+            passes=lambda look: look.at < EDGE,
+            lasts_s=0,
+            looks=(1.0,),
+            delays_s=delays_s,
+            seed=seed,
+        )
+        finding = found(world)
+        assert finding.kind is FindingKind.TIME_TRAP, finding.summary
+        (edge,) = finding.boundaries
+        assert (edge.is_exact, edge.first_after) == (True, EDGE.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
 @pytest.mark.parametrize("kind", ["forks", "full"])
 def test_what_comes_and_goes_by_chance_is_no_rule(found, kind):
     for seed in range(12):
@@ -173,7 +196,7 @@ def test_a_finding_rests_on_counts_and_says_what_was_covered(found):
     assert "29 February" in support.calendar
     assert support.engines == ("qemu 7.2.22",)
     assert "%" not in support.counts + support.covered
-    assert f"passed {support.passing} as it says, chance ends at most 1 in " in support.counts
+    assert f"passed {support.passing} (failures by chance: at most 1 in " in support.counts
 
 
 @pytest.mark.parametrize(("runs", "bound"), [(1, None), (3, None), (6, 0.5), (300, 0.01)])
@@ -207,3 +230,161 @@ def test_a_boundary_among_chance_failures_is_told_with_the_counts_of_both_sides(
 def test_chance_failures_alone_are_no_boundary(found):
     kinds = {found(World(passes=lambda _: True, flaky=0.1, seed=seed)).kind for seed in range(15)}
     assert kinds <= {FindingKind.FLAKY, FindingKind.SOUND}
+
+
+def test_a_hinted_trap_takes_few_runs(found):
+    hints = (f"EXPIRES = '{EDGE:%Y-%m-%dT%H:%M:%SZ}'\n",)
+    for effort, most in (("quick", 10), ("normal", 60)):
+        finding = found(World(passes=lambda look: look.at < EDGE), hints=hints, effort=effort)
+        [edge] = finding.boundaries
+        assert (edge.first_after, edge.is_exact) == ("2030-11-27T15:28:58Z", True)
+        assert finding.runs <= most
+
+
+def test_a_quick_look_says_that_it_looked_for_no_rule(found):
+    finding = found(lambda _look: True, effort="quick")
+    assert any("no rule of the calendar" in one for one in finding.assumptions)
+    assert "no rule of the calendar" in finding.summary
+
+
+def test_thorough_finds_a_window_of_a_month(found):
+    begins = datetime(2019, 3, 5, 7, tzinfo=UTC)
+    ends = begins + timedelta(days=31)
+    finding = found(lambda look: not begins <= look.at < ends, effort="thorough")
+    assert [edge.first_after for edge in finding.boundaries] == [
+        f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (begins, ends)
+    ]
+
+
+def test_an_effort_that_is_none_is_a_usage_error():
+    with pytest.raises(UsageError, match="unknown effort: 'hard'; allowed: quick, normal, thor"):
+        Questions(effort="hard")
+    assert Questions(effort="quick").expected_runs().startswith("about 13 guest runs where nothing")
+    assert Questions(budget=12).expected_runs().endswith("; at most 12")
+
+
+@pytest.mark.parametrize("least", [2, 4])
+def test_what_needs_more_cores_is_no_build_that_always_fails(found, least):
+    finding = found(lambda look: look.cores >= least, axes=DEFAULT_AXES)
+    assert (finding.kind, finding.axis) == (FindingKind.CORES_DEPENDENT, Axis.CORES)
+    assert finding.environment.cpu_count >= least
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        lambda look: look.vendor != "AMD",
+        lambda look: look.vendor != "Intel",
+        lambda look: "avx2" in look.features or "avx" not in look.features,
+    ],
+    ids=["not on AMD", "not on Intel", "not with AVX alone"],
+)
+def test_a_cpu_of_each_maker_and_generation_is_tried(found, passes):
+    finding = found(passes, axes=(Axis.CPU,))
+    assert finding.kind is FindingKind.CPU_DEPENDENT
+
+
+def test_a_trap_is_tried_on_another_cpu_and_kernel_and_with_two_cores(found):
+    alike = found(lambda look: look.at < OWN + timedelta(days=900), axes=DEFAULT_AXES)
+    assert alike.support.crossed.startswith("alike on CPU ")
+    unlike = found(
+        lambda look: look.at < OWN + timedelta(days=900) or look.cores > 1, axes=DEFAULT_AXES
+    )
+    assert unlike.summary.endswith("; not so with 2 cores")
+
+
+@dataclass(frozen=True)
+class Commit:
+    id: str
+    committed_at: datetime
+    subject: str
+
+
+@pytest.mark.parametrize(
+    ("verdict", "edges"),
+    [
+        (lambda at: "build" if at >= 12 else None, [12]),
+        (lambda at: "test" if at >= 12 else "build" if at in {7, 8} else None, [12]),
+        (lambda at: "test" if 5 <= at <= 9 else None, [5, 10]),
+        (lambda _at: None, []),
+    ],
+    ids=["the build breaks", "some do not build", "undone in between", "sound"],
+)
+def test_the_ends_decide_what_failing_means_and_what_is_undone_is_found(
+    tmp_path, monkeypatch, verdict, edges
+):
+    commits = tuple(
+        Commit(f"{number:040x}", OWN + timedelta(days=number), f"change {number}")
+        for number in range(20)
+    )
+
+    class History(World):
+        def answer(self, order):
+            trial = super().answer(order)
+            failed = verdict(int(order.case.source.commit, 16))
+            changes = {"verdict": Verdict.FAILED, "failing_step": failed} if failed else {}
+            return Trial(outcome=trial.outcome.model_copy(update=changes), log=b"")
+
+    source = {"kind": "git", "url": "https://example.org/x.git", "commit": "0" * 40}
+    steps = [{"name": "build", "run": "make"}, {"name": "test", "run": "make check"}]
+    case = Case.parse({"id": "history", "source": source, "steps": steps})
+    monkeypatch.setattr("buildvm_nb.study.diagnose.between_commits", lambda *_: commits)
+    monkeypatch.setattr(
+        laboratory, "gather", lambda *_, **__: SimpleNamespace(main=None, fetched=())
+    )
+    finding = diagnosed(
+        History(passes=lambda _look: True),
+        tmp_path,
+        case=case,
+        axes=(Axis.COMMIT,),
+        good="a",
+        bad="b",
+    )
+    found = [int(edge.first_after, 16) for edge in finding.boundaries]
+    assert found == edges
+    kind = FindingKind.COMMIT_DEPENDENT if edges else FindingKind.SOUND
+    assert finding.kind is kind
+
+
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(seed=st.integers(0, 10_000), errors=st.sampled_from([0.05, 0.3]))
+def test_lost_guests_make_gaps_and_never_findings(found, seed, errors):
+    finding = found(World(passes=lambda _look: True, errors=errors, seed=seed))
+    assert finding.kind in {FindingKind.SOUND, FindingKind.UNDETERMINED}
+
+
+def test_weekdays_lost_to_errors_are_a_gap(found):
+    world = World(passes=lambda _look: True, breaks=lambda look: look.at.weekday() == 2)
+    finding = found(world)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert finding.summary.startswith("no verdict at ")
+    assert "every weekday" in finding.support.calendar_left
+
+
+def test_an_edge_at_the_end_of_32_bit_seconds_is_exact(found):
+    edge = datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC)
+    for ends in (None, edge + timedelta(hours=1)):
+        finding = found(lambda look, ends=ends: look.at < edge or bool(ends and look.at >= ends))
+        if finding.kind is FindingKind.TIME_TRAP:
+            assert finding.boundaries[0].first_after == "2038-01-19T03:14:08Z"
+        else:  # an hour in 34 years: nobody looked there, or it was seen and not explained
+            assert finding.kind in {FindingKind.SOUND, FindingKind.UNDETERMINED}
+            assert finding.assumptions
+
+
+@pytest.mark.parametrize("rule", ["FREQ=WEEKLY;BYDAY=MO", "FREQ=DAILY;BYMONTH=1"])
+def test_a_rule_that_holds_since_a_year_says_so_or_says_that_it_cannot_tell(found, rule):
+    since = datetime(2015, 5, 6, tzinfo=UTC)
+    finding = found(lambda look: look.at < since or not RULES[rule](look.at))
+    if finding.kind is FindingKind.RECURRING:
+        before = since - timedelta(days=400)
+        days = [before + timedelta(days=number) for number in range(1200)]
+        wrong = [
+            at for at in days if is_within(finding.recurs, at) != (at >= since and RULES[rule](at))
+        ]
+        assert len(wrong) <= 31
+    else:
+        assert finding.kind is FindingKind.UNDETERMINED
+        assert "it failed at" in finding.summary

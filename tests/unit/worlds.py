@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from buildvm_nb.errors import SourceError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.model.case import Case
+from buildvm_nb.model.case import Case, LocalSource
 from buildvm_nb.model.cpu import CPU_MODELS, Vendor, instruction_sets
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.machine import Environment
@@ -36,6 +36,7 @@ KERNELS = {
     "debian:sid": "7.0.1-cloud-amd64",
 }
 _SETS = frozenset().union(*(instruction_sets(model.name) or () for model in CPU_MODELS))
+_VENDORS = {"GenuineIntel": Vendor.INTEL, "AuthenticAMD": Vendor.AMD}
 _QEMU = SimpleNamespace(
     models=frozenset({*(model.name for model in CPU_MODELS), "max"}), version="7.2.22"
 )
@@ -67,6 +68,8 @@ class World(Executor):
     breaks: Callable[[Look], bool] = lambda _look: False
     """Where no guest comes up."""
     lasts_s: int = 1
+    delays_s: tuple[int, ...] = (0,)
+    """By how much a busy host delays a run: one of these by chance."""
     looks: tuple[float, ...] = (0.5,)
     """At which parts of its time the test looks."""
     flaky: float = 0.0
@@ -89,7 +92,7 @@ class World(Executor):
         tried = sum(one.machine == spec and one.probing == order.probing for one in self.ran[-40:])
         chance = random.Random(f"{self.seed} {order_key(order)} {tried}")
         held = order.probing.held
-        lasts_s = 0 if held else self.lasts_s
+        lasts_s = 0 if held else self.lasts_s + chance.choice(self.delays_s)
         looks = [
             self._look(spec, spec.date + timedelta(seconds=int(part * lasts_s)))
             for part in (self.looks if lasts_s else (0.0,))
@@ -133,7 +136,8 @@ class World(Executor):
         return Trial(outcome=outcome, log=b"" if passed else self.log.encode())
 
     def _look(self, spec, at: datetime) -> Look:
-        model, *_ = spec.cpu.split(",")
+        model, *changes = spec.cpu.split(",")
+        asked = next((one.partition("=")[2] for one in changes if one.startswith("vendor=")), "")
         made = {entry.name: entry for entry in CPU_MODELS}
         features = instruction_sets(spec.cpu)
         if model == "max":
@@ -143,7 +147,7 @@ class World(Executor):
             at=at,
             cpu=spec.cpu,
             features=frozenset(features or ()),
-            vendor=made[model].vendor if model in made else Vendor.AMD,
+            vendor=_VENDORS.get(asked) or (made[model].vendor if model in made else Vendor.AMD),
             kernel=KERNELS.get(spec.kernel, spec.kernel),
             cores=spec.cpu_count,
         )
@@ -224,5 +228,7 @@ def diagnosed(
     if own is not None:
         record = SimpleNamespace(dated_at=own, digest="0" * 64, name="tree")
         main = SimpleNamespace(record=record, tree=tree, top="")
-        lab.inputs = SimpleNamespace(main=main, fetched=())
+        lab.case = case.model_copy(update={"source": LocalSource(path="tree")})
+        lab.inputs = SimpleNamespace(main=main, fetched=(main,))
+        lab._sources[lab.case.build_digest()] = ()  # the tree was made here, not fetched
     return diagnose(lab, Questions(**{"use_hints": bool(hints), **asked}))
