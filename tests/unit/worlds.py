@@ -20,7 +20,7 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case, LocalSource
 from buildvm_nb.model.cpu import CPU_MODELS, Vendor, instruction_sets
 from buildvm_nb.model.finding import Finding
-from buildvm_nb.model.machine import Environment
+from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.laboratory import Laboratory
@@ -177,16 +177,16 @@ class Notes:
 def without_host() -> Iterator[None]:
     """Have boot files, QEMU and Debian's archive at once."""
 
-    def had(name: str, *_: object) -> SimpleNamespace:
-        if name not in KERNELS:
-            raise SourceError(f"no such kernel: {name}")
-        return SimpleNamespace(release=KERNELS[name])
+    def had(spec: MachineSpec, *_: object) -> SimpleNamespace:
+        if spec.kernel not in KERNELS:
+            raise SourceError(f"no such kernel: {spec.kernel}")
+        return SimpleNamespace(release=KERNELS[spec.kernel])
 
     far = {
-        "kernels.fetch_kernel": had,
+        "kernels.kernel_for": had,
         "diagnose.kvm_status": lambda _cache: (False, ""),
         "laboratory.prepare": lambda *_, **__: _BOOT,
-        "laboratory.find_emulator": lambda *_: _QEMU,
+        "laboratory.engine_for": lambda *_: f"qemu {_QEMU.version}",
         "cpus.find_emulator": lambda *_: _QEMU,
     }
     with ExitStack() as stack:
