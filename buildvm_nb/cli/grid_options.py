@@ -86,7 +86,7 @@ class FixedOptions:
     accelerator: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|kvm|tcg",
+            metavar="auto|kvm|tcg|uml",
             help="Left out: auto; emulation where CPUs are given, else KVM where it works.",
         ),
     ] = None

@@ -69,9 +69,10 @@ class MachineOptions:
     accelerator: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|kvm|tcg",
-            help="What executes the guest: KVM, or QEMU's emulation, which enforces the CPU "
-            "model. Left out: auto, KVM where it is proven to work.",
+            metavar="auto|kvm|tcg|uml",
+            help="What executes the guest: KVM; QEMU's emulation, which enforces the CPU model; or "
+            "user-mode Linux, fast without KVM, on the host's CPU (needs bubblewrap). Left out: "
+            "auto, KVM where it is proven to work, else emulation.",
         ),
     ] = None
     image: Annotated[

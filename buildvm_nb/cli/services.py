@@ -109,7 +109,7 @@ def start(
     for file, machine in chosen:
         _warn_of_port(session, machine)
         with session.progress().task(f"start {machine.name}"):
-            argv = _foreground(session, file)
+            argv = _foreground(str(session.cache().root), file)
             status = start_machine(machine.name, argv, places=places)
         _tell(session, status)
 
@@ -140,7 +140,9 @@ def restart(session: Session, name: MachineName) -> None:
     file, machine = _found(places, name)
     _warn_of_port(session, machine)
     with session.progress().task(f"restart {machine.name}"):
-        status = restart_machine(machine.name, _foreground(session, file), places=places)
+        status = restart_machine(
+            machine.name, _foreground(str(session.cache().root), file), places=places
+        )
     _tell(session, status)
 
 
@@ -303,7 +305,7 @@ def unit(
 ) -> None:
     """Write a service that runs a machine, for systemd or the Shepherd."""
     from buildvm_nb.service import shepherd_service, systemd_unit
-    from buildvm_nb.service.units import SYSTEM_ROOT
+    from buildvm_nb.service.units import SYSTEM_ROOT, kvm_group
 
     if system and not systemd:
         raise UsageError("--system says nothing without --systemd")
@@ -311,15 +313,15 @@ def unit(
         raise UsageError("say --systemd or --shepherd")
     places = _places()
     file, machine = _found(places, name)
-    argv = _foreground(session, file)
     variables = dict(_variables(session, places))
     if system:  # its account has files of its own
         variables |= {
             "BUILDVM_STATE": f"/var/lib/{SYSTEM_ROOT}",
             "BUILDVM_CACHE": f"/var/cache/{SYSTEM_ROOT}",
         }
+    argv = _foreground(variables["BUILDVM_CACHE"], file)
     if systemd:
-        text = systemd_unit(machine, argv, variables, is_system=system)
+        text = systemd_unit(machine, argv, variables, is_system=system, group=kvm_group())
     else:
         log = str(places.state(machine.name).log)
         text = shepherd_service(machine, argv, variables, log=log)
@@ -359,9 +361,9 @@ def _automatic(places: "Places") -> "list[tuple[Path, MachineFile]]":
     return [(path, machine) for path, machine in found if machine.auto_start]
 
 
-def _foreground(session: Session, file: Path) -> list[str]:
+def _foreground(cache: str, file: Path) -> list[str]:
     program = [sys.executable, "-m", "buildvm_nb.cli"]
-    return [*program, "--cache", str(session.cache().root), "machine", "run", str(file)]
+    return [*program, "--cache", cache, "machine", "run", str(file)]
 
 
 def _variables(session: Session, places: "Places") -> Mapping[str, str]:

@@ -257,8 +257,12 @@ def _default_mirrors() -> Mirrors:
     except HostError as error:
         message = "this host's apt configuration names no Debian mirror, and mmdebstrap is missing"
         raise HostError(message, hint=f"{hint}; or {error.hint}") from error
-    # chrootless: of all modes the one that any user may use and that needs no other program
-    options = ("--mode=chrootless", "--format=null", f"--setup-hook={_SHOW_SOURCES}")
+    # chrootless: of all modes the one that any user may use and that needs no other program; newer
+    # ones warn root of what it might install, which here is nothing
+    options = (
+        *("--mode=chrootless", "--skip=check/chrootless", "--format=null"),
+        f"--setup-hook={_SHOW_SOURCES}",
+    )
     result = run_process([program, *options, _DEFAULT_SUITE, "-"])
     said = result.stderr.decode(errors="replace")
     listing = "\n".join(

@@ -32,6 +32,8 @@ DEBIAN_PACKAGES = {
     "xz": "xz-utils",
     "zstd": "zstd",
     "lz4": "lz4",
+    "bwrap": "bubblewrap",
+    "cp": "coreutils",
 }
 """Debian package of each host program that is used."""
 

@@ -62,7 +62,8 @@ _DIRECTORIES = {
     "tmp": (0o1777, 0),
 }
 _PYC_HEADER = 16
-_UNREPEATABLE_PAX = ("mtime", "atime", "ctime")
+_DROPPED_PAX = re.compile(r"[mac]time|GNU\.sparse\..*")
+"""Times would differ from image to image; holes of files are filled in, as they are read."""
 
 
 @dataclass
@@ -105,14 +106,14 @@ def finish(source: IO[bytes], target: IO[bytes]) -> FinishedRoot:
             if _is_dropped(name, member):
                 continue
             member.mtime = FILE_TIME
-            kept = {k: v for k, v in member.pax_headers.items() if k not in _UNREPEATABLE_PAX}
+            kept = {k: v for k, v in member.pax_headers.items() if not _DROPPED_PAX.fullmatch(k)}
             member.pax_headers = kept
             if not member.isreg():
                 new.addfile(member)
                 continue
             content = old.extractfile(member)
             data = _rewrite(name, content.read() if content else b"")
-            member.size = len(data)
+            member.size, member.type = len(data), tarfile.REGTYPE
             if name == _STATUS:
                 seen.packages = read_packages(data.decode(errors="replace"))
             seen.size += len(data)

@@ -4,7 +4,7 @@ They come from one Debian suite, whatever image or kernel the guest has: the ini
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ from buildvm_nb.host.cache import Cache, cache_key, file_digest
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.image.elf import read_linkage
 
-__all__ = ["GUEST_TOOLS", "fetch_guest_tools"]
+__all__ = ["GUEST_TOOLS", "PackagePool", "copy_libraries", "copy_program", "fetch_guest_tools"]
 
 GUEST_TOOLS = {
     "bin/busybox": "busybox-static",
@@ -59,11 +59,11 @@ def fetch_guest_tools(cache: Cache, progress: Progress = SILENT) -> Path:
 
     def make(work: Path) -> dict[str, Any]:
         archive = PackageArchive(_SUITE, cache=cache, progress=progress)
-        pool = _Pool(archive, work / "unpacked")
+        pool = PackagePool(archive, work / "unpacked")
         for name, package in GUEST_TOOLS.items():
             pool.add(package)
-            _copy(pool.find(name), work / name)
-        _copy_libraries(work, pool)
+            copy_program(pool.find(name), work / name)
+        copy_libraries(work, GUEST_TOOLS, pool)
         shutil.rmtree(work / "unpacked")
         digests = {
             str(path.relative_to(work)): file_digest(path)
@@ -80,7 +80,7 @@ def fetch_guest_tools(cache: Cache, progress: Progress = SILENT) -> Path:
     raise SourceError(f"the guest's tools are damaged again right after unpacking: {place}")
 
 
-class _Pool:
+class PackagePool:
     """Unpacked packages; more of their dependencies are added when something is not found."""
 
     def __init__(self, archive: PackageArchive, root: Path) -> None:
@@ -90,6 +90,7 @@ class _Pool:
         self.versions: dict[str, str] = {}
 
     def add(self, package: str) -> None:
+        """Download and unpack a package."""
         if package not in self.versions:
             self.versions[package] = self._archive.candidate(package)
             for deb in self._archive.download([f"{package}={self.versions[package]}"]):
@@ -106,7 +107,9 @@ class _Pool:
             usual = name.replace(".so.", "")
             self._queue = [p for p in self._queue if "lib" in p and p not in self.versions]
             if not self._queue:
-                raise SourceError(f"no file {name} in {', '.join(self.versions)} of {_SUITE}")
+                raise SourceError(
+                    f"no file {name} in {', '.join(self.versions)} of {self._archive.suite}"
+                )
             self.add(usual if usual in self._queue else self._queue[0])
 
     def _places(self, name: str) -> Iterator[Path]:
@@ -118,8 +121,9 @@ class _Pool:
             yield self._root / "usr" / _LIBRARIES / relative
 
 
-def _copy_libraries(work: Path, pool: _Pool) -> None:
-    todo = [work / name for name in GUEST_TOOLS]
+def copy_libraries(work: Path, programs: Iterable[str], pool: PackagePool) -> None:
+    """Copy the libraries that programs in a root directory load, and their loader, into it."""
+    todo = [work / name for name in programs]
     while todo:
         linkage = read_linkage(todo.pop())
         targets = {library: f"{_LIBRARIES}/{library}" for library in linkage.needed}
@@ -130,10 +134,11 @@ def _copy_libraries(work: Path, pool: _Pool) -> None:
             if source.startswith("ld-linux") or (work / target).exists():
                 continue
             found = pool.find(source if "/" not in source else PurePosixPath(source).name)
-            todo.append(_copy(found, work / target))
+            todo.append(copy_program(found, work / target))
 
 
-def _copy(source: Path, target: Path) -> Path:
+def copy_program(source: Path, target: Path) -> Path:
+    """Copy a program or library and let it be executed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     target.chmod(0o755)

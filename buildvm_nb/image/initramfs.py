@@ -23,6 +23,8 @@ _SCRIPTS = (
     "event",
     "control",
     "wake",
+    "freeze",
+    "relay",
     "hold",
     "step",
     "inside",
@@ -34,7 +36,7 @@ _SCRIPTS = (
 _APPLETS = tuple(
     """
     sh mount mkdir mkfifo insmod cat ln chown ip nc nsenter awk stat adjtimex env rmdir kill dd
-    reboot usleep dmesg rm
+    reboot poweroff usleep dmesg rm stty
     """.split()  # noqa: SIM905 - a list of 20 quoted words is harder to read
 )
 _DIRECTORIES = ("proc", "sys", "dev", "lower", "upper", "root", "inputs", "run", "tmp")

@@ -93,6 +93,8 @@ class RootMaker:
             except HostError as error:
                 trouble = error  # its own words come second to mmdebstrap's
             process.wait()
+        if trouble and isinstance(trouble.__cause__, BrokenPipeError):
+            raise trouble  # the packer has ended, and mmdebstrap only for that
         if process.returncode != 0:
             raise watcher.error(self.subject, exit_status=process.returncode) from trouble
         if trouble:

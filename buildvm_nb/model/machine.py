@@ -51,6 +51,8 @@ class Accelerator(StrEnum):
     """The host's processor: fast, but it only hides features, it does not remove them."""
     TCG = "tcg"
     """QEMU's emulation: slow, and an instruction the model lacks raises SIGILL."""
+    UML = "uml"
+    """User-mode Linux, the kernel as a process: fast without KVM, on the CPU that the host has."""
 
 
 class Network(StrEnum):
@@ -177,6 +179,8 @@ class MachineSpec(Value):
             return data
         given = {key: value for key, value in data.items() if value is not None}
         given.setdefault("date", now().replace(microsecond=0))
+        if given.get("accelerator") == Accelerator.UML:
+            given.setdefault("cpu", "host")
         with suppress(ValueError):  # the field itself says what is wrong with it
             given.setdefault("cpu", cpu_at(_read_clock(given["date"])).name)
         given.setdefault("cpu", CPU_MODELS[0].name)
@@ -202,6 +206,16 @@ class MachineSpec(Value):
     def _forwardings_need_a_card(self) -> Self:
         if self.port_forwardings and self.network is Network.OFF:
             object.__setattr__(self, "network", Network.RESTRICTED)
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_the_engine_gives(self) -> Self:
+        if self.accelerator is Accelerator.UML:
+            wanted = {"cpu": "host", "cpu_count": 1, "network": Network.OFF}
+            for name, value in wanted.items():
+                if (given := getattr(self, name)) != value:
+                    message = f"user-mode Linux has {name} {value}; got {given}"
+                    raise ValueError(message)
         return self
 
 

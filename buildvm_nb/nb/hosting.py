@@ -14,6 +14,8 @@ FIDELITY = {
     "lacks still runs, unlike on a real one",
     Accelerator.TCG: "slow, and it enforces the model: an instruction that the model lacks kills "
     "the program (SIGILL)",
+    Accelerator.UML: "user-mode Linux: fast without KVM, for dates, kernels and commits; the CPU "
+    "is this host's",
 }
 """What an accelerator means for what is found out about CPUs."""
 

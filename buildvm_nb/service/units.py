@@ -6,12 +6,14 @@ systemd.service(5), systemd.unit(5) (specifiers begin with %, and $ begins a var
 The Shepherd 1.0 Manual, "Defining Services".
 """
 
+import grp
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from buildvm_nb.guix.machinefile import MachineFile
 
-__all__ = ["shepherd_service", "systemd_unit"]
+__all__ = ["kvm_group", "shepherd_service", "systemd_unit"]
 
 _UNIT = """\
 # Written by `buildvm machine unit {name} --systemd`.
@@ -33,8 +35,7 @@ _CONFINEMENT = """\
 # An account of its own, which exists while the machine runs; its files are in /var/lib/{root} and
 # /var/cache/{root}: BUILDVM_STATE for `buildvm machine` and `buildvm guix machines`.
 DynamicUser=yes
-SupplementaryGroups=-kvm
-StateDirectory={root}
+{groups}StateDirectory={root}
 CacheDirectory={root}
 StateDirectoryMode=0700
 CacheDirectoryMode=0700
@@ -83,8 +84,25 @@ _SHEPHERD = """\
 {start}"""
 
 
+def kvm_group(device: Path = Path("/dev/kvm")) -> str:
+    """Name the group that may use KVM here; empty: there is none.
+
+    A unit that names a group which is not there does not start.
+    """
+    try:
+        name = grp.getgrgid(device.stat().st_gid).gr_name
+    except (OSError, KeyError):
+        return ""
+    return "" if name == "root" else name
+
+
 def systemd_unit(
-    machine: MachineFile, argv: Sequence[str], environment: Mapping[str, str], *, is_system: bool
+    machine: MachineFile,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    is_system: bool,
+    group: str = "",
 ) -> str:
     """Write a unit for systemd.
 
@@ -98,6 +116,8 @@ def systemd_unit(
         Variables that it needs.
     is_system : bool
         Whether for the system's manager, or for a user's.
+    group : str
+        Of `kvm_group`, for a system unit.
 
     Returns
     -------
@@ -114,7 +134,11 @@ def systemd_unit(
         after="After=network.target\n" if is_system else "",
         command=" ".join(_quoted(word).replace("$", "$$") for word in argv),
         environment=variables,
-        confinement=_CONFINEMENT.format(root=SYSTEM_ROOT) if is_system else "",
+        confinement=_CONFINEMENT.format(
+            root=SYSTEM_ROOT, groups=f"SupplementaryGroups={group}\n" if group else ""
+        )
+        if is_system
+        else "",
         install=_INSTALL.format(target=target) if machine.auto_start else _NOT_BY_ITSELF,
     )
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from buildvm_nb.errors import BuildVMError, HostError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.facts import host_facts
-from buildvm_nb.image import build_image, fetch_kernel
+from buildvm_nb.image import build_image
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.study.environment import engine_for, kernel_for
 from buildvm_nb.study.grid import Cell
 from buildvm_nb.study.recording import Basis
 from buildvm_nb.study.trial import Trial, run_case
-from buildvm_nb.vm import find_emulator
 
 __all__ = ["broken_run", "check_basis", "compared", "run_cell", "trial_of", "worker"]
 
@@ -130,10 +130,10 @@ def check_basis(basis: Basis, spec: MachineSpec, cache: Cache) -> None:
         seen = build_image(spec.image, cache).digest
         _require(f"image {spec.image}", seen, basis.image_digest, "`buildvm image rm` and build")
     if basis.kernel_digest:
-        seen = fetch_kernel(spec.kernel, cache).path.name
+        seen = kernel_for(spec, cache).path.name
         refresh = f"`buildvm kernels --fetch {spec.kernel} --refresh`"
         _require(f"kernel {spec.kernel}", seen, basis.kernel_digest, refresh)
-    if basis.engine and (seen := f"qemu {find_emulator(cache.root).version}") != basis.engine:
+    if basis.engine and (seen := engine_for(spec, cache)) != basis.engine:
         raise HostError(
             f"QEMU is another one here: {seen}; the study's is {basis.engine}",
             hint="install the same version of QEMU on all hosts",

@@ -121,6 +121,12 @@ def machines_of(
     if Axis.DATE in axes:
         refuse_fixed(overrides, ["date"], "a study of dates")
     given = {"accelerator": _accelerator(lab, axes), **overrides}
+    if given["accelerator"] == Accelerator.UML and (fixed := {Axis.CPU, Axis.CORES} & {*axes}):
+        names = ", ".join(sorted(axis.value for axis in fixed))
+        raise UsageError(
+            f"user-mode Linux runs on the host's CPU, on one core; cannot study: {names}",
+            hint="--axis date --axis kernel, or --accelerator tcg",
+        )
     own = machine_for(lab.case, given, lab.inputs.main)
     today = now().replace(hour=0, minute=0, second=0, microsecond=0)
     latest = machine_for(lab.case, given | {"date": today}, None)

@@ -1,12 +1,15 @@
 """From a machine's description to a machine: its image, kernel and initramfs had ready."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.image import build_image, fetch_kernel, list_kernels
 from buildvm_nb.image.initramfs import build_initramfs
+from buildvm_nb.image.kernel import Kernel
+from buildvm_nb.image.uml import fetch_uml_kernel
 from buildvm_nb.model.machine import Accelerator, ImageSpec, MachineSpec
 from buildvm_nb.vm import (
     QEMU,
@@ -21,10 +24,22 @@ from buildvm_nb.vm import (
     inspect_disk,
     is_kvm_offered,
     prove_kvm,
+    prove_uml,
     qemu_argv,
+    uml_argv,
 )
 
-__all__ = ["choose_faithful", "dry_run", "kvm_status", "open_disk", "open_machine", "prepare"]
+__all__ = [
+    "choose_faithful",
+    "dry_run",
+    "engine_for",
+    "kernel_for",
+    "kvm_status",
+    "open_disk",
+    "open_machine",
+    "prepare",
+    "uml_status",
+]
 
 
 def prepare(
@@ -58,8 +73,58 @@ def prepare(
     HostError
         If this host lacks a program, a mirror or space.
     """
-    check_cpu(spec.cpu, find_emulator(cache.root, qemu))
-    return _boot_files(spec.kernel, spec.image, cache, progress)
+    if spec.accelerator is not Accelerator.UML:
+        check_cpu(spec.cpu, find_emulator(cache.root, qemu))
+    return _boot_files_of(kernel_for(spec, cache, progress), spec.image, cache, progress)
+
+
+def kernel_for(spec: MachineSpec, cache: Cache, progress: Progress = SILENT) -> Kernel:
+    """Return the kernel that a machine boots, which depends on what runs it.
+
+    Parameters
+    ----------
+    spec : MachineSpec
+        The machine.
+    cache : Cache
+        Keeps it.
+    progress : Progress
+        Shows what is fetched.
+
+    Returns
+    -------
+    Kernel
+        Complete.
+
+    Raises
+    ------
+    UsageError, SourceError, HostError
+        As `image.fetch_kernel` does.
+    """
+    fetch = fetch_uml_kernel if spec.accelerator is Accelerator.UML else fetch_kernel
+    return fetch(spec.kernel, cache, progress)
+
+
+def engine_for(spec: MachineSpec, cache: Cache, progress: Progress = SILENT) -> str:
+    """Return name and version of what would run a machine, as its environment will tell them.
+
+    Parameters
+    ----------
+    spec, cache, progress
+        As for `kernel_for`.
+
+    Returns
+    -------
+    str
+        For example ``qemu 7.2.22``.
+
+    Raises
+    ------
+    UsageError, SourceError, HostError
+        If this host lacks it.
+    """
+    if spec.accelerator is Accelerator.UML:
+        return f"uml {kernel_for(spec, cache, progress).release}"
+    return f"qemu {find_emulator(cache.root).version}"
 
 
 def open_machine(
@@ -175,6 +240,9 @@ def dry_run(spec: MachineSpec, *, cache: Cache, share: Path | None = None) -> li
         inputs=Path("inputs.squashfs") if share else None,
         exports=Path("exports.tar"),
     )
+    if machine.spec.accelerator is Accelerator.UML:
+        files = replace(files, scratch=Path("scratch.ext4"))
+        return uml_argv(machine.spec, machine.boot_files, files, {"events": 3, "channel": 4})
     sockets = Sockets(monitor=3, channel=4, events=5)
     return qemu_argv(machine.emulator, machine.spec, machine.boot_files, files, sockets)
 
@@ -203,6 +271,31 @@ def kvm_status(cache: Cache) -> tuple[bool, str]:
     return prove_kvm(emulator, boot, cache.root / "kvm.json")
 
 
+def uml_status(cache: Cache) -> tuple[bool, str]:
+    """Tell whether user-mode Linux runs a guest on this host.
+
+    Parameters
+    ----------
+    cache : Cache
+        Keeps a kernel to try it with, and remembers success.
+
+    Returns
+    -------
+    tuple of bool and str
+        Whether it works, and a sentence that says what was seen.
+
+    Raises
+    ------
+    SourceError
+        If the kernel cannot be had.
+    HostError
+        If this host lacks something else than the engine itself.
+    """
+    spec = MachineSpec.parse({"accelerator": Accelerator.UML})
+    boot = _boot_files_of(kernel_for(spec, cache), None, cache, SILENT)
+    return prove_uml(boot, cache.root / "uml.json")
+
+
 def choose_faithful(spec: MachineSpec, *, cpu_matters: bool) -> MachineSpec:
     """Choose emulation where the CPU is under study: KVM only hides features from software.
 
@@ -226,7 +319,12 @@ def choose_faithful(spec: MachineSpec, *, cpu_matters: bool) -> MachineSpec:
 def _boot_files(
     kernel_name: str, image: ImageSpec | None, cache: Cache, progress: Progress
 ) -> BootFiles:
-    kernel = fetch_kernel(kernel_name, cache, progress)
+    return _boot_files_of(fetch_kernel(kernel_name, cache, progress), image, cache, progress)
+
+
+def _boot_files_of(
+    kernel: Kernel, image: ImageSpec | None, cache: Cache, progress: Progress
+) -> BootFiles:
     built = build_image(image, cache, progress) if image else None
     return BootFiles(
         kernel=kernel.vmlinux,

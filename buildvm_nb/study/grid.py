@@ -16,13 +16,13 @@ from pydantic import Field
 from buildvm_nb.errors import HostError, SourceError, Unreachable, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
-from buildvm_nb.image import build_image, fetch_kernel
+from buildvm_nb.image import build_image
 from buildvm_nb.model.case import ArchiveSource, Case, GitSource, LocalSource, Source
 from buildvm_nb.model.instants import Instant, parse_instant
 from buildvm_nb.model.machine import Accelerator, KernelName, MachineSpec
 from buildvm_nb.model.value import Digest, Value
 from buildvm_nb.source import Fetched, fetch
-from buildvm_nb.study.environment import kvm_status
+from buildvm_nb.study.environment import engine_for, kernel_for, kvm_status
 from buildvm_nb.study.questions import refuse_fixed
 from buildvm_nb.study.recording import Basis
 from buildvm_nb.study.trial import machine_for
@@ -190,10 +190,9 @@ def pin_cells(cells: tuple[Cell, ...], place: Place) -> tuple[Cell, ...]:
         for spec in dict.fromkeys(cell.machine.image for cell in cells)
     }
     kernels = {
-        name: fetch_kernel(name, place.cache, place.progress).path.name
-        for name in dict.fromkeys(cell.machine.kernel for cell in cells)
+        key: kernel_for(cell.machine, place.cache, place.progress).path.name
+        for key, cell in {_kernel_key(cell.machine): cell for cell in cells}.items()
     }
-    engine = _engine(place)
     is_open = any(cell.machine.accelerator is Accelerator.AUTO for cell in cells)
     works = is_open and not place.remote and kvm_status(place.cache)[0]
     chosen = Accelerator.KVM if works else Accelerator.TCG
@@ -202,7 +201,8 @@ def pin_cells(cells: tuple[Cell, ...], place: Place) -> tuple[Cell, ...]:
         spec = cell.machine
         if spec.accelerator is Accelerator.AUTO:
             spec = spec.model_copy(update={"accelerator": chosen})
-        digests = {"image_digest": images[spec.image], "kernel_digest": kernels[spec.kernel]}
+        digests = {"image_digest": images[spec.image], "kernel_digest": kernels[_kernel_key(spec)]}
+        engine = _engine(spec, place)
         pinned.append(cell.model_copy(update={"machine": spec, "engine": engine, **digests}))
     return tuple(pinned)
 
@@ -259,10 +259,14 @@ def _spelled(cpu: str, place: Place) -> str:
         raise
 
 
-def _engine(place: Place) -> str:
+def _kernel_key(spec: MachineSpec) -> tuple[str, bool]:
+    return spec.kernel, spec.accelerator is Accelerator.UML
+
+
+def _engine(spec: MachineSpec, place: Place) -> str:
     """Return what runs guests here; empty where they run elsewhere and this host has none."""
     try:
-        return f"qemu {find_emulator(place.cache.root).version}"
+        return engine_for(spec, place.cache, place.progress)
     except HostError:
         if place.remote:
             return ""

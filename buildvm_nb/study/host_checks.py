@@ -14,7 +14,7 @@ from buildvm_nb.errors import BuildVMError, HostError
 from buildvm_nb.host.cache import Cache, free_bytes
 from buildvm_nb.host.tools import DEBIAN_PACKAGES, find_tool, run_tool
 from buildvm_nb.model.cpu import OLDEST_QEMU
-from buildvm_nb.study.environment import kvm_status
+from buildvm_nb.study.environment import kvm_status, uml_status
 
 __all__ = ["Check", "State", "check_host", "check_space", "qemu_version"]
 
@@ -63,6 +63,7 @@ def check_host(cache: Cache | None) -> Iterator[Check]:
     yield _check_processor()
     yield _check_qemu()
     yield _check_kvm(cache)
+    yield _check_uml(cache)
     needed = ["mmdebstrap", "sqfstar", "apt-get", "dpkg-deb"]
     needed += ["fakechroot", "fakeroot"] if os.geteuid() != 0 else []
     for tool in needed:
@@ -162,6 +163,28 @@ def _check_kvm(cache: Cache | None) -> Check:
     if works:
         return Check(subject="KVM", state=State.OK, found=why)
     return Check(subject="KVM", state=State.LIMITED, found=f"{why}; {emulated}")
+
+
+def _check_uml(cache: Cache | None) -> Check:
+    """Try the user-mode kernel that is in the cache; fetching one is for whoever asks for it."""
+    try:
+        found = find_tool("bwrap")
+    except HostError as error:
+        return Check(
+            subject="user-mode Linux",
+            state=State.LIMITED,
+            found="bwrap not found; needed for --accelerator uml",
+            hint=error.hint,
+        )
+    if cache is None or not list(cache.entries("uml-kernels")):
+        return Check(
+            subject="user-mode Linux", state=State.LIMITED, found=f"{found} is there, not tried"
+        )
+    try:
+        works, why = uml_status(cache)
+    except BuildVMError as error:
+        works, why = False, f"not tried: {error.message}"
+    return Check(subject="user-mode Linux", state=State.OK if works else State.LIMITED, found=why)
 
 
 def _check_tool(name: str, without: State, purpose: str) -> Check:

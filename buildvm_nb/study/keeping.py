@@ -11,7 +11,7 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.instants import now
-from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.machine import Accelerator, MachineSpec
 from buildvm_nb.model.outcome import StepRecord, Verdict
 from buildvm_nb.study.inputs import Inputs
 from buildvm_nb.study.steps import Log
@@ -187,14 +187,18 @@ def _size(place: Path) -> int:
 def _recipe(setting: Setting, spec: MachineSpec, inputs: Inputs, boot: BootFiles) -> dict[str, Any]:
     """Write down everything that goes into a machine in which a case is prepared and built."""
     steps, _ = split_steps(setting.case)
-    emulator = find_emulator(setting.cache.root)
+    if spec.accelerator is Accelerator.UML:
+        engine = ["uml", boot.kernel_digest]
+    else:
+        emulator = find_emulator(setting.cache.root)
+        engine = [emulator.path, emulator.version]
     return {
         "recipe": _RECIPE,
         "machine": spec.model_dump(mode="json", exclude=_NOT_PART_OF_A_MACHINE),
         "image": boot.image_digest,
         "kernel": boot.kernel_digest,
         "initramfs": boot.initramfs.parent.name,
-        "engine": [emulator.path, emulator.version],
+        "engine": engine,
         "steps": [step.model_dump(mode="json") for step in steps],
         "limits": setting.case.limits.model_dump(mode="json"),
         "sources": [one.record.digest for one in inputs.fetched],

@@ -8,11 +8,12 @@ from typing import TypeVar
 from debian.debian_support import NativeVersion
 
 from buildvm_nb.errors import SourceError, Unreachable
-from buildvm_nb.image import fetch_kernel
-from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.image.uml import UML_KERNELS
+from buildvm_nb.model.machine import Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.search import Answer, Plan, Probe, State, Survey, find_transitions
 from buildvm_nb.study.dates import state_of
+from buildvm_nb.study.environment import kernel_for
 from buildvm_nb.study.keeping import home_of
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.probe import Order
@@ -141,12 +142,13 @@ def study_kernels(
     """
     releases: dict[str, str] = {}
     notes, missing = [], []
-    for name in dict.fromkeys([*(names or KERNELS), spec.kernel]):
+    for name in dict.fromkeys([*(names or _usual(spec)), spec.kernel]):
         try:
-            release = fetch_kernel(name, lab.cache, lab.progress).release
+            kernel = kernel_for(spec.model_copy(update={"kernel": name}), lab.cache, lab.progress)
         except (SourceError, Unreachable) as error:
             missing.append(f"kernel {name} cannot be had: {error.message}")
         else:
+            release = kernel.release
             other = releases.setdefault(release, name)
             if other == name:
                 continue
@@ -225,3 +227,7 @@ def _version(release: str) -> tuple[NativeVersion, str]:
     """
     plain = re.sub(r"-rc(?=\d)", "~rc", _FLAVOUR.sub("", release))
     return NativeVersion(re.sub(r"[^A-Za-z0-9.+~-]", "-", plain)), release
+
+
+def _usual(spec: MachineSpec) -> tuple[str, ...]:
+    return UML_KERNELS if spec.accelerator is Accelerator.UML else KERNELS

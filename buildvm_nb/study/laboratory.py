@@ -11,14 +11,14 @@ from buildvm_nb.errors import BudgetSpent, BuildVMError, HostError, SourceError,
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
+from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.study.cells import compared, trial_of
-from buildvm_nb.study.environment import prepare
+from buildvm_nb.study.environment import engine_for, prepare
 from buildvm_nb.study.inputs import gather
 from buildvm_nb.study.probe import Order, order_key, run_probe
 from buildvm_nb.study.recording import Basis, as_host_error, broken, unavailable
 from buildvm_nb.study.trial import Trial
-from buildvm_nb.vm import find_emulator
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
@@ -100,7 +100,7 @@ class Laboratory:
         self._executor = executor
         self._tell = on_outcome or (lambda _outcome, _known: None)
         self._root = None if is_remote else cache.root
-        self._digests: dict[tuple[str, str], tuple[str, str]] = {}
+        self._digests: dict[tuple[str, str, bool], tuple[str, str]] = {}
         self._sources: dict[str, tuple[str, ...]] = {}
         self.inputs = gather(case, cache=cache, base=self.base, progress=progress)
         self._known: dict[str, Outcome] = {} if fresh else dict(self._recorded())
@@ -252,7 +252,7 @@ class Laboratory:
     def _basis(self, order: Order | Outcome) -> Basis:
         """Return what a run must be made with, whoever makes it, as long as this study lasts."""
         spec = order.machine
-        place = (str(spec.image), spec.kernel)
+        place = (str(spec.image), spec.kernel, spec.accelerator is Accelerator.UML)
         if place not in self._digests:
             boot = prepare(spec, cache=self.cache, progress=self.progress)
             self._digests[place] = (boot.image_digest, boot.kernel_digest)
@@ -261,7 +261,7 @@ class Laboratory:
             image_digest=image,
             kernel_digest=kernel,
             source_digests=self._sources_of(order.case),
-            engine=f"qemu {find_emulator(self.cache.root).version}",
+            engine=engine_for(spec, self.cache, self.progress),
         )
 
     def _sources_of(self, case: Case) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class Prepared:
             If it is damaged, or was evicted meanwhile.
         """
         try:
-            status = (self.place / "state").stat()
+            status = (self.place / "machine.json").stat()
         except OSError as error:
             raise StateError(f"the checkpoint is gone: {self.place}") from error
         return _verified(self.place, status.st_size, status.st_mtime_ns)

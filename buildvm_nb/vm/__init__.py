@@ -14,6 +14,7 @@ from buildvm_nb.vm.machine import BuildMachine
 from buildvm_nb.vm.proof import INSTRUCTION_SETS, linux_flag
 from buildvm_nb.vm.provision import Provision
 from buildvm_nb.vm.result import CommandResult
+from buildvm_nb.vm.uml import prove_uml, uml_argv
 from buildvm_nb.vm.workdir import scratch_directory
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "is_kvm_offered",
     "linux_flag",
     "prove_kvm",
+    "prove_uml",
     "scratch_directory",
     "qemu_argv",
+    "uml_argv",
 ]

@@ -16,14 +16,14 @@ from typing import Any
 from filelock import FileLock
 from ulid import ULID
 
-from buildvm_nb.errors import HostError
+from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.interruption import interruptible
 from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.command import KERNEL_PARAMETERS
 from buildvm_nb.vm.console import Console
 from buildvm_nb.vm.emulator import Emulator
-from buildvm_nb.vm.process import QemuProcess
+from buildvm_nb.vm.process import OwnedProcess
 
 __all__ = ["choose_accelerator", "is_kvm_offered", "prove_kvm"]
 
@@ -118,9 +118,16 @@ def choose_accelerator(
     ------
     HostError
         If KVM was asked for and does not work.
+    UsageError
+        If user-mode Linux was asked for, which is no accelerator of QEMU's.
     """
     if wanted is Accelerator.TCG:
         return wanted
+    if wanted is Accelerator.UML:
+        raise UsageError(
+            "user-mode Linux boots no disk images; expected auto, kvm or tcg",
+            hint="--accelerator tcg",
+        )
     works, seen = prove_kvm(emulator, boot, memo, again=wanted is Accelerator.KVM)
     if wanted is Accelerator.KVM and not works:
         raise HostError(
@@ -187,7 +194,7 @@ def _try(emulator: Emulator, boot: BootFiles) -> tuple[bool, str]:
     argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initramfs)]
     argv += ["-append", " ".join(KERNEL_PARAMETERS)]
     console = Console()
-    process = QemuProcess(argv, inherit=(), console=console)
+    process = OwnedProcess(argv, inherit=(), console=console)
     try:
         with interruptible(process.kill):
             ended = process.wait(_DEADLINE_S)

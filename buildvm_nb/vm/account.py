@@ -2,7 +2,7 @@
 
 from buildvm_nb.errors import BuildVMError, GuestLost, LaunchError
 from buildvm_nb.vm.console import Console, Trouble
-from buildvm_nb.vm.process import QemuProcess
+from buildvm_nb.vm.process import OwnedProcess
 
 __all__ = ["DYING_S", "account_for"]
 
@@ -10,14 +10,14 @@ DYING_S = 5.0
 """How long QEMU may take to end after its guest has."""
 
 
-def account_for(error: GuestLost, process: QemuProcess, console: Console) -> BuildVMError:
+def account_for(error: GuestLost, process: OwnedProcess, console: Console) -> BuildVMError:
     """Turn a lost guest into a clear account of what happened to it.
 
     Parameters
     ----------
     error : GuestLost
         What was noticed.
-    process : QemuProcess
+    process : OwnedProcess
         What ran it.
     console : Console
         What it said.

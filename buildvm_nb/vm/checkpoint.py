@@ -4,8 +4,11 @@ All state of a guest is in its memory, so one file with that is a whole machine;
 from is only read. The directory holds the keys of its channel, so it is its user's alone.
 """
 
+import errno
+import hashlib
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from pydantic import ValidationError
 from buildvm_nb.errors import StateError
 from buildvm_nb.host.cache import file_digest
 from buildvm_nb.model.machine import Environment
+from buildvm_nb.vm.command import MachineFiles
 from buildvm_nb.vm.keys import ChannelKeys
 
 __all__ = ["Checkpoint"]
@@ -39,6 +43,13 @@ class Checkpoint:
         """The guest's memory and devices, as QEMU writes them."""
         return self.place / "state"
 
+    def take(self, files: MachineFiles) -> None:
+        """Take over the disks of a machine that has ended."""
+        if files.inputs:
+            shutil.copyfile(files.inputs, self.place / "inputs.squashfs")
+        if files.scratch:
+            shutil.move(files.scratch, self.place / "scratch.ext4")
+
     @property
     def initramfs(self) -> Path:
         """What it was booted with."""
@@ -63,8 +74,8 @@ class Checkpoint:
             "keys": self.keys.to_text(),
             "exports_mib": self.exports_mib,
             "steps_run": self.steps_run,
-            "state_digest": file_digest(self.state),
-            "scratch_digest": self.scratch and file_digest(self.scratch),
+            "state_digest": file_digest(self.state) if self.state.exists() else None,
+            "scratch_digest": self.scratch and _disk_digest(self.scratch),
         }
         target = self.place / _FACTS
         target.touch(mode=0o600)
@@ -99,8 +110,9 @@ class Checkpoint:
                 exports_mib=facts["exports_mib"],
                 steps_run=facts["steps_run"],
             )
-            digest = file_digest(checkpoint.state)
-            scratch = checkpoint.scratch and file_digest(checkpoint.scratch)
+            of_disk = facts["state_digest"] is None
+            digest = None if of_disk else file_digest(checkpoint.state)
+            scratch = checkpoint.scratch and _disk_digest(checkpoint.scratch)
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             raise StateError(f"the checkpoint cannot be read: {place}: {error}") from error
         if digest != facts["state_digest"]:
@@ -112,3 +124,28 @@ class Checkpoint:
             raise StateError(f"the checkpoint's scratch disk is damaged or gone: {place}")
         os.utime(place)  # it is in use: evicted later than others
         return checkpoint
+
+
+def _disk_digest(disk: Path) -> str:
+    """Return the SHA-256 of what a sparse file holds, and of where: its holes would take long."""
+    digest = hashlib.sha256()
+    with disk.open("rb") as stream:
+        end = 0
+        while (start := _next_data(stream.fileno(), end)) is not None:
+            end = os.lseek(stream.fileno(), start, os.SEEK_HOLE)
+            digest.update(f"{start} {end}\n".encode())
+            stream.seek(start)
+            left = end - start
+            while left and (piece := stream.read(min(1 << 20, left))):
+                digest.update(piece)
+                left -= len(piece)
+    return digest.hexdigest()
+
+
+def _next_data(descriptor: int, start: int) -> int | None:
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # there is none to the end
+            return None
+        raise

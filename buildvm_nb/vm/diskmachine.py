@@ -19,7 +19,7 @@ from buildvm_nb.vm.diskimage import DiskImage
 from buildvm_nb.vm.emulator import check_cpu, check_wishes, find_emulator
 from buildvm_nb.vm.hardware import RTC_RANGE
 from buildvm_nb.vm.monitor import Monitor
-from buildvm_nb.vm.process import QemuProcess
+from buildvm_nb.vm.process import OwnedProcess
 from buildvm_nb.vm.provision import Provision
 from buildvm_nb.vm.workdir import scratch_directory
 
@@ -75,7 +75,7 @@ class DiskMachine:
         self.disk = disk
         self._cache, self._provision = cache, provision
         self._console: Console | None = None
-        self._process: QemuProcess | None = None
+        self._process: OwnedProcess | None = None
         self._stack = ExitStack()
 
     @property
@@ -135,7 +135,7 @@ class DiskMachine:
         if self._process:
             self._process.kill()
 
-    def _running(self) -> QemuProcess:
+    def _running(self) -> OwnedProcess:
         if self._process is None:
             raise StateError("the machine was not started", hint="call boot() first")
         return self._process
@@ -149,7 +149,7 @@ class DiskMachine:
         with theirs:
             argv = disk_argv(self.emulator, self.spec, self.disk, monitor=theirs.fileno())
             inherit = [theirs.fileno()]
-            process = QemuProcess(argv, inherit=inherit, console=console, temporary=place)
+            process = OwnedProcess(argv, inherit=inherit, console=console, temporary=place)
         self._process = process
         self._stack.callback(process.close)
         try:

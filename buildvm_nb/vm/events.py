@@ -101,6 +101,7 @@ class _Inbox:
     steps: dict[str, StepReport] = field(default_factory=dict)
     awakening: Awakening | None = None
     quiet: set[str] = field(default_factory=set)
+    taken: int = 0
 
     def step(self, name: str) -> StepReport:
         return self.steps.setdefault(name, StepReport())
@@ -206,6 +207,12 @@ class Events:
             self._news.wait_for(lambda: self._closed or self._inbox.awakening, timeout_s)
             return self._inbox.awakening
 
+    def wait_taken(self, least: int) -> bool:
+        """Wait until the guest has taken so many bytes from its channel; False: it is gone."""
+        with self._news:
+            self._news.wait_for(lambda: self._closed or self._inbox.taken >= least)
+            return self._inbox.taken >= least
+
     def close(self) -> None:
         """Stop reading; calling it twice does no harm."""
         with suppress(OSError):  # the other end may be gone already
@@ -241,6 +248,8 @@ class Events:
                 self._take_step(what, self._inbox.step(step), _instant(clock), more)
             case ["closing" | "quiet" as stage, _]:
                 self._inbox.quiet.add(stage)
+            case ["took", count]:
+                self._inbox.taken = int(count)
             case ["awake", clock, rtc]:
                 self._inbox.awakening = Awakening(
                     clock_at=_instant(clock), rtc_at=datetime.fromisoformat(rtc)

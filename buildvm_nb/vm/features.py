@@ -6,7 +6,7 @@ from buildvm_nb.host.interruption import interruptible
 from buildvm_nb.vm.console import Console
 from buildvm_nb.vm.emulator import Emulator, check_cpu
 from buildvm_nb.vm.monitor import Monitor
-from buildvm_nb.vm.process import QemuProcess
+from buildvm_nb.vm.process import OwnedProcess
 
 __all__ = ["emulated_features"]
 
@@ -42,7 +42,7 @@ def emulated_features(cpu: str, emulator: Emulator) -> tuple[tuple[str, ...], tu
     argv += ["-chardev", f"socket,id=monitor,fd={theirs.fileno()}"]
     argv += ["-mon", "chardev=monitor,mode=control"]
     with ours, theirs:
-        process = QemuProcess(argv, inherit=[theirs.fileno()], console=Console())
+        process = OwnedProcess(argv, inherit=[theirs.fileno()], console=Console())
         try:
             theirs.close()
             with interruptible(process.kill):

@@ -1,15 +1,16 @@
-"""One run of QEMU, from its launch over the proof of its guest to its end."""
+"""One run of an engine, from its launch over the proof of its guest to its end; QEMU's."""
 
 import itertools
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from buildvm_nb.errors import (
     BootTimeout,
@@ -29,7 +30,7 @@ from buildvm_nb.vm.emulator import Emulator, check_wishes
 from buildvm_nb.vm.events import Events, GuestFacts
 from buildvm_nb.vm.keys import ChannelKeys
 from buildvm_nb.vm.monitor import Monitor
-from buildvm_nb.vm.process import QemuProcess
+from buildvm_nb.vm.process import OwnedProcess
 from buildvm_nb.vm.proof import prove, prove_clock
 from buildvm_nb.vm.provision import Provision, lay_out, lay_out_fork
 from buildvm_nb.vm.workarounds import kernel_workarounds
@@ -38,7 +39,7 @@ from buildvm_nb.vm.workdir import scratch_directory
 if TYPE_CHECKING:
     from buildvm_nb.vm.channel import GuestChannel
 
-__all__ = ["Instance"]
+__all__ = ["Instance", "QemuInstance", "import_channel"]
 
 _BOOT_TIMEOUT_S = 180.0
 _STATE_TIMEOUT_S = 600.0
@@ -50,8 +51,15 @@ _UNLIMITED = 1 << 60
 """Bytes per second; QEMU's own default is meant for networks."""
 
 
-class Instance:
-    """A QEMU with its guest; `start` brings it up, `close` ends it.
+def import_channel() -> "type[GuestChannel]":
+    """Import what needs paramiko, which takes a moment: best while a guest boots."""
+    from buildvm_nb.vm.channel import GuestChannel  # noqa: PLC0415
+
+    return GuestChannel
+
+
+class Instance(ABC):
+    """An engine's process with its guest; `start` brings it up, `close` ends it.
 
     Parameters
     ----------
@@ -59,32 +67,213 @@ class Instance:
         CPU and accelerator must have been decided.
     boot : BootFiles
         What is booted.
-    emulator : Emulator
-        The QEMU to run.
     provision : Provision
         What the machine is given.
     """
 
-    process: QemuProcess
+    engine_name: ClassVar[str]
+    process: OwnedProcess
     events: Events
-    monitor: Monitor
     channel: "GuestChannel"
     files: MachineFiles
     keys: ChannelKeys
 
-    def __init__(
-        self, spec: MachineSpec, boot: BootFiles, emulator: Emulator, provision: Provision
-    ) -> None:
+    def __init__(self, spec: MachineSpec, boot: BootFiles, provision: Provision) -> None:
         self.spec = spec
-        needed = kernel_workarounds(boot.kernel_release, spec.accelerator, emulator.version)
-        self.boot = replace(boot, kernel_parameters=(*boot.kernel_parameters, *needed))
-        self.emulator = emulator
+        self.boot = boot
         self.provision = provision
         self.console = Console(provision.console_log)
         self._steps = itertools.count(1)
         self._trouble = ""
         self._stack = ExitStack()
         self._stack.callback(self.console.close)
+
+    @abstractmethod
+    def start(self, cache: Cache) -> Environment:
+        """Launch the engine, wait for its guest and prove it.
+
+        Parameters
+        ----------
+        cache : Cache
+            Where the machine's own files are while it lives.
+
+        Returns
+        -------
+        Environment
+            What was proven.
+
+        Raises
+        ------
+        HostError
+            If this host lacks something.
+        MachineError
+            Of the fitting class, if the engine or the guest does not do its part.
+        """
+
+    @abstractmethod
+    def resume(self, cache: Cache, checkpoint: Checkpoint) -> Environment:
+        """Bring up a machine that goes on where a frozen one was, and prove its new clock.
+
+        Parameters
+        ----------
+        cache : Cache
+            Where the fork's own files are while it lives.
+        checkpoint : Checkpoint
+            Made with the same description but for the date, and the same engine.
+
+        Returns
+        -------
+        Environment
+            What was proven.
+
+        Raises
+        ------
+        HostError
+            If this host lacks something.
+        StateError
+            If the engine cannot use the checkpoint.
+        MachineError
+            Of the fitting class, if the engine or the guest does not do its part.
+        """
+
+    @abstractmethod
+    def freeze(self, place: Path, environment: Environment) -> Checkpoint:
+        """Write the machine's state to a directory; it only can be closed then.
+
+        Parameters
+        ----------
+        place : Path
+            An empty directory.
+        environment : Environment
+            What was proven in it.
+
+        Returns
+        -------
+        Checkpoint
+            Written.
+
+        Raises
+        ------
+        HostError
+            If the state cannot be written.
+        MachineError
+            If the guest or the engine does not do its part.
+        """
+
+    @abstractmethod
+    def check_disks(self) -> None:
+        """Make sure that nothing has gone wrong below the guest up to now, which runs on.
+
+        An error of its disk reaches the guest too, so a command may have failed for it.
+
+        Raises
+        ------
+        GuestLost
+            If something has.
+        """
+
+    def next_step(self) -> str:
+        """Return an identifier for the next command, unique in this guest."""
+        return f"s{next(self._steps)}"
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turn a lost guest into a clear account of what happened to it.
+
+        Yields
+        ------
+        None
+            While something is asked of the guest.
+
+        Raises
+        ------
+        GuestLost
+            With the kind of trouble and the evidence.
+        LaunchError
+            If the engine refused its command line.
+        Interrupted
+            If this thread's work is no longer wanted; the engine is ended then.
+        """
+        try:
+            with interruptible(self.process.kill):
+                yield
+        except GuestLost as error:
+            if self._trouble:
+                raise GuestLost(self._trouble, hint=_MAKE_ROOM) from error
+            raise account_for(error, self.process, self.console) from error
+
+    def close(self) -> None:
+        """End guest and engine; calling it twice does no harm."""
+        self._stack.close()
+
+    def _launch(
+        self,
+        names: Iterable[str],
+        argv_of: Callable[[Mapping[str, int]], list[str]],
+        temporary: Path | None,
+    ) -> dict[str, socket.socket]:
+        """Start the engine; it inherits one end of a connected pair of sockets for each name."""
+        pairs = {name: socket.socketpair() for name in names}
+        theirs = {name: pair[1] for name, pair in pairs.items()}
+        ours = {name: self._stack.enter_context(pair[0]) for name, pair in pairs.items()}
+        try:
+            inherit = {name: end.fileno() for name, end in theirs.items()}
+            self.process = OwnedProcess(
+                argv_of(inherit),
+                name=self.engine_name,
+                inherit=inherit.values(),
+                console=self.console,
+                temporary=temporary,
+            )
+        finally:
+            for end in theirs.values():
+                end.close()
+        self._stack.callback(self.process.close)
+        self.events = Events(ours["events"])
+        self._stack.callback(self.events.close)
+        return ours
+
+    def _connect(self, channel: socket.socket) -> None:
+        """Open the SSH session."""
+        self.channel = import_channel()(channel, self.keys, timeout_s=_BOOT_TIMEOUT_S)
+        self._stack.callback(self.channel.close)
+
+    def _make_place(self, cache: Cache) -> Path:
+        return self._stack.enter_context(scratch_directory(cache.root / "machines"))
+
+    def _wait_ready(self) -> GuestFacts:
+        if facts := self.events.wait_ready(_BOOT_TIMEOUT_S):
+            return facts
+        if self.process.wait(DYING_S):
+            raise GuestLost("the guest ended while it booted")
+        raise BootTimeout(
+            f"the guest did not come up in {_BOOT_TIMEOUT_S:.0f} s",
+            evidence=self.console.text[-4000:],
+            hint="the host may be overloaded; try again, or with another --kernel",
+        )
+
+
+class QemuInstance(Instance):
+    """A QEMU with its guest.
+
+    Parameters
+    ----------
+    spec, boot, provision
+        As for `Instance`.
+    emulator : Emulator
+        The QEMU to run.
+    """
+
+    engine_name = "QEMU"
+    monitor: Monitor
+
+    def __init__(
+        self, spec: MachineSpec, boot: BootFiles, emulator: Emulator, provision: Provision
+    ) -> None:
+        needed = kernel_workarounds(boot.kernel_release, spec.accelerator, emulator.version)
+        boot = replace(boot, kernel_parameters=(*boot.kernel_parameters, *needed))
+        super().__init__(spec, boot, provision)
+        self.emulator = emulator
 
     def start(self, cache: Cache) -> Environment:
         """Launch QEMU, wait for its guest and prove it.
@@ -112,7 +301,7 @@ class Instance:
         self.files = lay_out(
             place, self.spec, self.boot, self.provision, self.keys, cache_root=cache.root
         )
-        channel, monitor = self._launch()
+        channel, monitor = self._launch_qemu()
         with self.watched():
             self.monitor = Monitor(monitor, on_trouble=self._give_up)
             self._stack.callback(self.monitor.close)
@@ -120,8 +309,7 @@ class Instance:
             check_wishes(self.spec, lacking, self.emulator)
             vendor = self.emulator.vendor_of(self.spec.cpu)
             identity = self.monitor.cpu_identity(self.spec.cpu, vendor)
-            from buildvm_nb.vm.channel import GuestChannel  # noqa: PLC0415 - while the guest boots
-
+            import_channel()  # while the guest boots
             facts = self._wait_ready()
             prove(
                 facts,
@@ -131,8 +319,7 @@ class Instance:
                 identity=identity,
                 kernel_release=self.boot.kernel_release,
             )
-            self.channel = GuestChannel(channel, self.keys, timeout_s=_BOOT_TIMEOUT_S)
-            self._stack.callback(self.channel.close)
+            self._connect(channel)
         return Environment(
             cpu=self.spec.cpu,
             cpu_features=features,
@@ -172,7 +359,7 @@ class Instance:
         self.keys = checkpoint.keys
         self._steps = itertools.count(checkpoint.steps_run + 1)
         self.files = lay_out_fork(self._make_place(cache), checkpoint)
-        channel, monitor = self._launch()
+        channel, monitor = self._launch_qemu()
         with self.watched():
             self.monitor = Monitor(monitor, on_trouble=self._give_up)
             self._stack.callback(self.monitor.close)
@@ -182,14 +369,12 @@ class Instance:
             started = time.monotonic()
             clock = f"{self.spec.date.timestamp():.6f}"
             self.events.order(f"wake {clock} {secrets.token_hex(_SEED_BYTES)}")
-            from buildvm_nb.vm.channel import GuestChannel  # noqa: PLC0415 - while the guest wakes
-
+            import_channel()  # while the guest wakes
             awakening = self.events.wait_awake(_BOOT_TIMEOUT_S)
             if awakening is None:
                 raise GuestLost("the resumed guest does not say what its clock is")
             prove_clock(awakening, self.spec.date, time.monotonic() - started)
-            self.channel = GuestChannel(channel, self.keys, timeout_s=_BOOT_TIMEOUT_S)
-            self._stack.callback(self.channel.close)
+            self._connect(channel)
         return checkpoint.environment
 
     def freeze(self, place: Path, environment: Environment) -> Checkpoint:
@@ -238,42 +423,6 @@ class Instance:
                 ) from error
         return checkpoint
 
-    def next_step(self) -> str:
-        """Return an identifier for the next command.
-
-        Returns
-        -------
-        str
-            Unique in this guest.
-        """
-        return f"s{next(self._steps)}"
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Turn a lost guest into a clear account of what happened to it.
-
-        Yields
-        ------
-        None
-            While something is asked of the guest.
-
-        Raises
-        ------
-        GuestLost
-            With the kind of trouble and the evidence.
-        LaunchError
-            If QEMU refused its command line.
-        Interrupted
-            If this thread's work is no longer wanted; QEMU is ended then.
-        """
-        try:
-            with interruptible(self.process.kill):
-                yield
-        except GuestLost as error:
-            if self._trouble:
-                raise GuestLost(self._trouble, hint=_MAKE_ROOM) from error
-            raise account_for(error, self.process, self.console) from error
-
     def check_disks(self) -> None:
         """Make sure that nothing has gone wrong below the guest up to now, which runs on.
 
@@ -288,13 +437,6 @@ class Instance:
         self._trouble = trouble
         self.process.kill()
 
-    def close(self) -> None:
-        """End guest and QEMU; calling it twice does no harm."""
-        self._stack.close()
-
-    def _make_place(self, cache: Cache) -> Path:
-        return self._stack.enter_context(scratch_directory(cache.root / "machines"))
-
     def _write_state(self, checkpoint: Checkpoint) -> None:
         shutil.copyfile(self.files.initramfs, checkpoint.initramfs)
         checkpoint.initramfs.chmod(0o600)
@@ -308,32 +450,9 @@ class Instance:
             shutil.move(self.files.scratch, checkpoint.place)
         checkpoint.write()
 
-    def _launch(self) -> tuple[socket.socket, socket.socket]:
-        pairs = {name: socket.socketpair() for name in ("monitor", "channel", "events")}
-        theirs = {name: pair[1] for name, pair in pairs.items()}
-        ours = {name: self._stack.enter_context(pair[0]) for name, pair in pairs.items()}
-        sockets = Sockets(**{name: end.fileno() for name, end in theirs.items()})
-        argv = qemu_argv(self.emulator, self.spec, self.boot, self.files, sockets)
-        try:
-            inherit = [end.fileno() for end in theirs.values()]
-            self.process = QemuProcess(
-                argv, inherit=inherit, console=self.console, temporary=self.files.exports.parent
-            )
-        finally:
-            for end in theirs.values():
-                end.close()
-        self._stack.callback(self.process.close)
-        self.events = Events(ours["events"])
-        self._stack.callback(self.events.close)
-        return ours["channel"], ours["monitor"]
+    def _launch_qemu(self) -> tuple[socket.socket, socket.socket]:
+        def argv(theirs: Mapping[str, int]) -> list[str]:
+            return qemu_argv(self.emulator, self.spec, self.boot, self.files, Sockets(**theirs))
 
-    def _wait_ready(self) -> GuestFacts:
-        if facts := self.events.wait_ready(_BOOT_TIMEOUT_S):
-            return facts
-        if self.process.wait(DYING_S):
-            raise GuestLost("the guest ended while it booted")
-        raise BootTimeout(
-            f"the guest did not come up in {_BOOT_TIMEOUT_S:.0f} s",
-            evidence=self.console.text[-4000:],
-            hint="the host may be overloaded; try again, or with another --kernel",
-        )
+        ours = self._launch(("monitor", "channel", "events"), argv, self.files.exports.parent)
+        return ours["channel"], ours["monitor"]

@@ -14,6 +14,7 @@ from buildvm_nb.errors import (
     CommandFailed,
     CpuError,
     GuestLost,
+    HostError,
     MachineError,
     StateError,
 )
@@ -26,7 +27,7 @@ from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.emulator import check_cpu, find_emulator
 from buildvm_nb.vm.events import StepReport
-from buildvm_nb.vm.instance import Instance
+from buildvm_nb.vm.instance import Instance, QemuInstance
 from buildvm_nb.vm.keys import ChannelKeys
 from buildvm_nb.vm.provision import Provision
 from buildvm_nb.vm.result import CommandResult
@@ -39,6 +40,7 @@ from buildvm_nb.vm.session import (
     upload,
 )
 from buildvm_nb.vm.transfer import pack_exports, unpack_exports
+from buildvm_nb.vm.uml import UmlInstance, prove_uml
 
 __all__ = ["BuildMachine"]
 
@@ -88,22 +90,35 @@ class BuildMachine:
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.provision = provision or Provision()
-        self.emulator = find_emulator(cache.root, self.provision.qemu)
         self._may_emulate = spec.accelerator is Accelerator.AUTO and checkpoint is None
-        if checkpoint and spec.accelerator is Accelerator.AUTO:
-            accelerator = checkpoint.environment.accelerator
-        else:
-            memo = cache.root / "kvm.json"
-            accelerator = choose_accelerator(spec.accelerator, self.emulator, boot, memo)
-        cpu = check_cpu(spec.cpu, self.emulator)
-        self.spec = spec.model_copy(update={"cpu": cpu, "accelerator": accelerator})
         self.boot_files = boot
+        if spec.accelerator is Accelerator.UML:
+            works, seen = prove_uml(boot, cache.root / "uml.json")
+            if not works:
+                raise HostError(
+                    f"user-mode Linux does not work on this host: {seen}",
+                    hint="use --accelerator tcg (emulation), or auto",
+                )
+            self.spec = spec
+        else:
+            self._choose(spec, cache, checkpoint)
         self._checkpoint = checkpoint
         self._cache = cache
         self._instance: Instance | None = None
         self._environment: Environment | None = None
         self._is_used = False
         self._last_console = ""
+
+    def _choose(self, spec: MachineSpec, cache: Cache, checkpoint: Checkpoint | None) -> None:
+        """Choose QEMU's accelerator and check the CPU."""
+        self.emulator = find_emulator(cache.root, self.provision.qemu)
+        if checkpoint and spec.accelerator is Accelerator.AUTO:
+            accelerator = checkpoint.environment.accelerator
+        else:
+            memo = cache.root / "kvm.json"
+            accelerator = choose_accelerator(spec.accelerator, self.emulator, self.boot_files, memo)
+        cpu = check_cpu(spec.cpu, self.emulator)
+        self.spec = spec.model_copy(update={"cpu": cpu, "accelerator": accelerator})
 
     def __enter__(self) -> Self:
         self.boot()
@@ -183,7 +198,7 @@ class BuildMachine:
 
     def _boot(self, reason: str) -> None:
         for attempt in range(1, _BOOT_ATTEMPTS + 1):
-            self._instance = Instance(self.spec, self.boot_files, self.emulator, self.provision)
+            self._instance = self._new_instance()
             try:
                 found = self._start(self._instance)
                 if reason:
@@ -198,6 +213,11 @@ class BuildMachine:
                 raise
             else:
                 return
+
+    def _new_instance(self) -> Instance:
+        if self.spec.accelerator is Accelerator.UML:
+            return UmlInstance(self.spec, self.boot_files, self.provision)
+        return QemuInstance(self.spec, self.boot_files, self.emulator, self.provision)
 
     def _start(self, instance: Instance) -> Environment:
         self._is_used = False

@@ -1,8 +1,8 @@
-"""QEMU's process: started so that it cannot outlive us, watched until it ends.
+"""An engine's process: started so that it cannot outlive us, watched until it ends.
 
 The kernel kills it when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG), so it is
 started from a thread that lives as long as this process does. Who died before the kernel was asked
-is no longer its parent, which it checks before it becomes QEMU.
+is no longer its parent, which it checks before it becomes the engine.
 """
 
 import os
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from buildvm_nb.errors import LaunchError
 from buildvm_nb.host.tools import find_tool
 from buildvm_nb.vm.console import Console
 
-__all__ = ["QemuProcess"]
+__all__ = ["OwnedProcess"]
 
 _KILL_AFTER_S = 5.0
 _IF_WE_LIVE = 'test "$PPID" = "$0" && exec "$@"'
@@ -27,16 +27,18 @@ _IF_WE_LIVE = 'test "$PPID" = "$0" && exec "$@"'
 
 @lru_cache
 def _starter(pid: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process needs its own
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="QEMU starter")
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine starter")
 
 
-class QemuProcess:
-    """A running QEMU.
+class OwnedProcess:
+    """A running QEMU, or another program that runs a guest.
 
     Parameters
     ----------
     argv : list of str
         Its command line.
+    name : str
+        What messages call it.
     inherit : iterable of int
         File descriptors that it inherits.
     console : Console
@@ -54,11 +56,13 @@ class QemuProcess:
         self,
         argv: list[str],
         *,
+        name: str = "QEMU",
         inherit: Iterable[int],
         console: Console,
         temporary: Path | None = None,
     ) -> None:
         self._console = console
+        self._name = name
         checked = ["/bin/sh", "-c", _IF_WE_LIVE, str(os.getpid()), *argv]
         guarded = [find_tool("setpriv"), "--pdeathsig", "KILL", "--", *checked]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
@@ -77,7 +81,7 @@ class QemuProcess:
             self._process: subprocess.Popen[bytes] = start.result()
         except OSError as error:
             self._errors.close()
-            raise LaunchError(f"QEMU cannot be started: {argv[0]}: {error.strerror}") from error
+            raise LaunchError(f"{name} cannot be started: {argv[0]}: {error.strerror}") from error
         except BaseException:
             self._errors.close()
             raise
@@ -100,13 +104,10 @@ class QemuProcess:
         Returns
         -------
         int
-            Resident set size; 0 when it has ended.
+            Resident set size of the largest of its processes; 0 when it has ended.
         """
-        try:
-            fields = Path(f"/proc/{self.pid}/statm").read_text().split()
-        except OSError:
-            return 0
-        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = [_resident_pages(pid) for pid in (self.pid, *_descendants(self.pid))]
+        return max(pages) * os.sysconf("SC_PAGE_SIZE")  # the guest's memory is in one of them
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end.
@@ -138,10 +139,10 @@ class QemuProcess:
         """
         code = self._process.poll()
         if code is None:
-            return "QEMU is running"
+            return f"{self._name} is running"
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         said = "" if self._errors.closed else self._words()
-        return f"QEMU {how}" + (f"; it said: {said}" if said else "")
+        return f"{self._name} {how}" + (f"; it said: {said}" if said else "")
 
     def kill(self) -> None:
         """End it at once, also from another thread; whoever waits for its guest sees it gone."""
@@ -169,3 +170,20 @@ class QemuProcess:
         stream = self._process.stdout
         while stream and (data := os.read(stream.fileno(), 1 << 16)):
             self._console.feed(data)
+
+
+def _resident_pages(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    try:
+        lists = [place.read_text() for place in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return
+    for child in " ".join(lists).split():
+        yield int(child)
+        yield from _descendants(int(child))

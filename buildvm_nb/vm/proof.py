@@ -14,7 +14,7 @@ from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm.events import Awakening, GuestFacts
 from buildvm_nb.vm.hardware import RTC_RANGE
 
-__all__ = ["INSTRUCTION_SETS", "linux_flag", "prove", "prove_clock"]
+__all__ = ["INSTRUCTION_SETS", "linux_flag", "prove", "prove_clock", "prove_machine"]
 
 _LINUX_NAMES = {"sse3": "pni", "pni": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2"}
 
@@ -68,6 +68,28 @@ def prove(
     MachineError
         If cores or kernel differ.
     """
+    prove_machine(facts, spec=spec, elapsed_s=elapsed_s, kernel_release=kernel_release)
+    _prove_identity(facts.cpu_identity, identity)
+    _prove_cpu(facts.cpu_flags, features)
+
+
+def prove_machine(
+    facts: GuestFacts, *, spec: MachineSpec, elapsed_s: float, kernel_release: str
+) -> None:
+    """Compare all but the CPU, which not every engine controls; as `prove` does.
+
+    Parameters
+    ----------
+    facts, spec, elapsed_s, kernel_release
+        As for `prove`.
+
+    Raises
+    ------
+    ClockError
+        If the clock is elsewhere.
+    MachineError
+        If cores or kernel differ.
+    """
     _prove_clock("clock", facts.clock_at, spec.date, elapsed_s)
     if facts.kernel_release != kernel_release:
         raise MachineError(
@@ -75,8 +97,6 @@ def prove(
         )
     if facts.cpu_count != spec.cpu_count:
         raise MachineError(f"the guest has {facts.cpu_count} cores; allowed: {spec.cpu_count}")
-    _prove_identity(facts.cpu_identity, identity)
-    _prove_cpu(facts.cpu_flags, features)
 
 
 def prove_clock(awakening: Awakening, date: datetime, elapsed_s: float) -> None:

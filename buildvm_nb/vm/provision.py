@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildvm_nb.errors import HostError
+from buildvm_nb.errors import HostError, StateError
 from buildvm_nb.host.tools import find_tool, run_tool
-from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.machine import Accelerator, MachineSpec
 from buildvm_nb.vm.boot import BootFiles
 from buildvm_nb.vm.checkpoint import Checkpoint
 from buildvm_nb.vm.command import MachineFiles
@@ -16,7 +16,10 @@ from buildvm_nb.vm.keys import ChannelKeys
 from buildvm_nb.vm.settings import write_initramfs
 from buildvm_nb.vm.transfer import pack_inputs
 
-__all__ = ["Provision", "lay_out", "lay_out_fork"]
+__all__ = ["Provision", "lay_out", "lay_out_fork", "lay_out_copy"]
+
+_UML_SCRATCH_MIB = 8192
+"""Sparse: only what is written takes room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +93,8 @@ def lay_out(
             )
         exports = _make_disk(place / "exports.tar", provision.exports_mib)
         scratch = None
-        if provision.scratch_mib is not None:
-            scratch = _make_disk(place / "scratch.ext4", provision.scratch_mib)
+        if (size_mib := _scratch_mib(spec, provision)) is not None:
+            scratch = _make_disk(place / "scratch.ext4", size_mib)
             _format(scratch)
         files = {"inputs": inputs, "exports": exports, "scratch": scratch}
         disks = [name for name, path in files.items() if path]
@@ -133,6 +136,67 @@ def lay_out_fork(place: Path, checkpoint: Checkpoint) -> MachineFiles:
         scratch=checkpoint.scratch,
         is_fork=True,
     )
+
+
+def lay_out_copy(
+    place: Path,
+    spec: MachineSpec,
+    boot: BootFiles,
+    provision: Provision,
+    keys: ChannelKeys,
+    *,
+    checkpoint: Checkpoint,
+) -> MachineFiles:
+    """Write the files of a fork that boots anew with a copy of a frozen machine's disk.
+
+    Parameters
+    ----------
+    place, spec, boot, provision, keys
+        As for `lay_out`.
+    checkpoint : Checkpoint
+        The frozen machine.
+
+    Returns
+    -------
+    MachineFiles
+        Of the fork.
+
+    Raises
+    ------
+    HostError
+        If they cannot be written.
+    """
+    initramfs = place / "initramfs.cpio"
+    inputs, scratch = checkpoint.inputs, place / "scratch.ext4"
+    if checkpoint.scratch is None:
+        raise StateError(f"the checkpoint has no disk: {checkpoint.place}")
+    try:
+        run_tool(
+            [find_tool("cp"), "--reflink=auto", "--sparse=always", checkpoint.scratch, scratch]
+        )
+        exports = _make_disk(place / "exports.tar", checkpoint.exports_mib)
+        files = {"inputs": inputs, "exports": exports, "scratch": scratch}
+        write_initramfs(
+            initramfs,
+            boot.initramfs,
+            spec,
+            keys,
+            disks=[name for name, path in files.items() if path],
+            processes=provision.processes,
+            is_resumed=True,
+        )
+    except OSError as error:
+        raise _unwritable(error, place) from error
+    return MachineFiles(
+        initramfs=initramfs, inputs=inputs, exports=exports, scratch=scratch, is_fork=True
+    )
+
+
+def _scratch_mib(spec: MachineSpec, provision: Provision) -> int | None:
+    """Return the size of the scratch disk: user-mode Linux always has one, to be frozen."""
+    if provision.scratch_mib is None and spec.accelerator is Accelerator.UML:
+        return _UML_SCRATCH_MIB
+    return provision.scratch_mib
 
 
 def _make_disk(path: Path, size_mib: int) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from buildvm_nb.host.cpio import CpioWriter
-from buildvm_nb.model.machine import MachineSpec, Network
+from buildvm_nb.model.machine import Accelerator, MachineSpec, Network
 from buildvm_nb.vm.keys import ChannelKeys
 
 __all__ = ["write_initramfs"]
@@ -15,7 +15,7 @@ _RESERVED_MIB = 112
 """Memory for the guest's kernel and our own programs, which no step may take."""
 
 
-def write_initramfs(
+def write_initramfs(  # noqa: PLR0913 - all that one machine's guest is told
     target: Path,
     common: Path,
     spec: MachineSpec,
@@ -23,6 +23,7 @@ def write_initramfs(
     *,
     disks: Iterable[str],
     processes: int,
+    is_resumed: bool = False,
 ) -> None:
     """Write the initramfs of one machine.
 
@@ -41,9 +42,16 @@ def write_initramfs(
         ``inputs``, ``exports`` and ``scratch``.
     processes : int
         Processes and threads that steps may have, all together.
+    is_resumed : bool
+        Whether the scratch disk is that of a frozen machine.
     """
-    devices = dict(zip(disks, ("/dev/vdb", "/dev/vdc", "/dev/vdd"), strict=False))
+    is_uml = spec.accelerator is Accelerator.UML
+    kind = "/dev/ubd" if is_uml else "/dev/vd"
+    named = zip(("root", *disks), "abcd", strict=False)
+    devices = {name: f"{kind}{letter}" for name, letter in named}
     settings = {
+        "ROOT": devices["root"],
+        "RESUMED": "yes" if is_resumed else "",
         "CLOCK": f"{spec.date.timestamp():.6f}",
         "INPUTS": devices.get("inputs", ""),
         "EXPORTS": devices["exports"],

@@ -26,6 +26,7 @@ PACKAGES = (
     "libreadline8t64",
     "libtinfo6",
     "libunistring5",
+    "shepherd",
 )
 GUILE = "usr/lib/x86_64-linux-gnu/guile/3.0"
 UNUSED = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")

@@ -30,7 +30,7 @@ from buildvm_nb.service.guixbuild import _Guest
 from buildvm_nb.study import open_machine
 from tests.guix.hostside import GuixHost
 
-pytestmark = [pytest.mark.vm, pytest.mark.network, pytest.mark.slow]
+pytestmark = [pytest.mark.vm, pytest.mark.network]
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "debian:sid,guix"
@@ -78,9 +78,23 @@ def host():
 
 
 @pytest.fixture(scope="module")
-def call(host, tmp_path_factory):
+def prepared_keys(host):
+    """A machine's own signing keys: under emulation Guix takes minutes to make them."""
+    key_name = "GUIX_CONFIGURATION_DIRECTORY"
+
+    def make(work):
+        argv = ("env", f"{key_name}=/made-keys", "guix", "archive", "--generate-key")
+        status, said = host.run(*argv)
+        assert status == 0, said
+        shutil.copytree(host.root / "made-keys", work / "keys")
+
+    return Cache().entry("test-guix-keys", {"recipe": 1}, make) / "keys"
+
+
+@pytest.fixture
+def call(host, tmp_path):
     """Call ``buildvm``; whatever runs at the end is stopped."""
-    place = tmp_path_factory.mktemp("machines")
+    place = tmp_path
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -139,6 +153,29 @@ def guest_of(call):
     return _Guest(machine_status(places.state("vm"), "vm"), places)
 
 
+def test_a_derivation_of_this_host_is_built_in_the_past(call, host, prepared_keys):
+    """As the next test, for every day: one derivation, and a machine that has its keys."""
+    state = Places(files=call.place / "machines", states=call.place / "machines").state("vm")
+    state.make()
+    shutil.copytree(prepared_keys, state.root / "guix/etc/guix")
+    (host.settings / "machines.scm").write_text(THEIRS)
+    call("machine", "start", "vm")
+    call("guix", "machines", "vm", "--install")
+    drv = derivation(host, "alone")
+    told, said = offloaded(host, "alone")
+    assert f"done with offloaded '{drv}'" in said
+    assert told.startswith("2020-01-01\n")
+    assert "model name\t: Westmere" in told
+    assert drv in guest_of(call).facts([drv]).logs
+    call("machine", "stop", "vm")
+    call("guix", "machines", "vm", "--undo")
+    assert (host.settings / "machines.scm").read_text() == THEIRS
+    key = (prepared_keys / "signing-key.pub").read_text()
+    assert "".join(key.split()) not in "".join((host.settings / "acl").read_text().split())
+
+
+@pytest.mark.slow
+@pytest.mark.long
 def test_builds_of_this_host_happen_in_the_past_and_go_on_at_another_date(call, host):
     (host.settings / "machines.scm").write_text(THEIRS)
     call("machine", "start", "vm")
@@ -207,6 +244,7 @@ def guest_with(image, **fields):
     return machine, open_machine(machine.spec(), cache=Cache())
 
 
+@pytest.mark.slow
 def test_a_daemon_that_dies_is_told(host, place):
     # with keys that are there already, a machine need not make them
     settings = place.root / "guix/etc/guix"
@@ -227,6 +265,7 @@ def test_a_daemon_that_dies_is_told(host, place):
         assert "accepted connection" in lost.evidence
 
 
+@pytest.mark.slow
 def test_an_image_without_guix_is_told(host, place):
     key = host.settings / "signing-key.pub"
     machine, guest = guest_with("debian:bookworm,python3", signing_key=str(key))

@@ -24,8 +24,8 @@ def made(monkeypatch):
     models = frozenset({*(model.name for model in CPU_MODELS), "max"})
     emulator = SimpleNamespace(models=models, version=VERSION)
     monkeypatch.setattr("buildvm_nb.study.laboratory.prepare", lambda *_, **__: boot)
-    for module in ("cpus", "laboratory"):
-        monkeypatch.setattr(f"buildvm_nb.study.{module}.find_emulator", lambda *_: emulator)
+    monkeypatch.setattr("buildvm_nb.study.cpus.find_emulator", lambda *_: emulator)
+    monkeypatch.setattr("buildvm_nb.study.laboratory.engine_for", lambda *_: f"qemu {VERSION}")
 
     def fields(order, **environment):
         spec = order.machine

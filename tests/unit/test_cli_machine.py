@@ -84,6 +84,8 @@ def test_a_unit_runs_the_machine_with_this_users_directories(call, file, tmp_pat
     assert "systemctl daemon-reload && systemctl enable --now vm.service" in err
     assert "WantedBy=multi-user.target" in target.read_text()
     assert 'Environment="BUILDVM_STATE=/var/lib/buildvm-nb"' in target.read_text()
+    assert str(tmp_path / "cache") not in target.read_text()  # its account cannot write there
+    assert '"--cache" "/var/cache/buildvm-nb" "machine" "run"' in target.read_text()
     assert call("unit", "vm", "--shepherd", "--system")[0] == 2
     file.write_text("auto_start = true\n")
     status, out, err = call("unit", "vm", "--shepherd")

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 
@@ -150,6 +151,28 @@ def test_a_host_without_debian_mirror_takes_mmdebstraps_own():
     (told,) = (check for check in check_host(None) if check.subject == "package mirror")
     assert told.state == "ok"
     assert told.found.startswith(f"{found.archive}, mmdebstrap's default: apt names none")
+
+
+MMDEBSTRAP_1_6 = """\
+#!/bin/sh
+case "$*" in
+*check/chrootless*) "{program}" "$@";;
+*) echo "E: running chrootless mode as root without fakeroot might damage the host" >&2; exit 1;;
+esac
+"""
+
+
+@pytest.mark.usefixtures("apt_without_debian")
+def test_mmdebstraps_own_mirror_is_found_by_root_too(tmp_path, monkeypatch):
+    """Since 1.5 it refuses root this mode, as what it installs might harm the host."""
+    if not (program := shutil.which("mmdebstrap")):
+        pytest.skip("mmdebstrap is not installed")
+    (programs := tmp_path / "programs").mkdir()
+    newer = programs / "mmdebstrap"
+    newer.write_text(MMDEBSTRAP_1_6.format(program=program))
+    newer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    assert host_mirrors().is_default
 
 
 @pytest.mark.usefixtures("apt_without_debian")

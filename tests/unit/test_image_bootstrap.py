@@ -21,6 +21,7 @@ from buildvm_nb.image.bootstrap import (
     mmdebstrap_arguments,
 )
 from buildvm_nb.image.elf import read_linkage
+from buildvm_nb.image.packing import RootMaker
 from buildvm_nb.image.process import alive_lock, owned_group
 from buildvm_nb.image.rootfs import check_space
 from buildvm_nb.image.toolbox import toolbox_command
@@ -129,6 +130,24 @@ def test_an_error_tells_what_apt_said_and_not_a_wall_of_it():
     assert len(error.message.splitlines()) == 4
 
 
+def test_a_packer_that_ends_is_told_and_not_that_its_source_broke_for_that(tmp_path, monkeypatch):
+    (programs := tmp_path / "programs").mkdir()
+    (programs / "sqfstar").write_text("#!/bin/sh\necho 'FATAL ERROR: no such form' >&2; exit 1\n")
+    (programs / "sqfstar").chmod(0o755)
+    (programs / "fakeroot").write_text('#!/bin/sh\nexec "$@"\n')
+    (programs / "fakeroot").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    (tmp_path / "root").mkdir()
+    for name in ("first", "second", "third"):  # it is not at its end yet then
+        (tmp_path / "root" / name).write_bytes(bytes(4 << 20))
+    (tmp_path / "scratch").mkdir()
+    argv = ["tar", "--create", f"--directory={tmp_path}/root", "."]
+    with alive_lock(tmp_path / "lock") as hold:
+        maker = RootMaker(subject="image a", hold=hold, scratch=tmp_path / "scratch")
+        with pytest.raises(HostError, match="FATAL ERROR: no such form"):
+            maker.pack(argv, tmp_path / "a.squashfs", Notes())
+
+
 def test_a_full_disk_is_the_hosts_trouble():
     watcher = Watcher(Notes())
     watcher.hear("tar: usr/lib/x: Cannot write: No space left on device")
@@ -174,6 +193,7 @@ def test_a_daemon_that_has_left_the_group_is_ended_too(tmp_path):
 BUILDER = """
 import os, sys
 from pathlib import Path
+from buildvm_nb.image.packing import RootMaker
 from buildvm_nb.image.process import alive_lock, owned_group
 lock = Path(sys.argv[1])
 env = {**os.environ, "TMPDIR": str(lock.parent)}

@@ -1,4 +1,5 @@
 import io
+import subprocess
 import tarfile
 
 import pytest
@@ -111,6 +112,26 @@ def test_links_and_attributes_pass_through():
     _, _, infos = finished(link, capable)
     assert infos["./bin"].linkname == "usr/bin"
     assert infos["./usr/bin/ping"].pax_headers == {"SCHILY.xattr.security.capability": "v"}
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_files_with_holes_are_filled_in(form, tmp_path):
+    """As a newer mmdebstrap writes its archive; a packer would take them for sparse ones."""
+    with (tmp_path / "sparse").open("wb") as stream:
+        stream.truncate(1 << 20)
+        stream.seek(0, 2)
+        stream.write(b"end")
+    argv = ["tar", "--create", "--sparse", f"--format={form}", "--directory", tmp_path, "./sparse"]
+    made = subprocess.run(argv, check=True, capture_output=True).stdout
+    assert len(made) < 1 << 20
+    target = io.BytesIO()
+    finish(io.BytesIO(made), target)
+    assert b"GNU.sparse" not in target.getvalue()
+    target.seek(0)
+    with tarfile.open(fileobj=target) as archive:
+        member = archive.getmember("./sparse")
+        assert not member.issparse()
+        assert archive.extractfile(member).read() == bytes(1 << 20) + b"end"
 
 
 def test_the_installed_packages_are_read_on_the_way():

@@ -402,6 +402,9 @@ def test_a_unit_is_one_that_systemd_accepts(is_system, tmp_path):
     assert 'Environment="BUILDVM_STATE=/s p"' in text
     assert ("WantedBy=multi-user.target" in text) is is_system
     assert ("DynamicUser=yes" in text) is is_system
+    assert "SupplementaryGroups" not in text  # a group that is not there is an error
+    with_kvm = systemd_unit(machine, WORDS, {}, is_system=is_system, group="kvm")
+    assert ("\nSupplementaryGroups=kvm\n" in with_kvm) is is_system
     assert "\n[Install]" not in systemd_unit(MACHINE, WORDS, {}, is_system=is_system)
     analyze = shutil.which("systemd-analyze")
     if analyze is None:

@@ -96,16 +96,16 @@ class World(Executor):
         return Trial(outcome=outcome, log=self.line.encode())
 
 
-def had(name, *_):
+def had(spec, *_):
     """Have a kernel: the far end is Debian's archive."""
-    if name not in KERNELS:
-        raise SourceError(f"no such kernel: {name}")
-    return SimpleNamespace(release=KERNELS[name])
+    if spec.kernel not in KERNELS:
+        raise SourceError(f"no such kernel: {spec.kernel}")
+    return SimpleNamespace(release=KERNELS[spec.kernel])
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch, made):
-    monkeypatch.setattr("buildvm_nb.study.kernels.fetch_kernel", had)
+    monkeypatch.setattr("buildvm_nb.study.kernels.kernel_for", had)
     monkeypatch.setattr("buildvm_nb.study.diagnose.kvm_status", lambda _cache: (False, ""))
 
     def run(
@@ -402,8 +402,7 @@ def test_an_answer_of_another_qemu_is_not_recalled(tmp_path, study, made, monkey
 
         assert answered(passes=True) == ("passed", 1)
         assert answered(passes=False) == ("passed", 0)
-        newer = SimpleNamespace(version="10.0.2")
-        monkeypatch.setattr("buildvm_nb.study.laboratory.find_emulator", lambda *_: newer)
+        monkeypatch.setattr("buildvm_nb.study.laboratory.engine_for", lambda *_: "qemu 10.0.2")
         assert answered(passes=False) == ("error", 2)
 
 

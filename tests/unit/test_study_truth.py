@@ -124,6 +124,22 @@ def test_an_edge_is_an_edge_and_no_rule(found, day, second, lasts_s, part):
     assert boundary.last_before < edge.isoformat().replace("+00:00", "Z") <= boundary.first_after
 
 
+@pytest.mark.parametrize("delays_s", [(0, 1), (0, 0, 0, 1), (0, 3)])
+def test_a_busy_host_that_delays_runs_across_an_edge_makes_nothing_flaky(found, delays_s):
+    for seed in range(20):
+        world = World(
+            passes=lambda look: look.at < EDGE,
+            lasts_s=0,
+            looks=(1.0,),
+            delays_s=delays_s,
+            seed=seed,
+        )
+        finding = found(world)
+        assert finding.kind is FindingKind.TIME_TRAP, finding.summary
+        (edge,) = finding.boundaries
+        assert (edge.is_exact, edge.first_after) == (True, EDGE.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
 @pytest.mark.parametrize("kind", ["forks", "full"])
 def test_what_comes_and_goes_by_chance_is_no_rule(found, kind):
     for seed in range(12):

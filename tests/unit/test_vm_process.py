@@ -12,7 +12,7 @@ import pytest
 from buildvm_nb.errors import HostError, LaunchError
 from buildvm_nb.vm import process as process_module
 from buildvm_nb.vm.console import Console
-from buildvm_nb.vm.process import QemuProcess
+from buildvm_nb.vm.process import OwnedProcess
 
 SOON_S = 600.0
 STUBBORN = """
@@ -24,8 +24,8 @@ signal.pause()
 OWNER = """
 import signal
 from buildvm_nb.vm.console import Console
-from buildvm_nb.vm.process import QemuProcess
-print(QemuProcess(["sleep", "1000"], inherit=(), console=Console()).pid, flush=True)
+from buildvm_nb.vm.process import OwnedProcess
+print(OwnedProcess(["sleep", "1000"], inherit=(), console=Console()).pid, flush=True)
 signal.pause()
 """
 
@@ -36,7 +36,7 @@ def start():
 
     def start(script, *, inherit=(), console=None):
         argv = [sys.executable, "-c", script]
-        process = QemuProcess(argv, inherit=inherit, console=console or Console())
+        process = OwnedProcess(argv, inherit=inherit, console=console or Console())
         started.append(process)
         return process
 
@@ -166,7 +166,7 @@ def test_its_memory_is_told_while_it_runs(start):
 
 
 def test_a_program_that_is_not_there_ends_at_once_with_its_name():
-    process = QemuProcess(["/no/such/qemu"], inherit=(), console=Console())
+    process = OwnedProcess(["/no/such/qemu"], inherit=(), console=Console())
     try:
         assert process.wait(SOON_S)
         assert "/no/such/qemu: not found" in process.describe_end()
@@ -176,7 +176,7 @@ def test_a_program_that_is_not_there_ends_at_once_with_its_name():
 
 def test_what_cannot_be_started_at_all_is_a_launch_error():
     with pytest.raises(LaunchError, match="QEMU cannot be started: qemu: Argument list too long"):
-        QemuProcess(["qemu", "x" * 10_000_000], inherit=(), console=Console())
+        OwnedProcess(["qemu", "x" * 10_000_000], inherit=(), console=Console())
 
 
 @pytest.mark.parametrize("missing", ["setpriv", "sh"])
@@ -192,14 +192,14 @@ def test_what_never_started_leaves_no_file_open(missing, monkeypatch, tmp_path):
     process_module._starter(os.getpid()).submit(int).result()  # its thread's own files are there
     before = sorted(Path("/proc/self/fd").iterdir())
     with pytest.raises((HostError, KeyboardInterrupt)):
-        QemuProcess(["true"], inherit=(), console=Console())
+        OwnedProcess(["true"], inherit=(), console=Console())
     assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_an_owner_that_died_before_it_was_guarded_has_none(monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 1)  # so that its parent seems to be another one
     console = Console()
-    process = QemuProcess(["echo", "started"], inherit=(), console=console)
+    process = OwnedProcess(["echo", "started"], inherit=(), console=console)
     try:
         assert process.wait(SOON_S)
         assert console.text == ""

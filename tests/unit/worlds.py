@@ -20,7 +20,7 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case, LocalSource
 from buildvm_nb.model.cpu import CPU_MODELS, Vendor, instruction_sets
 from buildvm_nb.model.finding import Finding
-from buildvm_nb.model.machine import Environment
+from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.laboratory import Laboratory
@@ -68,6 +68,8 @@ class World(Executor):
     breaks: Callable[[Look], bool] = lambda _look: False
     """Where no guest comes up."""
     lasts_s: int = 1
+    delays_s: tuple[int, ...] = (0,)
+    """By how much a busy host delays a run: one of these by chance."""
     looks: tuple[float, ...] = (0.5,)
     """At which parts of its time the test looks."""
     flaky: float = 0.0
@@ -90,7 +92,7 @@ class World(Executor):
         tried = sum(one.machine == spec and one.probing == order.probing for one in self.ran[-40:])
         chance = random.Random(f"{self.seed} {order_key(order)} {tried}")
         held = order.probing.held
-        lasts_s = 0 if held else self.lasts_s
+        lasts_s = 0 if held else self.lasts_s + chance.choice(self.delays_s)
         looks = [
             self._look(spec, spec.date + timedelta(seconds=int(part * lasts_s)))
             for part in (self.looks if lasts_s else (0.0,))
@@ -175,16 +177,16 @@ class Notes:
 def without_host() -> Iterator[None]:
     """Have boot files, QEMU and Debian's archive at once."""
 
-    def had(name: str, *_: object) -> SimpleNamespace:
-        if name not in KERNELS:
-            raise SourceError(f"no such kernel: {name}")
-        return SimpleNamespace(release=KERNELS[name])
+    def had(spec: MachineSpec, *_: object) -> SimpleNamespace:
+        if spec.kernel not in KERNELS:
+            raise SourceError(f"no such kernel: {spec.kernel}")
+        return SimpleNamespace(release=KERNELS[spec.kernel])
 
     far = {
-        "kernels.fetch_kernel": had,
+        "kernels.kernel_for": had,
         "diagnose.kvm_status": lambda _cache: (False, ""),
         "laboratory.prepare": lambda *_, **__: _BOOT,
-        "laboratory.find_emulator": lambda *_: _QEMU,
+        "laboratory.engine_for": lambda *_: f"qemu {_QEMU.version}",
         "cpus.find_emulator": lambda *_: _QEMU,
     }
     with ExitStack() as stack:

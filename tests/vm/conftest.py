@@ -9,7 +9,7 @@ from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study import open_machine
-from buildvm_nb.study.environment import kvm_status
+from buildvm_nb.study.environment import kvm_status, uml_status
 from buildvm_nb.study.executors import LocalExecutor
 from buildvm_nb.study.findings import diagnose_case
 from buildvm_nb.study.questions import Questions
@@ -50,6 +50,17 @@ def machine_on_each(machine_at, accelerator):
     """A machine under each accelerator, for what must hold under all."""
     with machine_at(cpu="Westmere", accelerator=accelerator) as running:
         yield running
+
+
+@pytest.fixture(scope="session", params=["qemu", "uml"])
+def engine(request, cache):
+    """Fields of a machine on each engine, for what must hold on all."""
+    if request.param == "qemu":
+        return {"cpu": "Westmere", "accelerator": "tcg"}
+    works, seen = uml_status(cache)
+    if not works:
+        pytest.skip(seen)
+    return {"accelerator": "uml"}
 
 
 @pytest.fixture(scope="module")

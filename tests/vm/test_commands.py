@@ -12,6 +12,12 @@ from .conftest import output_of
 pytestmark = pytest.mark.vm
 
 
+@pytest.fixture(scope="module")
+def machine(machine_at, engine):
+    with machine_at(**engine) as running:
+        yield running
+
+
 def test_standard_output_and_error_come_apart(machine):
     out, err = bytearray(), bytearray()
     machine.run("echo out; echo err >&2", stdout=out.extend, stderr=err.extend)

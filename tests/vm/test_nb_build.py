@@ -8,7 +8,7 @@ from jupyter_client.manager import KernelManager
 
 from buildvm_nb.catalog import Catalog, parse_case
 from buildvm_nb.nb import BuildPanel
-from buildvm_nb.vm.process import QemuProcess
+from buildvm_nb.vm.process import OwnedProcess
 
 pytestmark = [pytest.mark.vm, pytest.mark.network]
 
@@ -103,13 +103,13 @@ def test_cancel_ends_a_boot(panel_of, monkeypatch):
     launched = threading.Event()
     started = []
 
-    class Watched(QemuProcess):
+    class Watched(OwnedProcess):
         def __init__(self, *given, **named):
             super().__init__(*given, **named)
             started.append(self)
             launched.set()
 
-    monkeypatch.setattr("buildvm_nb.vm.instance.QemuProcess", Watched)
+    monkeypatch.setattr("buildvm_nb.vm.instance.OwnedProcess", Watched)
     build = panel_of("true")
     build._controls.boot.click()
     assert launched.wait(LONG_S)

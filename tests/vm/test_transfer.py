@@ -28,8 +28,8 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shared(machine_at, tree):
-    with machine_at(share=tree) as running:
+def shared(machine_at, tree, engine):
+    with machine_at(share=tree, **engine) as running:
         yield running
 
 

@@ -1,0 +1,111 @@
+"""User-mode Linux without running it: its command line, what it cannot give, its frozen disks."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from buildvm_nb.errors import UsageError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.image.uml import fetch_uml_kernel
+from buildvm_nb.model.machine import Accelerator, MachineSpec
+from buildvm_nb.vm.accelerator import choose_accelerator
+from buildvm_nb.vm.boot import BootFiles
+from buildvm_nb.vm.checkpoint import _disk_digest
+from buildvm_nb.vm.command import MachineFiles
+from buildvm_nb.vm.uml import uml_argv
+
+
+@pytest.fixture
+def boot(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/bwrap").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin")
+    root = tmp_path / "root"
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "lib64").mkdir()
+    return BootFiles(
+        kernel=root / "usr/bin/linux.uml",
+        kernel_release="6.1.0",
+        initramfs=Path("/cache/initramfs.cpio"),
+        root=Path("/cache/root.squashfs"),
+    )
+
+
+def test_the_sandbox_shows_the_machines_files_and_nothing_else(boot, tmp_path):
+    spec = MachineSpec(date="2019-05-01", accelerator="uml", memory_mib=512)
+    files = MachineFiles(
+        initramfs=Path("/m/initramfs.cpio"),
+        inputs=None,
+        exports=Path("/m/exports.tar"),
+        scratch=Path("/m/scratch.ext4"),
+    )
+    argv = uml_argv(spec, boot, files, {"events": 5, "channel": 7})
+    sandbox, program = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    assert {"--unshare-all", "--die-with-parent", "--clearenv"} <= set(sandbox)
+    bound = {
+        (word, sandbox[i + 1], sandbox[i + 2])
+        for i, word in enumerate(sandbox)
+        if word in {"--bind", "--ro-bind"}
+    }
+    assert bound == {
+        ("--ro-bind", f"{tmp_path}/root/usr", "/usr"),
+        ("--ro-bind", f"{tmp_path}/root/lib64", "/lib64"),
+        ("--ro-bind", "/cache/root.squashfs", "/root"),
+        ("--ro-bind", "/m/initramfs.cpio", "/initramfs"),
+        ("--bind", "/m/exports.tar", "/exports"),
+        ("--bind", "/m/scratch.ext4", "/scratch"),
+    }
+    assert program[0] == "/usr/bin/linux.uml"
+    assert {"ubd0r=/root", "ubd1=/exports", "ubd2=/scratch", "mem=512M"} <= set(program)
+    assert {"ssl0=fd:5", "ssl1=fd:7", "con0=null,fd:1", "ENGINE=uml"} <= set(program)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cpu": "Westmere"}, "user-mode Linux has cpu host; got Westmere"),
+        ({"cpu_count": 2}, "user-mode Linux has cpu_count 1; got 2"),
+        ({"network": "user"}, "user-mode Linux has network off; got user"),
+        ({"port_forwardings": [{"host": 2222, "guest": 22}]}, "network off; got restricted"),
+    ],
+)
+def test_what_user_mode_linux_cannot_give_is_refused(fields, message):
+    with pytest.raises(UsageError, match=message):
+        MachineSpec.parse({"date": "2019-05-01", "accelerator": "uml", **fields})
+
+
+def test_its_cpu_is_the_hosts_at_any_date():
+    assert MachineSpec(date="2005-05-01", accelerator="uml").cpu == "host"
+
+
+@pytest.mark.parametrize("name", ["/boot/own", "debian:bookworm-backports", "fedora:40"])
+def test_a_kernel_without_a_package_is_refused_with_those_that_have_one(name, tmp_path):
+    with pytest.raises(UsageError, match="expected one of debian:bullseye, debian:bookworm"):
+        fetch_uml_kernel(name, Cache(tmp_path))
+
+
+def test_a_disk_image_is_for_qemu():
+    with pytest.raises(UsageError, match="boots no disk images"):
+        choose_accelerator(Accelerator.UML, None, None)
+
+
+def test_the_digest_of_a_sparse_disk_tells_what_it_holds_and_where(tmp_path):
+    def disk(name, *pieces):
+        path = tmp_path / name
+        with path.open("wb") as stream:
+            os.truncate(stream.fileno(), 1 << 24)
+            for at, data in pieces:
+                stream.seek(at)
+                stream.write(data)
+        return _disk_digest(path)
+
+    first = disk("a", (0, b"x" * 4096), (1 << 20, b"y" * 4096))
+    assert first == disk("b", (0, b"x" * 4096), (1 << 20, b"y" * 4096))
+    others = {
+        disk("c", (0, b"x" * 4096), (1 << 21, b"y" * 4096)),
+        disk("d", (0, b"x" * 4096), (1 << 20, b"z" * 4096)),
+        disk("e", (0, b"x" * 4096)),
+        disk("f"),
+    }
+    assert len(others | {first}) == 5

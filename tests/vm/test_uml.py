@@ -1,0 +1,100 @@
+"""User-mode Linux: each kernel, any date, frozen disks, a whole diagnosis, nothing left behind."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from buildvm_nb.errors import GuestLost
+from buildvm_nb.image.uml import UML_KERNELS
+from buildvm_nb.model.finding import FindingKind
+from buildvm_nb.model.instants import parse_instant
+from buildvm_nb.study.environment import uml_status
+from buildvm_nb.vm import BuildMachine
+
+from .conftest import output_of
+
+pytestmark = pytest.mark.vm
+UML = {"accelerator": "uml"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def usable(cache):
+    works, seen = uml_status(cache)
+    if not works:
+        pytest.skip(seen)
+
+
+def processes():
+    """Processes of user-mode kernels."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if "linux.uml" in (place / "cmdline").read_text():
+                found.add(place.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("kernel", UML_KERNELS)
+@pytest.mark.parametrize("date", ["1970-01-02T00:00:00Z", "2106-02-07T06:28:15Z"])
+def test_each_kernel_runs_at_any_date(machine_at, kernel, date):
+    with machine_at(date, kernel=kernel, **UML) as machine:
+        result, said = output_of(machine, "date -u +%FT%TZ; uname -r")
+        assert said.split() == [date, machine.environment.kernel_release]
+        assert result.clock_started_at >= parse_instant(date)
+        assert machine.environment.engine == f"uml {machine.environment.kernel_release}"
+        killed, _ = output_of(machine, "sh -c 'kill -ILL $$'; exit $?")
+        assert killed.signal == signal.SIGILL  # also where the kernel's ledger is of the old form
+
+
+def test_a_held_clock_stays_within_its_second(machine_at):
+    with machine_at(**UML) as machine:
+        at = parse_instant("2038-01-19T03:14:08Z")
+        result, said = output_of(machine, "sleep 0.5; date -u +%FT%TZ", clock=at, held=True)
+        assert said == "2038-01-19T03:14:08Z\n"
+        assert 0 <= result.drift_s < 1
+
+
+def test_forks_have_what_was_prepared_and_do_not_see_each_other(machine_at, cache, tmp_path):
+    machine = machine_at("1990-01-01", **UML)
+    machine.boot()
+    machine.run("echo prepared >state; ln state hard; mkfifo /tmp/pipe", check=True)
+    checkpoint = machine.freeze(tmp_path)
+    for date in ("1999-12-31T23:59:00Z", "2106-02-07T06:28:00Z"):
+        spec = machine.spec.model_copy(update={"date": parse_instant(date)})
+        fork = BuildMachine(spec, machine.boot_files, cache=cache, checkpoint=checkpoint)
+        with fork:
+            _, said = output_of(
+                fork, "cat hard; test -p /tmp/pipe; date -u +%FT%H:%M; ls; echo more >>state"
+            )
+        assert said == f"prepared\n{date[:16]}\nhard\nstate\n"
+
+
+def test_a_time_trap_is_found_with_forks(find_out):
+    finding = find_out(
+        'test "$(date +%s)" -lt 1577836800 || { echo "Error: expired"; exit 1; }',
+        overrides=UML,
+        first="2018-01-01",
+        last="2022-01-01",
+    )
+    assert finding.kind is FindingKind.TIME_TRAP
+    assert [edge.first_after for edge in finding.boundaries] == ["2020-01-01T00:00:00Z"]
+    assert finding.environment.accelerator == "uml"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_when_the_sandbox_dies_its_guest_does_too_and_it_is_told(machine_at, number):
+    before = processes()
+    with machine_at(**UML) as machine, pytest.raises(GuestLost, match=number.name):
+        machine.run("echo begun; sleep 1000", stdout=lambda _: os.kill(machine.pid, number))
+    assert processes() <= before
+
+
+def test_a_kernel_that_panics_is_told(machine_at):
+    with machine_at(**UML) as machine:
+        machine._up().channel.start("echo c >/proc/sysrq-trigger")
+        with pytest.raises(GuestLost):
+            machine.run("sleep 1000", timeout_s=100)
