@@ -37,7 +37,8 @@ class MachineOptions:
         typer.Option(
             metavar="DATE",
             help="What the guest's clock shows: 2019-05-01 (midnight UTC), 2019-05-01T12:30:00Z, "
-            "now. Left out: the commit's date for a case that has one, else the present.",
+            "now, today, +16y or -2w from now (y, m, w, d). Left out: the commit's date for a case "
+            "that has one, else the present.",
         ),
     ] = None
     cpu: Annotated[
@@ -260,9 +261,16 @@ def _parse(kind: type[_Parsed], data: object) -> _Parsed:
 
 def _check_date(text: str | None) -> str | None:
     if text is not None:
-        from buildvm_nb.model.instants import LATEST_CLOCK, parse_instant
+        from buildvm_nb.model.instants import (
+            LATEST_CLOCK,
+            format_instant,
+            from_now,
+            parse_instant,
+        )
 
         try:
+            if distant := from_now(text):
+                text = format_instant(distant)
             parse_instant(text, latest=LATEST_CLOCK)
         except UsageError as error:
             raise UsageError(f"--date: {error.message}", hint=error.hint) from error

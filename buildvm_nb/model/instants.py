@@ -4,6 +4,8 @@ A guest's date is the experiment, so its text form must leave no room for guessi
 needs a zone, and a date alone means midnight UTC.
 """
 
+import re
+from calendar import monthrange
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ __all__ = [
     "LATEST_CLOCK",
     "Instant",
     "format_instant",
+    "from_now",
     "now",
     "parse_instant",
 ]
@@ -34,6 +37,7 @@ Linux counts nanoseconds in 63 bits, which ends in 2262, and keeps 30 years of t
 (include/linux/time64.h, ``TIME_SETTOD_SEC_MAX``; since 5.1).
 """
 
+_DISTANCE = re.compile(r"([+-])([1-9][0-9]{0,4})([ymwd])")
 _FORMS = "2019-05-01, 2019-05-01T12:30:00Z, 2019-05-01T14:30+02:00, today or now"
 
 
@@ -74,6 +78,41 @@ def parse_instant(value: object, *, latest: datetime = LATEST) -> datetime:
         allowed = f"from {format_instant(EARLIEST)} to {format_instant(latest)}"
         raise UsageError(f"date out of range: {value}; allowed: {allowed}")
     return instant
+
+
+def from_now(text: str) -> datetime | None:
+    """Turn a distance from the present into an instant.
+
+    Parameters
+    ----------
+    text : str
+        A sign, a number, and ``y``, ``m``, ``w`` or ``d``: ``+16y``, ``-2w``.
+
+    Returns
+    -------
+    datetime or None
+        Aware, UTC, a whole second, on the same day of the month or the last one of a shorter
+        month; None: it is no such distance.
+
+    Raises
+    ------
+    UsageError
+        If it leads out of the calendar.
+    """
+    match = _DISTANCE.fullmatch(text.strip())
+    if match is None:
+        return None
+    count, present = int(match[1] + match[2]), now().replace(microsecond=0)
+    try:
+        if match[3] in "wd":
+            return present + timedelta(days=count * (7 if match[3] == "w" else 1))
+        months = present.year * 12 + present.month - 1 + count * (12 if match[3] == "y" else 1)
+        year, month = months // 12, months % 12 + 1
+        return present.replace(
+            year=year, month=month, day=min(present.day, monthrange(year, month)[1])
+        )
+    except (OverflowError, ValueError) as error:
+        raise UsageError(f"date out of range: {text}; allowed: years 1970 to 9999") from error
 
 
 def _read(value: object) -> datetime:

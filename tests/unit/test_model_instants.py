@@ -10,6 +10,7 @@ from buildvm_nb.model.instants import (
     LATEST,
     LATEST_CLOCK,
     format_instant,
+    from_now,
     now,
     parse_instant,
 )
@@ -140,3 +141,29 @@ def test_a_zone_changes_the_text_but_not_the_instant(instant, minutes):
 )
 def test_fractions_are_written_only_where_there_are_some(instant, text):
     assert format_instant(instant) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("+16y", datetime(2044, 2, 29, 5, tzinfo=UTC)),
+        ("+1y", datetime(2029, 2, 28, 5, tzinfo=UTC)),
+        ("-2w", datetime(2028, 2, 15, 5, tzinfo=UTC)),
+        ("+1m", datetime(2028, 3, 29, 5, tzinfo=UTC)),
+        ("-12m", datetime(2027, 2, 28, 5, tzinfo=UTC)),
+        ("+90d", datetime(2028, 5, 29, 5, tzinfo=UTC)),
+        ("16y", None),
+        ("+0y", None),
+        ("+1h", None),
+        ("2028-01-01", None),
+    ],
+)
+def test_a_distance_from_now_is_counted_by_the_calendar(monkeypatch, text, expected):
+    present = datetime(2028, 2, 29, 5, tzinfo=UTC)
+    monkeypatch.setattr("buildvm_nb.model.instants.now", lambda: present)
+    assert from_now(text) == expected
+
+
+def test_a_distance_that_leads_out_of_the_calendar_is_refused():
+    with pytest.raises(UsageError, match="date out of range: -9999y"):
+        from_now("-9999y")
