@@ -22,13 +22,13 @@ from pathlib import Path
 from measuring import Row, show
 
 from buildvm_nb.catalog import OUTCOMES, Catalog
-from buildvm_nb.catalog.inserting import insert_cases, insert_finding
+from buildvm_nb.catalog.query import insert_cases, insert_finding
 from buildvm_nb.catalog.rows import outcome_row
-from buildvm_nb.model.case import Case, PyPISource, Step
-from buildvm_nb.model.finding import Boundary, Finding, Window
+from buildvm_nb.model.case import Case, PyPISource, Step, Window
+from buildvm_nb.model.finding import Boundary, Finding
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, SourceRecord, StepRecord, Verdict
-from buildvm_nb.study.advice import environment
+from buildvm_nb.study.choosing import environment
 
 _BATCH = 5000
 _FRAME_ROWS = 10_000

@@ -18,7 +18,7 @@ from buildvm_nb.catalog import Catalog, find_case_file, load_case
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.instants import now, parse_instant
-from buildvm_nb.study.findings import diagnose_case
+from buildvm_nb.study.diagnose import diagnose_case
 from buildvm_nb.study.questions import Questions
 
 _EDGE = parse_instant("2021-11-27T15:28:58Z")

@@ -18,7 +18,7 @@ from buildvm_nb.model.case import Case
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.outcome import Probing, Verdict
 from buildvm_nb.study.executors import LocalExecutor
-from buildvm_nb.study.probe import Order, run_probe
+from buildvm_nb.study.laboratory import Order, run_probe
 
 _FIRST = parse_instant("2015-01-01")
 _COUNTED = 12

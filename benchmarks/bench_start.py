@@ -22,7 +22,7 @@ from typing import Any
 from measuring import CACHE, Row, read_runs, show
 
 from buildvm_nb.debian import PackageArchive, unpack_deb
-from buildvm_nb.host.tools import run_tool
+from buildvm_nb.host.process import run_tool
 from buildvm_nb.image import fetch_guest_tools, fetch_kernel
 
 _SUITE = "bookworm"

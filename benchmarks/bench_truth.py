@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
-from buildvm_nb.model.recurrence import is_within
+from buildvm_nb.model.instants import is_within
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "unit"))
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from buildvm_nb.api import at_commit, build, diagnose, forecast, run, sweep
     from buildvm_nb.batch import run_batch
     from buildvm_nb.catalog import Catalog, load_case
     from buildvm_nb.host.cache import Cache
@@ -14,10 +15,9 @@ if TYPE_CHECKING:
     from buildvm_nb.model.machine import MachineSpec
     from buildvm_nb.model.outcome import Outcome, Verdict
     from buildvm_nb.nb.lab import lab
-    from buildvm_nb.quick import at_commit, build, diagnose, forecast, run, sweep
     from buildvm_nb.study import open_machine, run_case
-    from buildvm_nb.study.advice import environment
     from buildvm_nb.study.choice import Choice
+    from buildvm_nb.study.choosing import environment
     from buildvm_nb.vm import BuildMachine
 
 __all__ = [
@@ -52,18 +52,18 @@ _HOMES = {
     "MachineSpec": "buildvm_nb.model.machine",
     "Outcome": "buildvm_nb.model.outcome",
     "Verdict": "buildvm_nb.model.outcome",
-    "at_commit": "buildvm_nb.quick",
-    "build": "buildvm_nb.quick",
-    "diagnose": "buildvm_nb.quick",
-    "environment": "buildvm_nb.study.advice",
-    "forecast": "buildvm_nb.quick",
+    "at_commit": "buildvm_nb.api",
+    "build": "buildvm_nb.api",
+    "diagnose": "buildvm_nb.api",
+    "environment": "buildvm_nb.study.choosing",
+    "forecast": "buildvm_nb.api",
     "lab": "buildvm_nb.nb.lab",
     "load_case": "buildvm_nb.catalog",
     "open_machine": "buildvm_nb.study",
-    "run": "buildvm_nb.quick",
+    "run": "buildvm_nb.api",
     "run_batch": "buildvm_nb.batch",
     "run_case": "buildvm_nb.study",
-    "sweep": "buildvm_nb.quick",
+    "sweep": "buildvm_nb.api",
 }
 
 

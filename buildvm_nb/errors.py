@@ -53,12 +53,7 @@ __all__ = [
 class BuildVMError(Exception):
     """Root of all errors that buildvm-nb raises on purpose.
 
-    Parameters
-    ----------
-    message : str
-        What is wrong, the value seen and what was allowed.
-    hint : str
-        The next step for the user; empty where there is none.
+    `hint`: the next step for the user; empty where there is none.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -94,14 +89,7 @@ class Unreachable(HostError):
 class SourceError(BuildVMError):
     """A source or an input is not there, by its own server's word, or is not what was named.
 
-    Parameters
-    ----------
-    message : str
-        What was wanted and what came instead.
-    sought : tuple of str
-        Where it was sought, in order.
-    hint : str
-        The next step for the user.
+    `sought`: where it was sought, in order.
     """
 
     def __init__(self, message: str, *, sought: tuple[str, ...] = (), hint: str = "") -> None:
@@ -112,14 +100,7 @@ class SourceError(BuildVMError):
 class MachineError(BuildVMError):
     """A virtual build machine did not do its part.
 
-    Parameters
-    ----------
-    message : str
-        What the machine failed to do.
-    evidence : str
-        Console or log text that shows it; may be empty.
-    hint : str
-        The next step for the user.
+    `evidence`: console or log text that shows it; may be empty.
     """
 
     def __init__(self, message: str, *, evidence: str = "", hint: str = "") -> None:
@@ -138,16 +119,7 @@ class BootTimeout(MachineError):
 class GuestLost(MachineError):
     """QEMU or the guest died, panicked or stopped answering while in use.
 
-    Parameters
-    ----------
-    message : str
-        What happened to it.
-    evidence : str
-        Console or log text that shows it; may be empty.
-    is_oops : bool
-        Whether the guest's kernel oopsed: under emulation another attempt may do.
-    hint : str
-        The next step for the user.
+    `evidence`: console or log text that shows it; may be empty.
     """
 
     def __init__(
@@ -190,19 +162,7 @@ class BudgetSpent(BuildVMError):
 
 
 class CommandFailed(BuildVMError):
-    """A guest command failed and the caller asked for ``check=True``.
-
-    Parameters
-    ----------
-    message : str
-        The command and how it ended.
-    exit_status : int or None
-        Exit status, None when it died of a signal.
-    signal : int or None
-        Number of the signal it died of.
-    hint : str
-        The next step for the user.
-    """
+    """A guest command failed and the caller asked for ``check=True``."""
 
     def __init__(
         self,

@@ -7,27 +7,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from buildvm_nb.catalog.casefile import load_case, parse_case
-    from buildvm_nb.catalog.caseschema import case_schema
-    from buildvm_nb.catalog.casewriter import dump_case, new_case
-    from buildvm_nb.catalog.csvfile import read_csv, write_csv
-    from buildvm_nb.catalog.curated import curated_cases, curated_root, find_case_file, proof_path
-    from buildvm_nb.catalog.derived import derive, derived_files, stale_files
-    from buildvm_nb.catalog.dictionary import data_dictionary
-    from buildvm_nb.catalog.exchange import read_failures, read_table, write_table
-    from buildvm_nb.catalog.frames import empty_frame, outcome_frame
-    from buildvm_nb.catalog.jsonlines import read_jsonl, write_jsonl
-    from buildvm_nb.catalog.lint import LintTrouble, lint_catalog, lint_files, lint_notes
-    from buildvm_nb.catalog.proofs import curated_findings, read_proof
-    from buildvm_nb.catalog.proofwriter import (
+    from buildvm_nb.catalog.casefile import case_schema, dump_case, load_case, new_case, parse_case
+    from buildvm_nb.catalog.curated import (
+        curated_cases,
+        curated_findings,
+        curated_root,
         dump_proof,
+        find_case_file,
         gather_proof,
         mark_verified,
+        proof_path,
+        read_proof,
         write_proof,
     )
+    from buildvm_nb.catalog.frames import empty_frame, outcome_frame
+    from buildvm_nb.catalog.lint import LintTrouble, lint_catalog, lint_files, lint_notes
     from buildvm_nb.catalog.reported import REPORTED, reported_entries
-    from buildvm_nb.catalog.schema import FAILURES, FINDINGS, HINTS, OUTCOMES, SCHEMA_VERSION
+    from buildvm_nb.catalog.schema import (
+        FAILURES,
+        FINDINGS,
+        HINTS,
+        OUTCOMES,
+        SCHEMA_VERSION,
+        data_dictionary,
+    )
+    from buildvm_nb.catalog.shelves import derive, derived_files, stale_files
     from buildvm_nb.catalog.store import Catalog
+    from buildvm_nb.catalog.tablefiles import (
+        read_csv,
+        read_failures,
+        read_jsonl,
+        read_table,
+        write_csv,
+        write_jsonl,
+        write_table,
+    )
 
 __all__ = [
     "FAILURES",
@@ -81,38 +95,38 @@ _HOMES = {
     "SCHEMA_VERSION": "schema",
     "Catalog": "store",
     "LintTrouble": "lint",
-    "case_schema": "caseschema",
+    "case_schema": "casefile",
     "curated_cases": "curated",
-    "curated_findings": "proofs",
+    "curated_findings": "curated",
     "curated_root": "curated",
-    "data_dictionary": "dictionary",
-    "derive": "derived",
-    "derived_files": "derived",
-    "dump_case": "casewriter",
-    "dump_proof": "proofwriter",
-    "gather_proof": "proofwriter",
+    "data_dictionary": "schema",
+    "derive": "shelves",
+    "derived_files": "shelves",
+    "dump_case": "casefile",
+    "dump_proof": "curated",
+    "gather_proof": "curated",
     "empty_frame": "frames",
     "find_case_file": "curated",
     "lint_catalog": "lint",
     "lint_files": "lint",
     "lint_notes": "lint",
     "load_case": "casefile",
-    "mark_verified": "proofwriter",
-    "new_case": "casewriter",
+    "mark_verified": "curated",
+    "new_case": "casefile",
     "outcome_frame": "frames",
     "parse_case": "casefile",
     "proof_path": "curated",
-    "read_csv": "csvfile",
-    "read_failures": "exchange",
-    "read_jsonl": "jsonlines",
-    "read_proof": "proofs",
-    "read_table": "exchange",
+    "read_csv": "tablefiles",
+    "read_failures": "tablefiles",
+    "read_jsonl": "tablefiles",
+    "read_proof": "curated",
+    "read_table": "tablefiles",
     "reported_entries": "reported",
-    "stale_files": "derived",
-    "write_csv": "csvfile",
-    "write_jsonl": "jsonlines",
-    "write_proof": "proofwriter",
-    "write_table": "exchange",
+    "stale_files": "shelves",
+    "write_csv": "tablefiles",
+    "write_jsonl": "tablefiles",
+    "write_proof": "curated",
+    "write_table": "tablefiles",
 }
 
 

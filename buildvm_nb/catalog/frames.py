@@ -12,9 +12,8 @@ from typing import Any, cast
 import pandas as pd
 import pyarrow as pa
 
-from buildvm_nb.catalog.columns import Kind, TableSchema
 from buildvm_nb.catalog.rows import outcome_row
-from buildvm_nb.catalog.schema import OUTCOMES
+from buildvm_nb.catalog.schema import OUTCOMES, Kind, TableSchema
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.outcome import Outcome
 
@@ -35,17 +34,7 @@ Frame = pd.DataFrame
 def make_frame(rows: Iterable[Sequence[object]], table: TableSchema = OUTCOMES) -> pd.DataFrame:
     """Return rows as a frame.
 
-    Parameters
-    ----------
-    rows : iterable of sequence
-        Values of the standard library or None, in the order of the table's columns.
-    table : TableSchema
-        Which table they are of.
-
-    Returns
-    -------
-    DataFrame
-        One row each, with the columns and dtypes of ``table.dtypes``.
+    `rows`: values of the standard library or None, in the order of the table's columns.
     """
     rows = list(rows)
     return join_columns(zip(*rows, strict=True) if rows else [()] * len(table.columns), table)
@@ -71,17 +60,7 @@ def outcome_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
 def join_columns(columns: Iterable[Sequence[object]], table: TableSchema) -> pd.DataFrame:
     """Return columns as a frame.
 
-    Parameters
-    ----------
-    columns : iterable of sequence
-        One for each of the table, in its order: values of the standard library or None.
-    table : TableSchema
-        Which table they are of.
-
-    Returns
-    -------
-    DataFrame
-        As of `make_frame`.
+    `columns`: one for each of the table, in its order: values of the standard library or None.
     """
     return pd.DataFrame(
         {
@@ -108,20 +87,7 @@ def empty_frame(table: TableSchema = OUTCOMES) -> pd.DataFrame:
 
 
 def make_array(values: list[Any], kind: Kind) -> pd.api.extensions.ExtensionArray:
-    """Return the values of one column.
-
-    Parameters
-    ----------
-    values : list
-        Values of the standard library, None where missing.
-    kind : Kind
-        What they are.
-
-    Returns
-    -------
-    ExtensionArray
-        Of dtype ``kind.dtype``.
-    """
+    """Return the values of one column."""
     array: pd.api.extensions.ExtensionArray
     if kind in {Kind.TEXT, Kind.JSON}:
         # pandas looks at each text before Arrow does, which takes ten times as long
@@ -132,20 +98,7 @@ def make_array(values: list[Any], kind: Kind) -> pd.api.extensions.ExtensionArra
 
 
 def check_frame(frame: pd.DataFrame, table: TableSchema = OUTCOMES) -> None:
-    """Check that a frame has only columns of a table, with their dtypes.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Any frame; some columns of the table are enough.
-    table : TableSchema
-        What it is checked against.
-
-    Raises
-    ------
-    UsageError
-        If a column is unknown, there twice, or of another dtype.
-    """
+    """Check that a frame has only columns of a table, with their dtypes."""
     names = list(frame.columns)
     for name in names:
         if name not in table.dtypes:

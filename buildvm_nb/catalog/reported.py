@@ -11,10 +11,10 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from buildvm_nb.catalog.columns import Column, Kind, TableSchema
-from buildvm_nb.catalog.csvfile import read_csv
 from buildvm_nb.catalog.curated import curated_root
 from buildvm_nb.catalog.frames import empty_frame
+from buildvm_nb.catalog.schema import Column, Kind, TableSchema
+from buildvm_nb.catalog.tablefiles import read_csv
 from buildvm_nb.errors import CatalogError
 
 __all__ = [
@@ -80,20 +80,8 @@ class ReportedRow:
 def reported_rows(root: Path | None = None) -> tuple[ReportedRow, ...]:
     """Return the reported tier without pandas.
 
-    Parameters
-    ----------
-    root : Path, optional
-        A curated catalog; default: the one that comes with buildvm-nb.
-
-    Returns
-    -------
-    tuple of ReportedRow
-        In the order of the file; none where there is no such file.
-
-    Raises
-    ------
-    CatalogError
-        If the file is not of that form.
+    `root`: a curated catalog; default: the one that comes with buildvm-nb.
+    Returns: in the order of the file; none where there is no such file.
     """
     path = (root or curated_root()) / REPORTED_FILE
     if not path.exists():

@@ -1,16 +1,22 @@
-"""An outcome as a row of the ``outcomes`` table, and what other rows have in common with it."""
+"""Outcomes and findings as rows of their tables."""
 
 import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from buildvm_nb.model.case import Case, GitSource, LocalSource, WheelsSource
-from buildvm_nb.model.entry import plain_name
+from buildvm_nb.catalog.springs import breaks, spring_at
+from buildvm_nb.model.case import Case, GitSource, LocalSource, WheelsSource, Window, plain_name
+from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind
+from buildvm_nb.model.instants import next_within
+from buildvm_nb.model.machine import cpu_age, kernel_age
 from buildvm_nb.model.outcome import Outcome, SourceRecord, StepRecord
+from buildvm_nb.model.value import Value
 
 __all__ = [
-    "asked_source",
     "canonical_json",
     "case_row",
+    "finding_row",
     "outcome_row",
     "storable",
     "subject_row",
@@ -28,15 +34,7 @@ def outcome_row(outcome: Outcome) -> dict[str, Any]:
     Where the model has an empty text for what is not there, the row has None. SQL text cannot
     hold a NUL character, so it is shown as ``␀``; the full outcome, kept beside, is exact.
 
-    Parameters
-    ----------
-    outcome : Outcome
-        Any outcome.
-
-    Returns
-    -------
-    dict
-        A value of the standard library, or None, for each column of `schema.OUTCOMES`.
+    Returns: a value of the standard library, or None, for each column of `schema.OUTCOMES`.
     """
     row = {
         "id": outcome.id,
@@ -67,18 +65,7 @@ def outcome_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def asked_source(case: Case) -> dict[str, Any]:
-    """Name the source of a case as the case names it.
-
-    Parameters
-    ----------
-    case : Case
-        Any case.
-
-    Returns
-    -------
-    dict
-        ``source_kind``, ``source_name`` and ``source_version``; None where the case has none.
-    """
+    """Name the source of a case as the case names it."""
     source = case.source
     name: str | None
     version: str | None
@@ -99,18 +86,7 @@ def asked_source(case: Case) -> dict[str, Any]:
 
 
 def subject_row(case: Case) -> dict[str, str | None]:
-    """Name the package that a case is about.
-
-    Parameters
-    ----------
-    case : Case
-        Any case.
-
-    Returns
-    -------
-    dict
-        A text, or None, for each column of `schema.SUBJECT`.
-    """
+    """Name the package that a case is about."""
     about = case.about
     return without_nul(
         {
@@ -123,18 +99,7 @@ def subject_row(case: Case) -> dict[str, str | None]:
 
 
 def case_row(case: Case) -> dict[str, Any]:
-    """Flatten a case for its table.
-
-    Parameters
-    ----------
-    case : Case
-        Any case.
-
-    Returns
-    -------
-    dict
-        A value for each column of `tables.cases`.
-    """
+    """Flatten a case for its table."""
     subject = subject_row(case)
     return {
         "id": case.id,
@@ -148,67 +113,26 @@ def case_row(case: Case) -> dict[str, Any]:
 
 
 def told_by_case(case: Case) -> dict[str, str | None]:
-    """Name what a failure tells of its case.
-
-    Parameters
-    ----------
-    case : Case
-        Any case.
-
-    Returns
-    -------
-    dict
-        A text, or None, for ``title`` and ``provenance_url``.
-    """
+    """Name what a failure tells of its case."""
     url = case.provenance.url if case.provenance else ""
     return without_nul({"title": case.title or None, "provenance_url": url or None})
 
 
 def canonical_json(value: object) -> str:
-    """Write plain data so that equal data is equal text.
-
-    Parameters
-    ----------
-    value : object
-        Plain JSON.
-
-    Returns
-    -------
-    str
-        JSON with sorted keys.
-    """
+    """Write plain data so that equal data is equal text."""
     return _CANONICAL.encode(value)
 
 
 def storable(text: str) -> str:
     """Turn any text into one that a database takes, as it would stand in a row.
 
-    Parameters
-    ----------
-    text : str
-        As a user gave it; what cannot be decoded makes surrogates of it.
-
-    Returns
-    -------
-    str
-        With ``␀`` for NUL characters and ``?`` for surrogates.
+    `text`: as a user gave it; what cannot be decoded makes surrogates of it.
     """
     return text.replace("\0", _NUL_SHOWN).encode(errors="replace").decode()
 
 
 def without_nul(row: dict[str, Any]) -> dict[str, Any]:
-    """Show NUL characters, which SQL text cannot hold, as ``␀``.
-
-    Parameters
-    ----------
-    row : dict
-        Values by column.
-
-    Returns
-    -------
-    dict
-        The same, without a NUL in any text.
-    """
+    """Show NUL characters, which SQL text cannot hold, as ``␀``."""
     return {
         name: value.replace("\0", _NUL_SHOWN) if isinstance(value, str) else value
         for name, value in row.items()
@@ -291,3 +215,185 @@ def _steps(outcome: Outcome) -> dict[str, Any]:
 def _deciding(outcome: Outcome) -> StepRecord | None:
     failing = [step for step in outcome.steps if step.name == outcome.failing_step]
     return next(reversed(failing or list(outcome.steps)), None)
+
+
+# A finding as a row of the ``findings`` table.
+
+_SECOND = timedelta(seconds=1)
+_LATEST = datetime.max.replace(tzinfo=UTC) - _SECOND
+
+
+def finding_row(finding: Finding) -> dict[str, Any]:
+    """Flatten a finding for tables.
+
+    As in the row of an outcome, None stands for what is not there, and ``␀`` for a NUL character.
+
+    Returns: a value of the standard library, or None, for each column of `schema.FINDINGS`.
+    """
+    row = {
+        "id": finding.id,
+        "recorded_at": finding.recorded_at,
+        "study": finding.study,
+        "tool_version": finding.tool_version or None,
+        "case_id": finding.case.id,
+        "case_digest": finding.case.build_digest(),
+        **asked_source(finding.case),
+        "kind": finding.kind.value,
+        "axis": finding.axis and finding.axis.value,
+        "summary": finding.summary,
+        **_boundary(finding),
+        **_dates(finding),
+        **_machines(finding),
+        "varying_files": canonical_json(finding.varying_files),
+        "difference": finding.difference or None,
+        "reruns": _documents(finding.reruns),
+        **_environment(finding),
+        "failing_line": finding.failing_line or None,
+        "confidence": finding.confidence,
+        "assumptions": canonical_json(finding.assumptions),
+        "evidence": canonical_json(finding.evidence),
+        "runs": finding.runs,
+        "supersedes": finding.supersedes,
+        **_springs(finding),
+        "recurs": finding.recurs or None,
+        "covers": _covered(finding),
+    }
+    return without_nul(row)
+
+
+def deciding_boundary(finding: Finding) -> Boundary | None:
+    """Choose the boundary that tells most.
+
+    Returns: of those on the finding's axis (of all, where none is on it): on the date axis the end
+    of the window that holds the case's own date, else its beginning; on another axis the last one
+    after which a passing case does not pass; else the first. None: there are none.
+    """
+    on_axis = [entry for entry in finding.boundaries if entry.axis is finding.axis]
+    choice = on_axis or list(finding.boundaries)
+    if not choice:
+        return None
+    breaking = [entry for entry in choice if breaks(entry.before, entry.after)]
+    if choice[0].axis is not Axis.DATE:
+        return breaking[-1] if breaking else choice[0]
+    own = _own_date(finding)
+    if own is None:
+        return next(iter(breaking), choice[0])
+    ends = (entry for entry in breaking if (at := spring_at(entry.first_after)) and at > own)
+    begun = [entry for entry in choice if (at := spring_at(entry.first_after)) and at <= own]
+    return next(ends, begun[-1] if begun else choice[0])
+
+
+def deciding_window(finding: Finding) -> Window | None:
+    """Choose the window that tells most.
+
+    Returns: the one that holds the case's own date, else the first. None: there are no windows.
+    """
+    own = _own_date(finding)
+    holding = (one for one in finding.windows if own and _holds(one, own))
+    return next(holding, next(iter(finding.windows), None))
+
+
+def _own_date(finding: Finding) -> datetime | None:
+    """Return the date of the least unusual machine that passes: the case's own where it does."""
+    if finding.environment is not None:
+        return finding.environment.date
+    source = finding.case.source
+    return source.as_of if isinstance(source, WheelsSource) else None
+
+
+def _holds(window: Window, date: datetime) -> bool:
+    first, last = window.passes_from, window.passes_until
+    return (first is None or first <= date) and (last is None or date <= last)
+
+
+def _boundary(finding: Finding) -> dict[str, Any]:
+    boundary = deciding_boundary(finding)
+    cause = boundary and boundary.cause
+    return {
+        "last_before": boundary and boundary.last_before,
+        "first_after": boundary and boundary.first_after,
+        "verdict_before": boundary and boundary.before.value,
+        "verdict_after": boundary and boundary.after.value,
+        "is_exact": boundary and boundary.is_exact,
+        "confirmed": boundary and boundary.confirmed,
+        "cause_kind": cause and cause.kind.value,
+        "cause_path": cause and (cause.path or None),
+        "cause_why": cause and cause.why,
+        "boundaries": _documents(finding.boundaries),
+    }
+
+
+def _dates(finding: Finding) -> dict[str, Any]:
+    window = deciding_window(finding)
+    return {
+        "passes_from": window and window.passes_from,
+        "passes_until": window and window.passes_until,
+        "windows": _documents(finding.windows),
+        "studied_from": finding.studied_from,
+        "studied_until": finding.studied_until,
+    }
+
+
+def _springs(finding: Finding) -> dict[str, Any]:
+    boundary = deciding_boundary(finding)
+    does_spring = (
+        boundary and boundary.axis is Axis.DATE and breaks(boundary.before, boundary.after)
+    )
+    passed = [
+        last
+        for entry in finding.boundaries
+        if entry.axis is Axis.DATE and breaks(entry.before, entry.after)
+        if (last := spring_at(entry.last_before)) and spring_at(entry.first_after)
+    ]
+    ruled = None
+    if finding.recurs and (own := _own_date(finding)):
+        ruled = next_within(finding.recurs, own)
+    return {
+        "springs_at": spring_at(boundary.first_after) if boundary and does_spring else ruled,
+        "may_spring_from": min(*passed, _LATEST) + _SECOND if passed else None,
+    }
+
+
+def _covered(finding: Finding) -> str | None:
+    """Name the axes along which nothing made a difference, which only the summary tells."""
+    if finding.kind not in {FindingKind.SOUND, FindingKind.ALWAYS_FAILING}:
+        return None
+    words = finding.summary.rpartition(" along ")[2].replace(",", " ").split()
+    told = [axis for axis in Axis if axis in words]
+    if not told and finding.studied_from is not None:
+        told = [Axis.DATE]
+    return " ".join(told) or None
+
+
+def _machines(finding: Finding) -> dict[str, Any]:
+    return {
+        "passing_cpus": _words(sorted(finding.passing_cpus, key=cpu_age)),
+        "failing_cpus": _words(sorted(finding.failing_cpus, key=cpu_age)),
+        "features": _words(finding.features),
+        "features_base": finding.features_base or None,
+        "features_needed": _words(finding.features_needed),
+        # a list, not words: the path of a kernel may hold a space
+        "passing_kernels": canonical_json(sorted(finding.passing_kernels, key=kernel_age)),
+        "failing_kernels": canonical_json(sorted(finding.failing_kernels, key=kernel_age)),
+    }
+
+
+def _environment(finding: Finding) -> dict[str, Any]:
+    machine = finding.environment
+    return {
+        "env_date": machine and machine.date,
+        "env_cpu": machine and machine.cpu,
+        "env_cpu_count": machine and machine.cpu_count,
+        "env_memory_mib": machine and machine.memory_mib,
+        "env_kernel": machine and machine.kernel,
+        "env_accelerator": machine and machine.accelerator.value,
+        "env_image": machine and str(machine.image),
+    }
+
+
+def _words(words: Sequence[str]) -> str | None:
+    return " ".join(words) or None
+
+
+def _documents(values: tuple[Value, ...]) -> str:
+    return canonical_json([value.model_dump(mode="json") for value in values])

@@ -1,13 +1,12 @@
-"""The catalog's columns, said once: SQL tables, frames, CSV and the data dictionary follow.
+"""The catalog's columns, defined once: SQL tables, frames, CSV and the data dictionary follow.
 
 To add a column: append it to its table with ``since`` set to the new version and, if it is never
 missing, `Column.default`; raise `SCHEMA_VERSION` by one, and add the step that brings an older
 database there to `buildvm_nb.catalog.upgrades.UPGRADES`.
 """
 
-from dataclasses import replace
-
-from buildvm_nb.catalog.columns import Column, Kind, TableSchema
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 __all__ = [
     "FAILURES",
@@ -17,7 +16,106 @@ __all__ = [
     "SCHEMA_VERSION",
     "SUBJECT",
     "TABLES",
+    "Column",
+    "Kind",
+    "TableSchema",
+    "data_dictionary",
 ]
+
+# What describes a table of the catalog: its columns, what they hold, how people are told of it.
+
+
+class Kind(StrEnum):
+    """What a column holds."""
+
+    TEXT = "text"
+    JSON = "json"
+    """JSON in canonical form, kept as text."""
+    INTEGER = "integer"
+    REAL = "real"
+    BOOLEAN = "boolean"
+    INSTANT = "instant"
+    """Aware UTC instant, to the microsecond, from year 1 to 9999."""
+
+    @property
+    def dtype(self) -> str:
+        """The pandas dtype, by name; every one of them has a missing value."""
+        return _DTYPES[self]
+
+
+_DTYPES = {
+    Kind.TEXT: "string[pyarrow]",
+    Kind.JSON: "string[pyarrow]",
+    Kind.INTEGER: "Int64",
+    Kind.REAL: "Float64",
+    Kind.BOOLEAN: "boolean",
+    Kind.INSTANT: "datetime64[us, UTC]",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column: of a SQL table, a frame and a CSV file alike."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    optional: bool = True
+    """Whether a value may be missing."""
+    indexed: bool = False
+    since: int = 1
+    """The schema version that brought it."""
+    default: bool | int | None = None
+    """What rows have that are older than the column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSchema:
+    """A table: its columns in their stable order. The first one of a SQL table is the key."""
+
+    name: str
+    columns: tuple[Column, ...]
+    meaning: str = ""
+    """What a row is, in sentences."""
+    gone: tuple[str, ...] = ()
+    """Columns that files of an older version have, and that are left out when these are read."""
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The pandas dtype of each column, in order."""
+        return {column.name: column.kind.dtype for column in self.columns}
+
+    @property
+    def since(self) -> int:
+        """The schema version that brought the table."""
+        return min(column.since for column in self.columns)
+
+    @property
+    def later(self) -> dict[str, bool | int | None]:
+        """What rows have in each column that files of an older version may lack."""
+        return {column.name: column.default for column in self.columns if column.since > self.since}
+
+    def __getitem__(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+    def data_dictionary(self) -> str:
+        """Describe the columns for people.
+
+        Returns: a Markdown table with name, dtype, unit, whether it may be missing, meaning and the
+        schema version that brought it.
+        """
+        lines = [
+            "| column | dtype | unit | missing | meaning | since |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| `{column.name}` | `{column.kind.dtype}` | {column.unit} | "
+            f"{'may be' if column.optional else 'never'} | {column.meaning} | {column.since} |"
+            for column in self.columns
+        ]
+        return "\n".join(lines) + "\n"
+
 
 SCHEMA_VERSION = 5
 """Version of everything below; a database carries the one that it was written with."""
@@ -378,3 +476,65 @@ HINTS = TableSchema(
 
 TABLES = (OUTCOMES, FINDINGS, FAILURES, HINTS)
 """All tables that are frames; the first two are SQL tables as well."""
+
+
+# The data dictionary: what each column of each table means, for people.
+
+_PREAMBLE = """\
+# Data dictionary
+
+<!-- made by `buildvm catalog schema`; change buildvm_nb/catalog/schema.py, then make it anew -->
+
+The tables of a catalog, schema version {version}. Its methods `outcomes()`, `findings()`,
+`failures()` and `hints()` return them as pandas frames with just these columns, in this order and
+with these dtypes, whatever is in them. "Since" is the schema version that brought a column; in the
+tables outcomes and findings, new ones come at the end.
+
+- Instants are UTC, to the microsecond, from year 1 to year 9999.
+- Ids are ULIDs: text that sorts by the time at which it was made.
+- Text is text: a commit `0012345` or `12e4567` is no number, and `NA` is not missing. SQL text
+  cannot hold a NUL character, which is shown as `␀`; JSON Lines of outcomes and findings hold it.
+- Columns of JSON hold it as text, with sorted keys and without spaces.
+
+## Files
+
+`buildvm catalog export FILE` writes outcomes, with `--findings` findings and with `--failures`
+failures, as CSV, JSON Lines or Parquet. `read_table` and `read_failures` of `buildvm_nb.catalog`
+read all of them back as they were written.
+
+**CSV**, such as `failures.csv`: UTF-8, a header line, commas, line feeds, and quotes, doubled
+inside, around cells that need them. It is safe to open in a spreadsheet, because no cell begins
+with a formula's sign: `=`, `+`, `-`, `@`, their full-width forms, tab, carriage return, line feed.
+
+- A missing value is an empty cell; an empty text is an apostrophe.
+- Text that begins with a formula's sign or with an apostrophe has an apostrophe put before it:
+  `=1+1` is written `'=1+1`.
+- Some spreadsheets part cells at semicolons or tabs. So within a text each semicolon, tab, carriage
+  return and line feed has an apostrophe put behind it, if a formula's sign comes next, or quotes,
+  apostrophes or spaces and then such a sign: `a;=1+1` is written `a;'=1+1`.
+- To undo this, take away the apostrophe at the beginning of a cell, and the one at each such place
+  within it.
+- Integers are decimal, numbers as exact as they are, truth values `TRUE` and `FALSE`, instants
+  ISO 8601 with `Z`: `2020-10-05T23:01:57Z`.
+- A spreadsheet may show `0012345` as a number, and would save it so; the file has it as it is.
+
+**JSON Lines**: one object on each line. Failures have the columns below, with JSON as it is.
+Outcomes and findings are whole, with more in them than the tables have.
+
+**Parquet**: one file, or with `--partition` a directory with a part for each `year` (that of
+`recorded_at`), `kind`, `axis` or `verdict`. Meaning and unit of each column are in its metadata.
+"""
+
+
+def data_dictionary() -> str:
+    """Describe all tables and their files for people.
+
+    Returns
+    -------
+    str
+        Markdown: what holds for all, then for each table its name, what a row is, its columns.
+    """
+    sections = (
+        f"## {table.name}\n\n{table.meaning}\n\n{table.data_dictionary()}" for table in TABLES
+    )
+    return "\n".join((_PREAMBLE.format(version=SCHEMA_VERSION), *sections))

@@ -9,10 +9,9 @@ from functools import lru_cache
 from pydantic import TypeAdapter, ValidationError
 
 from buildvm_nb.errors import CatalogError, UsageError
-from buildvm_nb.model.finding import Axis, Boundary
-from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.finding import Axis, Boundary, Hint
+from buildvm_nb.model.instants import occurrences
 from buildvm_nb.model.outcome import Verdict
-from buildvm_nb.model.recurrence import occurrences
 
 __all__ = ["Spring", "breaks", "next_turns", "read_boundaries", "spring_at", "springs"]
 
@@ -40,15 +39,7 @@ class Spring:
     def may_lie(self, after: datetime, before: datetime) -> bool:
         """Tell whether it may spring between two instants.
 
-        Parameters
-        ----------
-        after, before : datetime
-            Aware; neither counts as between.
-
-        Returns
-        -------
-        bool
-            True as well where it is not exact and only part of its bracket lies between them.
+        Returns: True as well where it is not exact and only part of its bracket lies between them.
         """
         return self.springs_at > after and self.passes_until < before - _SECOND
 
@@ -56,21 +47,8 @@ class Spring:
 def springs(boundaries: str) -> tuple[Spring, ...]:
     """Find the springs of a finding.
 
-    Parameters
-    ----------
-    boundaries : str
-        Column ``boundaries`` of the tables findings and failures.
-
-    Returns
-    -------
-    tuple of Spring
-        In the order of time; empty where no boundary of the date axis leads from passing to
-        failing.
-
-    Raises
-    ------
-    CatalogError
-        If these are no boundaries.
+    Returns: in the order of time; empty where no boundary of the date axis leads from passing to
+    failing.
     """
     if _ON_DATES not in boundaries:
         return ()
@@ -83,25 +61,8 @@ def next_turns(
 ) -> tuple[datetime | None, datetime | None]:
     """Tell what comes next on the date axis.
 
-    Parameters
-    ----------
-    boundaries : str
-        Column ``boundaries`` of the tables findings and failures.
-    at : datetime
-        Aware; what counts as now.
-    recurs : str, optional
-        Column ``recurs`` of these tables.
-
-    Returns
-    -------
-    tuple of datetime or None
-        First instant after it from which on it is known to fail where it passed, and to pass where
-        it did not; None: there is none in the range that was studied.
-
-    Raises
-    ------
-    CatalogError
-        If these are no boundaries.
+    Returns: first instant after it from which on it is known to fail where it passed, and to pass
+    where it did not; None: there is none in the range that was studied.
     """
     fails = passes = None
     for before, after, first in _turns(boundaries):
@@ -120,20 +81,7 @@ def next_turns(
 def read_boundaries(boundaries: str) -> tuple[Boundary, ...]:
     """Read a cell of column ``boundaries``.
 
-    Parameters
-    ----------
-    boundaries : str
-        JSON.
-
-    Returns
-    -------
-    tuple of Boundary
-        In the order of their axis.
-
-    Raises
-    ------
-    CatalogError
-        If these are no boundaries.
+    Returns: in the order of their axis.
     """
     try:
         return _BOUNDARIES.validate_json(boundaries)
@@ -145,33 +93,14 @@ def read_boundaries(boundaries: str) -> tuple[Boundary, ...]:
 
 
 def breaks(before: str | None, after: str | None) -> bool:
-    """Tell whether a boundary leads from passing to failing.
-
-    Parameters
-    ----------
-    before, after : Verdict, str or None
-        On both sides of it.
-
-    Returns
-    -------
-    bool
-        False where there is no verdict.
-    """
+    """Tell whether a boundary leads from passing to failing."""
     return before == Verdict.PASSED and after is not None and after != Verdict.PASSED
 
 
 def spring_at(text: str | None) -> datetime | None:
     """Read one end of a boundary on the date axis.
 
-    Parameters
-    ----------
-    text : str or None
-        As a boundary has it.
-
-    Returns
-    -------
-    datetime or None
-        Aware, in UTC, midnight where it is only a day; None: it is no instant.
+    Returns: aware, in UTC, midnight where it is only a day; None: it is no instant.
     """
     if text is None:
         return None

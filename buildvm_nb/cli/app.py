@@ -4,26 +4,16 @@ from collections.abc import Iterable
 
 import typer
 
-from buildvm_nb.cli.batch import batch
-from buildvm_nb.cli.build import build
-from buildvm_nb.cli.caches import CACHE_COMMANDS
-from buildvm_nb.cli.cases import CASE_COMMANDS
-from buildvm_nb.cli.catalog_care import CARE_COMMANDS
-from buildvm_nb.cli.catalogs import CATALOG_COMMANDS
-from buildvm_nb.cli.cpus import cpus
+from buildvm_nb.cli.build import CASE_COMMANDS, build, environment, run, shell
+from buildvm_nb.cli.catalog import CARE_COMMANDS, CATALOG_COMMANDS, report
+from buildvm_nb.cli.command import Command, new_group, take_global_options
 from buildvm_nb.cli.curated import CURATED_COMMANDS
 from buildvm_nb.cli.diagnose import diagnose
-from buildvm_nb.cli.doctor import doctor
-from buildvm_nb.cli.environments import environment
-from buildvm_nb.cli.forecast import forecast
+from buildvm_nb.cli.forecast import forecast, scan
 from buildvm_nb.cli.guix import GUIX_COMMANDS
-from buildvm_nb.cli.images import IMAGE_COMMANDS, kernels
-from buildvm_nb.cli.machines import run, shell
-from buildvm_nb.cli.options import Command, new_group, take_global_options
-from buildvm_nb.cli.reports import report
-from buildvm_nb.cli.scan import scan
-from buildvm_nb.cli.services import MACHINE_COMMANDS
-from buildvm_nb.cli.sweep import sweep
+from buildvm_nb.cli.host import CACHE_COMMANDS, IMAGE_COMMANDS, cpus, doctor, kernels
+from buildvm_nb.cli.machine import MACHINE_COMMANDS
+from buildvm_nb.cli.sweep import batch, sweep
 
 __all__ = ["COMMANDS", "app"]
 

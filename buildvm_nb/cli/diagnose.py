@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from buildvm_nb.cli.case_options import SourceOptions, choose_case, limit_steps
-from buildvm_nb.cli.completion import complete_case
-from buildvm_nb.cli.exits import ExitStatus
-from buildvm_nb.cli.finding_report import write_report
-from buildvm_nb.cli.finding_summary import describe_machine, show_finding
-from buildvm_nb.cli.grid_options import WorkOptions
-from buildvm_nb.cli.narrator import Narrator
-from buildvm_nb.cli.options import command
+from buildvm_nb.cli.command import ExitStatus, Session, command, complete_case
+from buildvm_nb.cli.describe import Narrator, describe_machine, show_finding, write_report
+from buildvm_nb.cli.options import (
+    DiagnosedMachineOptions,
+    QuestionOptions,
+    SourceOptions,
+    WorkOptions,
+    choose_case,
+    limit_steps,
+)
 from buildvm_nb.cli.output import write_fields, write_json, write_line
-from buildvm_nb.cli.question_options import DiagnosedMachineOptions, QuestionOptions
-from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -104,18 +104,7 @@ def diagnose(
 
 
 def judged_status(verdicts: Collection[str]) -> ExitStatus:
-    """Choose what to exit with: trouble only where no run said anything about the case.
-
-    Parameters
-    ----------
-    verdicts : collection of str
-        Of all runs.
-
-    Returns
-    -------
-    ExitStatus
-        `UNAVAILABLE` where all lacked a source, a package or a kernel.
-    """
+    """Choose what to exit with: trouble only where no run said anything about the case."""
     seen = set(verdicts)
     if seen - {"unavailable", "error"} or not seen:
         return ExitStatus.DONE
@@ -140,7 +129,7 @@ class _Study:
 
     def diagnose(self, session: Session) -> "Finding":
         """Make it, and tell each outcome as it comes."""
-        from buildvm_nb.study.findings import diagnose_case
+        from buildvm_nb.study.diagnose import diagnose_case
 
         _, questions, _ = self._what
         narrator, work = Narrator(tells_commits="commit" in questions.axes), self._work

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from buildvm_nb.cli.exits import SIGNAL_BASE, ExitStatus
+from buildvm_nb.cli.command import SIGNAL_BASE, ExitStatus, Session
 from buildvm_nb.cli.output import printable_lines, settle_output, write_error
-from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import BuildVMError, HostError, MachineError, SourceError, UsageError
 
 __all__ = ["main"]
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status, see `buildvm_nb.cli.exits.ExitStatus`.
+        The exit status, see `buildvm_nb.cli.command.ExitStatus`.
     """
     words = tuple(sys.argv[1:] if argv is None else argv)
     session = Session(argv=words)

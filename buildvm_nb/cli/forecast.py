@@ -1,30 +1,370 @@
-"""``buildvm forecast``: which day breaks what in a project, until a given one."""
+"""``buildvm forecast`` and ``scan``: what a project's future holds, with and without runs."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from buildvm_nb.cli.case_options import SourceOptions, make_case
-from buildvm_nb.cli.completion import complete_case
-from buildvm_nb.cli.exits import ExitStatus
-from buildvm_nb.cli.forecast_summary import change_table, forecast_fields, markdown_lines
-from buildvm_nb.cli.options import command
-from buildvm_nb.cli.output import write_fields, write_json, write_line, write_table
-from buildvm_nb.cli.question_options import StudiedMachineOptions
-from buildvm_nb.cli.session import Session
+from buildvm_nb.cli.command import ExitStatus, Session, command, complete_case, complete_hint_kind
+from buildvm_nb.cli.options import SourceOptions, StudiedMachineOptions, make_case
+from buildvm_nb.cli.output import (
+    printable,
+    write_error,
+    write_fields,
+    write_json,
+    write_line,
+    write_table,
+)
 from buildvm_nb.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
-    from buildvm_nb.model.forecast import Forecast
+    from buildvm_nb.model.finding import Change, Forecast, Hint
     from buildvm_nb.model.outcome import Outcome
 
-__all__ = ["CASE_FILE", "forecast"]
+__all__ = [
+    "change_table",
+    "distance",
+    "forecast",
+    "forecast_fields",
+    "markdown_lines",
+    "scan",
+]
+
+# ``buildvm scan``: what in a source tree carries dates, or asks for a CPU or a kernel.
+
+_AHEAD = timedelta(days=365 * 20)
+_MONTHS = 12
+_HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HintFilter:
+    """Which hints are shown."""
+
+    first: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DATE", help="Only dates at or after this one."),
+    ] = None
+    last: Annotated[
+        str | None, typer.Option("--to", metavar="DATE", help="Only dates up to this one.")
+    ] = None
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            autocompletion=complete_hint_kind,
+            help="Only kinds that begin so, such as certificate or certificate-ends; repeatable.",
+        ),
+    ] = None
+
+    def span(self) -> tuple[datetime | None, datetime | None]:
+        """Return the first and the last date, where they were given."""
+        from buildvm_nb.model.instants import parse_instant
+
+        first = None if self.first is None else parse_instant(self.first)
+        last = None if self.last is None else parse_instant(self.last)
+        if first and last and first > last:
+            raise UsageError(f"--from {self.first} is later than --to {self.last}")
+        return first, last
+
+    def kinds(self) -> frozenset[str]:
+        """Return the kinds that are shown."""
+        from buildvm_nb.model.finding import HintKind
+
+        found: set[str] = set()
+        for start in self.kind or [""]:
+            fitting = {kind.value for kind in HintKind if kind.value.startswith(start)}
+            if not fitting:
+                known = ", ".join(kind.value for kind in HintKind)
+                raise UsageError(f"--kind: no such kind: {start!r}; allowed: {known}")
+            found |= fitting
+        return frozenset(found)
+
+
+@command(
+    "scan",
+    examples=(
+        "buildvm scan .",
+        "buildvm scan requests-toolbelt-0.9.1.tar.gz",
+        "buildvm scan dulwich-0.20.23 --from today --to 2040-01-01",
+        "buildvm scan . --kind certificate --kind openpgp --json",
+        "buildvm scan . --calendar --from today",
+    ),
+)
+def scan(
+    session: Session,
+    chosen: HintFilter,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|CASE",
+            autocompletion=complete_case,
+            help="A directory, file or archive; or a case file (.toml) or the id of a curated "
+            "case, whose sources are fetched.",
+        ),
+    ],
+    calendar: Annotated[
+        bool,
+        typer.Option("--calendar", help="Add what the calendar brings: leap days, overflows, …"),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="List what was not read, and why.")
+    ] = False,
+) -> None:
+    """List what in a source tree carries dates or asks for a CPU.
+
+    Certificates, revocation lists, keys, tokens, dates in source text, flags and code that ask
+    for a CPU or a kernel; also inside archives. Nothing is run. Whether anything depends on what
+    is listed only a build can tell. Dates in source text count from 10 years ago to 30 ahead;
+    with --from or --to, only what has a date is listed.
+    """
+    span, kinds = chosen.span(), chosen.kinds()
+    left_out: list[tuple[str, str]] = []
+    hints = [*_scanned(session, target, left_out)]
+    if calendar:
+        hints += _calendar(span)
+    shown = sorted(
+        (hint for hint in hints if hint.kind in kinds and _lies_in(hint.instant, span)), key=_order
+    )
+    if session.as_json:
+        write_json([hint.model_dump(mode="json") for hint in shown])
+    else:
+        _show_hints(shown)
+    _summarise(session, len(shown), left_out, verbose)
+
+
+def _scanned(session: Session, target: str, left_out: list[tuple[str, str]]) -> Iterator["Hint"]:
+    """Scan what is meant; the paths of a case's inputs begin with where they are placed."""
+    from buildvm_nb.hints import scan_tree
+
+    progress = session.progress()
+    for place, path in _trees(session, target):
+
+        def note(name: str, reason: str, place: str = place) -> None:
+            left_out.append((f"{place}{name}", reason))
+
+        for hint in scan_tree(path, progress=progress, skipped=note):
+            yield hint.model_copy(update={"path": f"{place}{hint.path}"}) if place else hint
+
+
+def _trees(session: Session, target: str) -> Iterator[tuple[str, Path]]:
+    """Iterate over the trees that are meant, with what their paths begin with."""
+    path = Path(target)
+    if path.exists() and not (path.suffix == ".toml" and path.is_file()):
+        yield "", path
+        return
+    from buildvm_nb.catalog import find_case_file, load_case
+    from buildvm_nb.source import fetch
+
+    file = find_case_file(target)
+    if not file.exists():
+        raise UsageError(f"nothing to scan: no such file or directory: {target}")
+    case = load_case(file)
+    sources = [("", case.source)] if case.source is not None else []
+    sources += [(f"{entry.path}/", entry.source) for entry in case.inputs]
+    if not sources:
+        raise UsageError(f"nothing to scan: the case {case.id} has no source and no inputs")
+    base, progress = file.absolute().parent, session.progress()
+    for place, source in sources:
+        yield place, fetch(source, session.cache(), base=base, progress=progress).tree
+
+
+def _calendar(span: tuple[datetime | None, datetime | None]) -> tuple["Hint", ...]:
+    from buildvm_nb.hints import calendar_hints
+    from buildvm_nb.model.instants import EARLIEST, LATEST, now
+
+    first, last = span
+    if first is None:
+        first = min(now(), last or LATEST)
+    end = last or min(first, LATEST - _AHEAD) + _AHEAD
+    return calendar_hints(max(first - timedelta(seconds=1), EARLIEST), end)
+
+
+def _lies_in(instant: datetime | None, span: tuple[datetime | None, datetime | None]) -> bool:
+    first, last = span
+    if instant is None:
+        return first is None and last is None
+    return (first is None or first <= instant) and (last is None or instant <= last)
+
+
+def _order(hint: "Hint") -> tuple[bool, float, str, int, str]:
+    when = 0.0 if hint.instant is None else hint.instant.timestamp()
+    return hint.instant is None, when, hint.path, hint.line or 0, hint.kind.value
+
+
+def _show_hints(hints: list["Hint"]) -> None:
+    from buildvm_nb.model.instants import format_instant, now
+
+    today = now()
+    rows = [
+        (
+            "" if hint.instant is None else format_instant(hint.instant),
+            "" if hint.instant is None else distance(hint.instant, today),
+            hint.kind.value,
+            hint.path if hint.line is None else f"{hint.path}:{hint.line}",
+            hint.why,
+        )
+        for hint in hints
+    ]
+    if rows:
+        write_table(("date", "from today", "kind", "where", "why"), rows)
+
+
+def distance(instant: datetime, today: datetime) -> str:
+    """Tell how far an instant is, in at most two units.
+
+    For example ``in 1 year 7 months``, ``5 years ago``, ``now``.
+    """
+    early, late = sorted((instant, today))
+    months = (late.year - early.year) * _MONTHS + late.month - early.month
+    if (late.day, late.time()) < (early.day, early.time()):
+        months -= 1
+    if months:
+        parts = [_count(months // _MONTHS, "year"), _count(months % _MONTHS, "month")]
+    elif (late - early).days:
+        parts = [_count((late - early).days, "day")]
+    else:
+        parts = [_count((late - early) // _HOUR, "hour")]
+    text = " ".join(part for part in parts if part)
+    if not text:
+        return "now"
+    return f"in {text}" if instant > today else f"{text} ago"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'s' * (number > 1)}" if number else ""
+
+
+def _summarise(
+    session: Session, shown: int, left_out: list[tuple[str, str]], verbose: bool
+) -> None:
+    if verbose:
+        for path, reason in left_out:
+            write_error(f"buildvm: {printable(path)}: {printable(reason)}")
+    rest = f"; not read, or not in full: {len(left_out)}" if left_out else ""
+    more = " (--verbose lists them)" if left_out and not verbose else ""
+    session.note(f"{shown} hint{'s' * (shown != 1)}{rest}{more}")
+
+
+# A forecast, told to people: fields and a table, or Markdown.
+
+_COLUMNS = ("when", "from today", "what", "why", "shown by")
+_MOST_NAMES = 3
+_LONGEST_LINE = 120
+_HEADINGS = {
+    "sound": "Nothing breaks",
+    "breaks": "Something breaks",
+    "fails-today": "No forecast: it fails today already",
+    "undetermined": "It cannot be told",
+}
+
+
+def forecast_fields(told: "Forecast") -> list[tuple[str, str]]:
+    """Tell what a forecast is about and what was taken for granted.
+
+    Returns: names and values; an empty value says that there is nothing to tell.
+    """
+    from buildvm_nb.model.instants import format_instant
+
+    case, machine = told.case, told.machine
+    sound = told.sound_until
+    return [
+        ("case", f"{case.id}: {case.title}" if case.title else case.id),
+        ("forecast", _HEADINGS[told.status.value]),
+        ("today", f"{told.today.value} ({format_instant(told.start)})"),
+        ("shown by", told.today_line),
+        ("looked until", format_instant(told.until) if told.looks else ""),
+        ("sound until", format_instant(sound) if sound else ""),
+        ("unstable", ", ".join(told.unstable)),
+        (
+            "machine",
+            f"{machine.cpu}, {machine.accelerator.value}, kernel {machine.kernel}, {machine.image}",
+        ),
+        ("assumed", "\n".join(told.assumptions)),
+        ("runs", f"{told.runs} made, {len(told.evidence)} looked at"),
+        ("finding", told.finding or ""),
+        ("log", f"buildvm catalog log {told.today_outcome}" if told.today_line else ""),
+    ]
+
+
+def change_table(
+    told: "Forecast", present: datetime
+) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Make a table of what breaks and heals.
+
+    Returns: headings and rows, ordered by time.
+    """
+    return _COLUMNS, [_row(change, present) for change in told.changes]
+
+
+def markdown_lines(told: "Forecast", present: datetime) -> Iterator[str]:
+    """Tell a forecast as Markdown."""
+    yield f"## {_HEADINGS[told.status.value]}: {_cell(told.case.id)}"
+    yield ""
+    for name, value in forecast_fields(told):
+        if value:
+            yield f"- **{name}**: {_cell(value)}"
+    if told.changes:
+        columns, rows = change_table(told, present)
+        yield ""
+        yield f"| {' | '.join(columns)} |"
+        yield f"|{' --- |' * len(columns)}"
+        for row in rows:
+            yield f"| {' | '.join(map(_cell, row))} |"
+
+
+def _row(change: "Change", present: datetime) -> tuple[str, ...]:
+    from buildvm_nb.model.instants import format_instant
+
+    first = change.first_after
+    when = format_instant(first)
+    if not change.is_exact:
+        when = f"{format_instant(change.last_before)} to {when}"
+    line = change.failing_line.partition("\n")[0]
+    shown = line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…"
+    return when, distance(first, present), _what(change), _why(change), shown
+
+
+def _what(change: "Change") -> str:
+    """Tell what changes: the whole, and tests by name."""
+    verb = {"breaks": "fails", "heals": "passes again", "fails-otherwise": "fails otherwise"}[
+        change.kind.value
+    ]
+    names = ", ".join(change.tests[:_MOST_NAMES])
+    more = len(change.tests) - _MOST_NAMES
+    if more > 0:
+        names += f" and {more} more"
+    if not names:
+        return f"the whole {verb}" if change.of_whole else verb
+    return f"{verb}: {names}" if change.of_whole else f"{verb}: {names} (others fail already)"
+
+
+def _why(change: "Change") -> str:
+    if change.cause is not None:
+        others = len(change.suspects)
+        return _told(change.cause) + (f" (and {others} more end then)" if others else "")
+    if change.suspects:
+        return "perhaps " + "; or ".join(map(_told, change.suspects[:_MOST_NAMES]))
+    # one who sees the failing line can go on from there
+    return "nothing in the source says so" if change.is_exact else ""
+
+
+def _told(hint: "Hint") -> str:
+    line = "" if hint.line is None else f":{hint.line}"
+    return f"{hint.path}{line}: {hint.why}" if hint.path else hint.why
+
+
+def _cell(text: str) -> str:
+    """Make text safe inside a Markdown table."""
+    lines = " ".join(text.split("\n"))
+    safe = printable(lines).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return safe.replace("`", "'").replace("*", "\\*").replace("_", "\\_")
+
 
 CASE_FILE = "buildvm.toml"
 """A project's own case file, at the top of its tree."""
@@ -104,8 +444,8 @@ def forecast(
     if how.markdown and session.as_json:
         raise UsageError("--markdown and --json exclude each other")
     from buildvm_nb.model.instants import now
+    from buildvm_nb.study.axes import parse_distance
     from buildvm_nb.study.forecast import forecast as run_forecast
-    from buildvm_nb.study.schedule import parse_distance
 
     present = now().replace(microsecond=0)
     until = parse_distance(how.until, present)
@@ -195,7 +535,7 @@ def _write_lines(lines: Iterable[str]) -> None:
 
 
 def _status(session: Session, told: "Forecast", limit: datetime) -> int:
-    from buildvm_nb.model.forecast import ForecastStatus
+    from buildvm_nb.model.finding import ForecastStatus
 
     if told.status is ForecastStatus.FAILS_TODAY:
         session.note("no forecast: the tests do not pass today; see `buildvm diagnose`")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from buildvm_nb.cli.build import VERDICT_STATUS, pass_on
-from buildvm_nb.cli.completion import complete_machine
-from buildvm_nb.cli.options import Command, command
+from buildvm_nb.cli.command import Command, Session, command, complete_machine
+from buildvm_nb.cli.describe import outcome_fields
 from buildvm_nb.cli.output import (
     write_fields,
     write_json,
@@ -17,15 +17,13 @@ from buildvm_nb.cli.output import (
     write_new_file,
     write_table,
 )
-from buildvm_nb.cli.session import Session
-from buildvm_nb.cli.summary import outcome_fields
 from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from buildvm_nb.guix.importing import ImportedMachine
-    from buildvm_nb.guix.secretfiles import SecretFile
+    from buildvm_nb.guix.secrets import SecretFile
 
 __all__ = ["GUIX_COMMANDS"]
 
@@ -194,10 +192,10 @@ def machines(
     Shows the machines.scm that does it. With --install, the machine is added to the one that is
     there, between marks: what you wrote stays. Restarts at other dates need nothing new.
     """
-    from buildvm_nb.guix.hostside import GuixHost
-    from buildvm_nb.guix.machinelist import with_machine
+    from buildvm_nb.guix.host import GuixHost
+    from buildvm_nb.guix.sexp import with_machine
     from buildvm_nb.service import Places, find_machine
-    from buildvm_nb.service.introducing import introduction, known_signing_key
+    from buildvm_nb.service.guixdaemon import introduction, known_signing_key
 
     if install + undo + signing_key > 1:
         raise UsageError("say one of --install, --undo and --signing-key")
@@ -309,8 +307,7 @@ def _tell_files(session: Session, files: "Iterable[Path]") -> None:
 
 
 def _imported(source: str, name: str | None) -> "ImportedMachine":
-    from buildvm_nb.guix.commandline import import_command_line, import_process
-    from buildvm_nb.guix.importing import import_configuration
+    from buildvm_nb.guix.importing import import_command_line, import_configuration, import_process
 
     if source.isdecimal():
         return import_process(int(source))

@@ -1,191 +1,830 @@
-"""Commands whose options come in groups: a group is a dataclass, written once, used by many.
+"""The groups of options: which case, which machine, which grid, which questions."""
 
-A command is a function. A parameter annotated with a dataclass takes all options of that group,
-one with `Session` the call's session; the rest are the command's own. Every command takes the
-global options as well, so that they may stand before or after its name.
-"""
-
-import dataclasses
-import inspect
-import sys
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from buildvm_nb.cli.exits import ExitStatus
-from buildvm_nb.cli.output import discard_output
-from buildvm_nb.cli.session import Session
+from buildvm_nb.cli.command import complete_axis, complete_cpu, complete_kernel
+from buildvm_nb.errors import UsageError
 
-__all__ = ["Command", "GlobalOptions", "command", "new_group", "take_global_options"]
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from buildvm_nb.host.cache import Cache
+    from buildvm_nb.model.case import Case, Source
+    from buildvm_nb.model.finding import Axis
+    from buildvm_nb.model.machine import ImageSpec, MachineSpec
+    from buildvm_nb.model.value import Value
+    from buildvm_nb.study.questions import Questions
+    from buildvm_nb.study.sweep import Grid
+
+__all__ = [
+    "LARGEST_GRID",
+    "DiagnosedMachineOptions",
+    "FixedOptions",
+    "GridOptions",
+    "MachineOptions",
+    "QuestionOptions",
+    "RunOptions",
+    "SourceOptions",
+    "StudiedMachineOptions",
+    "WorkOptions",
+    "choose_case",
+    "choose_image",
+    "limit_steps",
+    "make_case",
+]
+
+# Which case is meant: a file, a curated one, or one made from options such as ``--git``.
+
+_KINDS = ("git", "pypi", "debian", "debian_binary", "local")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalOptions:
-    """Options that every command takes."""
+class SourceOptions:
+    """What to build where there is no case file."""
 
-    cache: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Keep images, kernels and sources here [BUILDVM_CACHE]."),
+    git: Annotated[
+        str | None, typer.Option(metavar="URL", help="Build a git repository; a path will do.")
     ] = None
-    catalog: Annotated[
+    commit: Annotated[
+        str | None, typer.Option(metavar="C", help="With --git: this commit, tag or branch.")
+    ] = None
+    before: Annotated[
         str | None,
-        typer.Option(metavar="FILE|URL", help="Keep outcomes in this catalog [BUILDVM_CATALOG]."),
+        typer.Option(metavar="DATE", help="With --git: the newest commit before that date."),
     ] = None
-    json: Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")] = (
+    branch: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --before: on this branch.")
+    ] = None
+    pypi: Annotated[
+        str | None,
+        typer.Option(metavar="NAME==VERSION", help="Build a source distribution from PyPI."),
+    ] = None
+    debian: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[=VERSION]", help="Build a source package of the image's suite."),
+    ] = None
+    debian_binary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[=VERSION]", help="Test with the files of a package of the image's suite."
+        ),
+    ] = None
+    local: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Build a copy of this directory.")
+    ] = None
+
+    def given(self) -> str | None:
+        """Return the option that names the source.
+
+        Returns: its field; None: no source was given.
+        Raises `UsageError` if more than one was given, or one that needs another without it.
+        """
+        kinds = [kind for kind in _KINDS if getattr(self, kind) is not None]
+        if len(kinds) > 1:
+            names = " and ".join(map(_option, kinds))
+            raise UsageError(f"more than one source: {names}; allowed: one")
+        for extra in ("commit", "before", "branch"):
+            if getattr(self, extra) is not None and kinds != ["git"]:
+                raise UsageError(f"{_option(extra)} says nothing without --git")
+        return kinds[0] if kinds else None
+
+    def source(self, image: "ImageSpec") -> "Source":
+        """Return the source that was given.
+
+        `image`: what it is built in: a Debian package comes from the same suite.
+        """
+        from buildvm_nb.model import case
+
+        kind = self.given()
+        match kind:
+            case "git":
+                return case.GitSource.parse(self._git_fields())
+            case "pypi":
+                return case.PyPISource.parse(_pinned(kind, self.pypi or "", "=="))
+            case "debian":
+                fields = _package(kind, self.debian or "", image)
+                return case.DebianSource.parse(fields)
+            case "debian_binary":
+                fields = _package(kind, self.debian_binary or "", image)
+                return case.DebianBinarySource.parse(fields)
+            case "local" if self.local is not None:
+                return case.LocalSource.parse({"path": str(self.local.resolve())})
+        raise UsageError(
+            "nothing to build: no case and no source",
+            hint="name a case file, a curated case (`buildvm case list`), or one of "
+            + ", ".join(map(_option, _KINDS)),
+        )
+
+    def _git_fields(self) -> dict[str, Any]:
+        if (self.commit is None) == (self.before is None):
+            raise UsageError(
+                "--git needs one of --commit and --before",
+                hint="--commit C takes a commit, tag or branch; --before DATE the newest commit "
+                "before that date",
+            )
+        url = self.git or ""
+        if "://" not in url and Path(url).exists():
+            url = str(Path(url).resolve())
+        fields = {"commit": self.commit, "before": self.before, "branch": self.branch}
+        return {"url": url, **{k: v for k, v in fields.items() if v is not None}}
+
+
+def make_case(options: SourceOptions, words: Sequence[str], image: "ImageSpec") -> "Case":
+    """Make a case of one step from options and a command.
+
+    `words`: the command. A single word is shell text; several are a program and its arguments.
+    Raises `UsageError` if there is no source or no command, or a value is none.
+    """
+    from buildvm_nb.model.case import one_step_case
+    from buildvm_nb.study.again import uncurated
+
+    source = options.source(image)
+    if not words:
+        raise UsageError(
+            "no command: what is to be run in the source's directory?",
+            hint="put it at the end, for example: -- make check",
+        )
+    run = words[0] if len(words) == 1 else shlex.join(words)
+    return uncurated(one_step_case(source, run, image))
+
+
+def choose_case(
+    source: SourceOptions, words: Sequence[str], image: "ImageSpec | None"
+) -> tuple["Case", Path]:
+    """Return the case that is meant, and the directory that its relative paths start from.
+
+    `words`: a case file or the id of a curated case; with a source, the command to run.
+    `image`: what a source is built in; default: that of a machine.
+    Raises `UsageError` if no case is meant or more than one, or a value is none.
+    """
+    if source.given() is not None or not words:
+        from buildvm_nb.model.machine import ImageSpec
+
+        return make_case(source, words, image or ImageSpec()), Path.cwd()
+    if len(words) > 1:
+        raise UsageError(
+            f"a case says itself what to run; got a command as well: {shlex.join(words[1:])}",
+            hint="leave the command out, or name the source with --git, --pypi or --local",
+        )
+    from buildvm_nb.catalog import find_case_file, load_case
+
+    path = find_case_file(words[0])
+    return load_case(path), path.absolute().parent
+
+
+def limit_steps(case: "Case", timeout_s: int | None) -> "Case":
+    """Give every step of a case the time that the user allows.
+
+    `timeout_s`: seconds; None: what the case says.
+    """
+    if timeout_s is None:
+        return case
+    limits = case.limits.model_copy(update={"step_timeout_s": timeout_s})
+    steps = tuple(step.model_copy(update={"timeout_s": None}) for step in case.steps)
+    return case.model_copy(update={"limits": limits, "steps": steps})
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def _pinned(field: str, text: str, separator: str) -> dict[str, str]:
+    name, found, version = text.partition(separator)
+    if not (name and found and version):
+        raise UsageError(
+            f"{_option(field)}: not pinned: {text!r}; allowed: NAME{separator}VERSION",
+            hint=f"for example {_option(field)} requests==2.31.0",
+        )
+    return {"name": name.strip(), "version": version.strip()}
+
+
+def _package(field: str, text: str, image: "ImageSpec") -> dict[str, str]:
+    scheme, _, suite = image.base.partition(":")
+    if scheme != "debian":
+        raise UsageError(
+            f"{_option(field)} needs an image of a Debian suite; the image is {image.base}"
+        )
+    fields = _pinned(field, text, "=") if "=" in text else {"name": text}
+    return {**fields, "suite": suite}
+
+
+# The options that describe a machine: one group, for every command that boots one.
+
+_Parsed = TypeVar("_Parsed", bound="Value")
+_OPTION_OF = {
+    "base": "--image",
+    "memory_mib": "--memory",
+    "packages": "--package",
+    "port_forwardings": "--forward",
+}
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600}
+_LONGEST_S = 7 * 86400
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """What the user asked of a machine; None where he left it out."""
+
+    date: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="What the guest's clock shows: 2019-05-01 (midnight UTC), 2019-05-01T12:30:00Z, "
+            "now, today, +16y or -2w from now (y, m, w, d). Left out: the commit's date for a case "
+            "that has one, else the present.",
+        ),
+    ] = None
+    cpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            autocompletion=complete_cpu,
+            help="QEMU's CPU model, with features added or taken away: Westmere, Haswell,-avx2. "
+            "Left out: a model that was current at the date; see `buildvm cpus`.",
+        ),
+    ] = None
+    cpu_count: Annotated[
+        str | None, typer.Option(metavar="N", help="Virtual CPUs. Left out: 1.")
+    ] = None
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory in MiB, or 2G. Left out: 1024."),
+    ] = None
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_kernel,
+            help="debian:SUITE, or a directory with vmlinuz and modules/; see `buildvm kernels`. "
+            "Left out: debian:bookworm.",
+        ),
+    ] = None
+    accelerator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|kvm|tcg|uml",
+            help="What executes the guest: KVM; QEMU's emulation, which enforces the CPU model; or "
+            "user-mode Linux, fast without KVM, on the host's CPU (needs bubblewrap). Left out: "
+            "auto, KVM where it is proven to work, else emulation.",
+        ),
+    ] = None
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Root file system: debian:SUITE, with packages debian:bookworm,gcc,make. "
+            "Left out: the case's, else debian:bookworm.",
+        ),
+    ] = None
+    package: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Add a Debian package to the image; repeatable."),
+    ] = None
+    mirror: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Package mirror of the image, such as a dated archive."),
+    ] = None
+    network: Annotated[
+        str | None,
+        typer.Option(
+            metavar="off|restricted|user",
+            help="What the guest reaches: nothing, only what is forwarded to it, or what this "
+            "host reaches. Left out: off.",
+        ),
+    ] = None
+    forward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:GUEST",
+            help="Lead a TCP port of this host's loopback interface into the guest; repeatable.",
+        ),
+    ] = None
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Host name of the guest.")] = None
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="End a command or step after that time: 90, 90s, 10m, 2h."
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the QEMU command and start nothing.")
+    ] = False
+
+    def overrides(self, image: "ImageSpec | None" = None) -> dict[str, Any]:
+        """Return what was given, checked, as fields of a `MachineSpec`.
+
+        `image`: what ``--package`` and ``--mirror`` add to where ``--image`` is left out; default:
+        that of a machine.
+        Returns: fields with valid values; what was left out is not in it.
+        """
+        given = {
+            "name": self.name,
+            "image": choose_image(self.image, self.package, self.mirror, image),
+            "date": _check_date(self.date),
+            "cpu": self.cpu,
+            "cpu_count": self.cpu_count,
+            "memory_mib": _read_memory(self.memory),
+            "kernel": _read_kernel(self.kernel),
+            "accelerator": self.accelerator,
+            "port_forwardings": tuple(map(_read_forwarding, self.forward or ())) or None,
+            "network": self.network,
+        }
+        given = {field: value for field, value in given.items() if value is not None}
+        from buildvm_nb.model.machine import MachineSpec
+
+        spec = _parse(MachineSpec, given)
+        return {field: getattr(spec, field) for field in given}
+
+    def spec(self) -> "MachineSpec":
+        """Return the machine that was asked for.
+
+        Returns: what was left out is filled in.
+        """
+        from buildvm_nb.model.machine import MachineSpec
+
+        return _parse(MachineSpec, self.overrides())
+
+    def timeout_s(self) -> int | None:
+        """Return the time limit.
+
+        Returns: seconds, from 1 to a week; None: none was given.
+        """
+        if self.timeout is None:
+            return None
+        match = re.fullmatch(r"(\d{1,7})([smh]?)", self.timeout)
+        seconds = int(match[1]) * _UNITS_S[match[2]] if match else 0
+        if not 1 <= seconds <= _LONGEST_S:
+            raise UsageError(
+                f"--timeout: not a time: {self.timeout!r}; allowed: 90, 90s, 10m or 2h, from one "
+                "second to a week"
+            )
+        return seconds
+
+
+def choose_image(
+    text: str | None,
+    packages: Sequence[str] | None,
+    mirror: str | None,
+    base: "ImageSpec | None" = None,
+) -> "ImageSpec | None":
+    """Return the image that options describe.
+
+    `base`: what is added to where `text` is left out; default: that of a machine.
+    Returns: None: nothing was given.
+    """
+    if text is None and not packages and mirror is None:
+        return None
+    from buildvm_nb.model.machine import ImageSpec
+
+    chosen = base or ImageSpec()
+    if text is not None:
+        if ":" not in text:
+            raise UsageError(
+                f"--image: not an image: {text!r}; allowed: debian:SUITE[,PACKAGE…]",
+                hint=f"did you mean debian:{text}?",
+            )
+        chosen = _parse(ImageSpec, text)
+    fields = {
+        "base": chosen.base,
+        "packages": (*chosen.packages, *(packages or ())),
+        "mirror": mirror or chosen.mirror,
+    }
+    return _parse(ImageSpec, fields)
+
+
+def _parse(kind: type[_Parsed], data: object) -> _Parsed:
+    """Parse a value; messages name the options instead of the fields."""
+    try:
+        return kind.parse(data)
+    except UsageError as error:
+
+        def rename(match: re.Match[str]) -> str:
+            field = match[1]
+            return _OPTION_OF.get(field, f"--{field.replace('_', '-')}")
+
+        message = re.sub(rf"(?m)^{kind.__name__}\.(\w+)(\.\d+)?", rename, error.message)
+        raise UsageError(message, hint=error.hint) from error
+
+
+def _check_date(text: str | None) -> str | None:
+    if text is not None:
+        from buildvm_nb.model.instants import (
+            LATEST_CLOCK,
+            format_instant,
+            from_now,
+            parse_instant,
+        )
+
+        try:
+            if distant := from_now(text):
+                text = format_instant(distant)
+            parse_instant(text, latest=LATEST_CLOCK)
+        except UsageError as error:
+            raise UsageError(f"--date: {error.message}", hint=error.hint) from error
+    return text
+
+
+def _read_memory(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"\d+\s*(M|MiB|G|GiB)?", text):
+        raise UsageError(f"--memory: not a size: {text!r}; allowed: 1024 (MiB), 512M or 2G")
+    return text
+
+
+def _read_kernel(text: str | None) -> str | None:
+    if text is None or text.startswith("debian:"):
+        return text
+    if "/" in text:
+        return str(Path(text).absolute())
+    raise UsageError(
+        f"--kernel: unknown kernel: {text!r}; allowed: debian:SUITE or a directory's path",
+        hint=f"did you mean debian:{text}? `buildvm kernels` lists them",
+    )
+
+
+def _read_forwarding(text: str) -> dict[str, int]:
+    match = re.fullmatch(r"(\d{1,5}):(\d{1,5})", text)
+    if not match:
+        raise UsageError(
+            f"--forward: not two ports: {text!r}; allowed: HOST:GUEST, for example 8080:80"
+        )
+    return {"host": int(match[1]), "guest": int(match[2])}
+
+
+# The options of studies: what varies, what is the same for all machines, who runs them.
+
+LARGEST_GRID = 10_000
+"""Cells that are run without being asked for twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """What varies."""
+
+    dates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATES",
+            help="2018..2030/1Y, 2020-01-01..2021-01-01/1M, a list with commas, or both mixed; "
+            "steps in Y, M, W, D, H. Left out: the commit's date, else today.",
+        ),
+    ] = None
+    cpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODELS",
+            help="A list with commas; a part that begins with + or - changes the model before it: "
+            "Westmere,Haswell,-cx16 are two. x86-64-by-year: one model per year; all: every model "
+            "with a date. Left out: the one current at the commit's date, for all dates.",
+        ),
+    ] = None
+    kernels: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="A list with commas, or all: see `buildvm kernels`."),
+    ] = None
+    cores: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Virtual CPUs: 1,2,4. Left out: 1.")
+    ] = None
+    commits: Annotated[
+        str | None,
+        typer.Option(metavar="COMMITS", help="Commits, tags or branches of the git source."),
+    ] = None
+
+    def grid(self, cache: "Cache") -> "Grid":
+        """Return the grid that was asked for.
+
+        Returns: an axis that was left out has no values.
+        """
+        from buildvm_nb.study.sweep import read_grid
+
+        return read_grid(vars(self), cache, names={axis: f"--{axis}" for axis in vars(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedOptions:
+    """What is the same for all machines of a study."""
+
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of each guest: MiB, or 2G.")
+    ] = None
+    accelerator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|kvm|tcg|uml",
+            help="Left out: auto; emulation where CPUs are given, else KVM where it works.",
+        ),
+    ] = None
+    image: Annotated[str | None, typer.Option(metavar="IMAGE", help="debian:SUITE[,PACKAGE…].")] = (
+        None
+    )
+    package: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Add a Debian package to the image; repeatable."),
+    ] = None
+    mirror: Annotated[
+        str | None, typer.Option(metavar="URL", help="Package mirror, such as a dated archive.")
+    ] = None
+    network: Annotated[
+        str | None,
+        typer.Option(metavar="off|restricted|user", help="What the guest reaches. Left out: off."),
+    ] = None
+
+    def machine(self) -> MachineOptions:
+        """Return them as options of a machine.
+
+        Returns: the rest is left out.
+        """
+        return MachineOptions(**vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """Who does the runs of a study, and which."""
+
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Guests side by side. Left out: one per core that fits."
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tcp://HOST:PORT",
+            help="Run on the workers of this Dask scheduler instead, one guest for each thread.",
+        ),
+    ] = None
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run also what the catalog has an answer for.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(WorkOptions):
+    """How a sweep is run."""
+
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the outcomes to this file, too.")
+    ] = None
+    yes: Annotated[bool, typer.Option("--yes", help=f"Run more than {LARGEST_GRID:,} cells.")] = (
+        False
+    )
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and run none.")] = (
         False
     )
 
-    def tell(self, session: Session) -> None:
-        """Put what was given into the session; what was not given stays as it is.
 
-        Parameters
-        ----------
-        session : Session
-            It is changed.
-        """
-        session.cache_root = self.cache or session.cache_root
-        session.catalog_place = self.catalog or session.catalog_place
-        session.as_json = self.json or session.as_json
-        session.quiet = self.quiet or session.quiet
+# The options that say what a diagnosis is to find out, and in which machines.
+
+_AXES = ("date", "cpu", "kernel", "cores", "commit")
+_NEEDED_AXIS = {
+    "first": ("--from", "date"),
+    "last": ("--to", "date"),
+    "resolution": ("--resolution", "date"),
+    "no_hints": ("--no-hints", "date"),
+    "cpus": ("--cpus", "cpu"),
+    "kernels": ("--kernels", "kernel"),
+    "cores": ("--cores", "cores"),
+    "good": ("--good", "commit"),
+    "bad": ("--bad", "commit"),
+}
+_BUDGET_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_COARSEST_S = 3650 * 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
-    """A sub-command, ready to be added to a group."""
+class QuestionOptions:
+    """What to find out, and how hard to try."""
 
-    name: str
-    call: Callable[..., None]
-    examples: tuple[str, ...]
-    settings: dict[str, Any]
-
-    def add_to(self, group: typer.Typer) -> None:
-        """Make it a sub-command of a group.
-
-        Parameters
-        ----------
-        group : Typer
-            It is changed.
-        """
-        lines = "\n".join(["\b", "Examples:", *(f"  {example}" for example in self.examples)])
-        group.command(self.name, epilog=lines, context_settings=self.settings)(self.call)
-
-
-def command(
-    name: str, *, examples: tuple[str, ...], takes_words: bool = False
-) -> Callable[[Callable[..., None]], Command]:
-    """Turn a function into a sub-command; its docstring is the help text.
-
-    Parameters
-    ----------
-    name : str
-        What the user calls it.
-    examples : tuple of str
-        Command lines that work, shown by ``--help``.
-    takes_words : bool
-        Whether everything from the first argument on belongs to another command.
-
-    Returns
-    -------
-    callable
-        A decorator.
-    """
-
-    def decorate(function: Callable[..., None]) -> Command:
-        settings = {"allow_interspersed_args": not takes_words}
-        return Command(name=name, call=_expand(function), examples=examples, settings=settings)
-
-    return decorate
-
-
-def new_group(help_text: str, *, topmost: bool = False) -> typer.Typer:
-    """Return an empty group of sub-commands.
-
-    Help and usage errors are plain text: drawing them would take longer than all else that
-    ``--help`` does.
-
-    Parameters
-    ----------
-    help_text : str
-        What the group is about.
-    topmost : bool
-        Whether it is the program itself, which installs shell completion.
-
-    Returns
-    -------
-    Typer
-        To be filled.
-    """
-    return typer.Typer(
-        help=help_text,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        add_completion=topmost,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="date|cpu|kernel|cores|commit",
+            autocompletion=complete_axis,
+            help="What to vary; repeatable. They are tried in this order until one explains the "
+            "case. Left out: date, cpu, kernel; commit where --good and --bad are given.",
+        ),
+    ] = None
+    first: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="DATE",
+            help="Where the dates begin: 2015, 2015-06-01, 2015-06-01T12:00:00Z. Left out: ten "
+            "years before the case's own date.",
+        ),
+    ] = None
+    last: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="DATE", help="Where they end. Left out: July in fifteen years."
+        ),
+    ] = None
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How closely to find the dates of changes: 1, 30s, 1m, 1h, 1d. Left out: to the "
+            "second.",
+        ),
+    ] = None
+    repeats: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Confirming runs on each side. Left out: 2."),
+    ] = None
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="quick: what hints and three dates show; normal: every feature of the calendar "
+            "once as well; thorough: each month around the case's own date. Left out: normal.",
+        ),
+    ] = None
+    budget: Annotated[int | None, typer.Option(metavar="N", min=1, help="Guest runs at most.")] = (
+        None
     )
+    no_hints: Annotated[
+        bool,
+        typer.Option("--no-hints", help="Do not look for dates in sources, packages and logs."),
+    ] = False
+    cpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODELS",
+            autocompletion=complete_cpu,
+            help="More CPUs to try: a list with commas, all, or x86-64-by-year, as `buildvm "
+            "sweep` takes it.",
+        ),
+    ] = None
+    kernels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            autocompletion=complete_kernel,
+            help="Kernels to try beside the case's own, in place of one for each series of "
+            "Debian's: a list with commas, or all.",
+        ),
+    ] = None
+    cores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS", help="Virtual CPUs to try with --axis cores. Left out: 1,2,4."
+        ),
+    ] = None
 
+    good: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C", help="A commit, tag or branch that passes: one end of --axis commit."
+        ),
+    ] = None
+    bad: Annotated[
+        str | None, typer.Option(metavar="C", help="One that fails, older or newer: the other end.")
+    ] = None
 
-def take_global_options() -> Callable[..., None]:
-    """Return the callback of the topmost group, which takes the global options.
+    def questions(self, cache: "Cache") -> "Questions":
+        """Return what was asked.
 
-    Returns
-    -------
-    callable
-        For `Typer.callback`.
-    """
+        Returns: what was left out is that of the diagnosis itself.
+        Raises `UsageError` if a text is none, or an option is about an axis that is not studied;
+        the message names the option.
+        """
+        from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 
-    def nothing() -> None: ...
-
-    return _expand(nothing)
-
-
-def _expand(function: Callable[..., None]) -> Callable[..., None]:
-    """Write out a function's groups of options in a signature that typer understands."""
-    own = inspect.signature(function).parameters.values()
-    groups: dict[str, type[Any]] = {p.name: p.annotation for p in own if _is_group(p.annotation)}
-    plain = [p for p in own if p.name not in groups and p.annotation is not Session]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in plain]
-    for group in (*groups.values(), GlobalOptions):
-        parameters += _parameters(group)
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-
-    def call(*, context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - typer's values
-        session = context.ensure_object(Session)
-        _pick(GlobalOptions, values).tell(session)
-        arguments: dict[str, Any] = {name: _pick(group, values) for name, group in groups.items()}
-        arguments |= {p.name: values[p.name] for p in plain}
-        arguments |= {p.name: session for p in own if p.annotation is Session}
-        try:
-            function(**arguments)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            discard_output()
-            raise typer.Exit(ExitStatus.PIPE_CLOSED) from None
-
-    call.__doc__ = function.__doc__
-    call.__signature__ = inspect.Signature([*parameters, context])  # type: ignore[attr-defined]
-    call.__annotations__ = {p.name: p.annotation for p in (*parameters, context)}
-    return call
-
-
-def _is_group(annotation: object) -> TypeGuard[type[Any]]:
-    return dataclasses.is_dataclass(annotation) and annotation is not Session
-
-
-def _parameters(group: type[Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None if field.default is dataclasses.MISSING else field.default,
-            annotation=hints[field.name],
+        axes = self._axes() or DEFAULT_AXES
+        self._refuse_without_axis({axis.value for axis in axes})
+        if "commit" in axes and not (self.good and self.bad):
+            raise UsageError(
+                "--axis commit needs both ends: --good and --bad",
+                hint="for example --good v1.0 --bad main; either may be the older one",
+            )
+        more = GridOptions(cpus=self.cpus, kernels=self.kernels, cores=self.cores).grid(cache)
+        given: dict[str, Any] = {
+            "first": _read_date("--from", self.first),
+            "last": _read_date("--to", self.last),
+            "resolution_s": _read_resolution(self.resolution),
+            "repeats": self.repeats,
+            "effort": self.effort,
+            "budget": self.budget,
+            "cores": more.cores or None,
+            "good": self.good,
+            "bad": self.bad,
+        }
+        first, last = given["first"], given["last"]
+        if first and last and first >= last:
+            raise UsageError(
+                f"the dates end before they begin: --from {self.first} --to {self.last}"
+            )
+        return Questions(
+            axes=axes,
+            use_hints=not self.no_hints,
+            cpus=more.cpus,
+            kernels=more.kernels,
+            **{name: value for name, value in given.items() if value is not None},
         )
-        for field in dataclasses.fields(group)
-    ]
+
+    def _axes(self) -> tuple["Axis", ...]:
+        from buildvm_nb.model.finding import Axis
+
+        names = self.axis or (["commit"] if self.good and self.bad else [])
+        for name in names:
+            if name not in _AXES:
+                raise UsageError(f"--axis: unknown axis: {name!r}; allowed: {', '.join(_AXES)}")
+        return tuple(Axis(name) for name in dict.fromkeys(names))
+
+    def _refuse_without_axis(self, axes: set[str]) -> None:
+        for field, (option, axis) in _NEEDED_AXIS.items():
+            if getattr(self, field) and axis not in axes:
+                raise UsageError(f"{option} says nothing without --axis {axis}")
 
 
-def _pick(group: type[Any], values: dict[str, Any]) -> Any:  # noqa: ANN401 - an instance of it
-    return group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+@dataclass(frozen=True, kw_only=True)
+class StudiedMachineOptions(FixedOptions):
+    """What is the same for all machines of a study that chooses dates itself."""
+
+    cpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            autocompletion=complete_cpu,
+            help="Begin with this CPU at all dates. Left out: that of the case's own date and "
+            "today's.",
+        ),
+    ] = None
+    cpu_count: Annotated[
+        str | None, typer.Option(metavar="N", help="Virtual CPUs. Left out: the case's, else 1.")
+    ] = None
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_kernel,
+            help="Begin with this kernel. Left out: debian:bookworm.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosedMachineOptions(StudiedMachineOptions):
+    """What is the same for all machines of a diagnosis."""
+
+    date: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="Without --axis date: what all clocks show. Left out: the case's own date, and "
+            "today.",
+        ),
+    ] = None
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="End a step after that time: 90, 90s, 10m, 2h."),
+    ] = None
+
+    def overrides(self, image: "ImageSpec", questions: "Questions") -> dict[str, Any]:
+        """Return what was given, checked, as fields of a `MachineSpec`.
+
+        Returns: what was left out, or left to the diagnosis, is not in it.
+        """
+        if self.date is not None and "date" in questions.axes:
+            raise UsageError(
+                "--date fixes what --axis date varies",
+                hint="name the axes to study, for example --axis cpu; --from and --to limit dates",
+            )
+        given = self.machine().overrides(image)
+        if given.get("accelerator") == "auto":
+            del given["accelerator"]
+        return given
+
+
+def _read_date(option: str, text: str | None) -> "datetime | None":
+    if text is None:
+        return None
+    from buildvm_nb.study.axes import parse_dates
+
+    try:
+        dates = parse_dates(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error.message}", hint=error.hint) from error
+    if len(dates) != 1 or dates[0].microsecond:
+        raise UsageError(f"{option}: not one date with a whole second: {text!r}")
+    return dates[0]
+
+
+def _read_resolution(text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
+    seconds = int(match[1]) * _BUDGET_UNITS_S[match[2]] if match else 0
+    if not 1 <= seconds <= _COARSEST_S:
+        raise UsageError(
+            f"--resolution: not a time: {text!r}; allowed: 1, 30s, 1m, 1h or 1d, from one second "
+            "to ten years"
+        )
+    return seconds

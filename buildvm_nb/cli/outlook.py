@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from buildvm_nb.errors import SearchError
-from buildvm_nb.model.finding import Axis
-from buildvm_nb.model.hint import HintKind
+from buildvm_nb.model.finding import Axis, HintKind
 from buildvm_nb.model.instants import format_instant
+from buildvm_nb.study.dates import collect_hints
 from buildvm_nb.study.diagnose import diagnose
-from buildvm_nb.study.hinting import collect_hints
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.questions import Questions
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from buildvm_nb.host.cache import Cache
     from buildvm_nb.host.progress import Progress
     from buildvm_nb.model.case import Case
-    from buildvm_nb.study.probe import Order
+    from buildvm_nb.study.laboratory import Order
 
 __all__ = ["Outlook", "look_ahead"]
 
@@ -41,10 +40,7 @@ class Outlook:
     def document(self) -> dict[str, Any]:
         """Return it as plain JSON.
 
-        Returns
-        -------
-        dict
-            Axes, the machines of the first runs, dates and the number of hints.
+        Returns: axes, the machines of the first runs, dates and the number of hints.
         """
         return {
             "axes": [axis.value for axis in self.axes],
@@ -65,29 +61,7 @@ def look_ahead(
     progress: "Progress",
     is_remote: bool,
 ) -> Outlook:
-    """Work out what a diagnosis would ask first; sources are fetched for it.
-
-    Parameters
-    ----------
-    case, questions, overrides, cache, catalog, base, progress
-        As `buildvm_nb.study.findings.diagnose_case` takes them.
-    is_remote : bool
-        Whether runs are done elsewhere.
-
-    Returns
-    -------
-    Outlook
-        From the diagnosis itself, which is stopped at its first question.
-
-    Raises
-    ------
-    UsageError
-        If the request is wrong.
-    SourceError
-        If a source or a package cannot be had.
-    HostError
-        If this host lacks something.
-    """
+    """Work out what a diagnosis would ask first; sources are fetched for it."""
     with ThreadPoolExecutor(1) as unused:
         lab = _ClosedLaboratory(
             case,

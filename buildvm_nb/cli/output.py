@@ -1,4 +1,4 @@
-"""What goes to standard output and standard error.
+"""What goes to standard output and standard error: text, tables, JSON, progress.
 
 Text from sources, guests and logs is not ours: control characters in it are shown, never sent to
 the terminal, and nothing in it is taken for markup.
@@ -7,12 +7,23 @@ the terminal, and nothing in it is taken for markup.
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.host.progress import SILENT, Task
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 __all__ = [
+    "LineProgress",
+    "TerminalProgress",
     "can_show",
     "discard_output",
     "printable",
@@ -33,15 +44,7 @@ _GAP = "  "
 def printable(text: object) -> str:
     r"""Make text safe for a terminal, in one line.
 
-    Parameters
-    ----------
-    text : object
-        Anything; its `str` is taken.
-
-    Returns
-    -------
-    str
-        Letters as they are; control and format characters as escapes such as ``\x1b``.
+    Returns: letters as they are; control and format characters as escapes such as ``\x1b``.
     """
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
@@ -50,34 +53,12 @@ def printable(text: object) -> str:
 
 
 def printable_lines(text: str) -> list[str]:
-    """Make text of several lines safe for a terminal.
-
-    Parameters
-    ----------
-    text : str
-        Any text.
-
-    Returns
-    -------
-    list of str
-        Its lines, without their ends; a tab becomes spaces.
-    """
+    """Make text of several lines safe for a terminal."""
     return [printable(line.rstrip("\r").expandtabs()) for line in text.rstrip().split("\n")]
 
 
 def can_show(text: str) -> bool:
-    """Tell whether standard output has all characters of a text.
-
-    Parameters
-    ----------
-    text : str
-        What is to be written.
-
-    Returns
-    -------
-    bool
-        False where its encoding lacks some.
-    """
+    """Tell whether standard output has all characters of a text."""
     try:
         text.encode(sys.stdout.encoding or "ascii")
     except (LookupError, UnicodeEncodeError):
@@ -88,10 +69,7 @@ def can_show(text: str) -> bool:
 def write_line(text: str = "") -> None:
     """Write a line to standard output.
 
-    Parameters
-    ----------
-    text : str
-        Without its end; the caller has made it printable.
+    `text`: without its end; the caller has made it printable.
     """
     sys.stdout.write(f"{text}\n")
 
@@ -99,34 +77,19 @@ def write_line(text: str = "") -> None:
 def write_error(text: str) -> None:
     """Write a line to standard error.
 
-    Parameters
-    ----------
-    text : str
-        Without its end; the caller has made it printable.
+    `text`: without its end; the caller has made it printable.
     """
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def write_json(value: object) -> None:
-    """Write a value to standard output as JSON, in ASCII.
-
-    Parameters
-    ----------
-    value : object
-        Plain JSON.
-    """
+    """Write a value to standard output as JSON, in ASCII."""
     write_line(json.dumps(value, indent=2))
 
 
 def write_fields(fields: Iterable[tuple[str, str]]) -> None:
-    """Write names and values to standard output, one below the other; empty values are left out.
-
-    Parameters
-    ----------
-    fields : iterable of (str, str)
-        Values may have several lines.
-    """
+    """Write names and values to standard output, one below the other; empty values are left out."""
     shown = [(name, value) for name, value in fields if value]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
@@ -137,22 +100,7 @@ def write_fields(fields: Iterable[tuple[str, str]]) -> None:
 
 
 def write_new_file(path: Path, text: str) -> None:
-    """Write a file where nothing is yet.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    text : str
-        Its content.
-
-    Raises
-    ------
-    UsageError
-        If there is something.
-    HostError
-        If it cannot be written.
-    """
+    """Write a file where nothing is yet."""
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -165,10 +113,7 @@ def write_new_file(path: Path, text: str) -> None:
 def write_pieces(pieces: Iterable[tuple[str, str]]) -> None:
     """Write a line to standard output, with colours on a terminal.
 
-    Parameters
-    ----------
-    pieces : iterable of (str, str)
-        Text that the caller has made printable, and its style in rich's words; empty: none.
+    `pieces`: text that the caller has made printable, and its style in rich's words; empty: none.
     """
     if not sys.stdout.isatty():
         write_line("".join(text for text, _ in pieces))
@@ -183,12 +128,8 @@ def write_pieces(pieces: Iterable[tuple[str, str]]) -> None:
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table to standard output: drawn on a terminal, aligned columns elsewhere.
 
-    Parameters
-    ----------
-    columns : sequence of str
-        Headings; those of numbers end in a space and are aligned to the right.
-    rows : iterable of sequences
-        As many cells each; None is an empty one.
+    `columns`: headings; those of numbers end in a space and are aligned to the right.
+    `rows`: as many cells each; None is an empty one.
     """
     cells = [["" if cell is None else printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
@@ -233,3 +174,93 @@ def _draw_table(columns: Sequence[str], cells: list[list[str]]) -> None:
     for row in cells:
         table.add_row(*map(Text, row))
     Console(file=sys.stdout, markup=False, highlight=False, emoji=False).print(table)
+
+
+# Progress on standard error: bars on a terminal, a line at start and end elsewhere.
+
+_WORTH_A_LINE_S = 2.0
+
+
+class LineProgress:
+    """Two lines for each piece of work, for logs and pipes."""
+
+    @contextmanager
+    def task(self, label: str) -> Iterator[Task]:
+        """Announce a piece of work and say how long it took."""
+        shown, start = printable(label), time.monotonic()
+        write_error(f"buildvm: {shown} …")
+        try:
+            yield SILENT
+        except BaseException:
+            write_error(f"buildvm: {shown}: stopped after {time.monotonic() - start:.1f} s")
+            raise
+        write_error(f"buildvm: {shown}: done in {time.monotonic() - start:.1f} s")
+
+
+class TerminalProgress:
+    """Bars that are gone when all work has ended; a line stays of what took long.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._live: RichProgress | None = None
+        self._open = 0
+
+    @contextmanager
+    def task(self, label: str) -> Iterator[Task]:
+        """Show a piece of work for as long as it takes."""
+        shown, start = printable(label), time.monotonic()
+        live = self._enter()
+        key = live.add_task(shown, total=None, note="")
+        try:
+            yield _Bar(live, key)
+        finally:
+            live.remove_task(key)
+            took = time.monotonic() - start
+            if took >= _WORTH_A_LINE_S:
+                live.console.print(f"{shown}: {took:.1f} s", markup=False, highlight=False)
+            self._leave()
+
+    def _enter(self) -> "RichProgress":
+        with self._lock:
+            if self._live is None:
+                self._live = _make_display()
+                self._live.start()
+            self._open += 1
+            return self._live
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open == 0 and self._live is not None:
+                self._live.stop()
+                self._live = None
+
+
+class _Bar:
+    def __init__(self, live: "RichProgress", key: "TaskID") -> None:
+        self._live = live
+        self._key = key
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        changes: dict[str, Any] = {"completed": done, "note": printable(note)}
+        if total is not None:
+            changes["total"] = total
+        self._live.update(self._key, **changes)
+
+
+def _make_display() -> "RichProgress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", markup=False, style="dim"),
+        console=Console(stderr=True, highlight=False),
+        transient=True,
+    )

@@ -1,24 +1,218 @@
-"""``buildvm sweep``: one case over a grid of dates, CPUs, kernels, cores and commits."""
+"""``buildvm sweep`` and ``buildvm batch``: many runs at once, and the tables of their results."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from buildvm_nb.cli.completion import complete_case
-from buildvm_nb.cli.grid_options import LARGEST_GRID, FixedOptions, GridOptions, RunOptions
-from buildvm_nb.cli.matrix import cell_table, describe_cell, verdict_table
-from buildvm_nb.cli.options import command
+from buildvm_nb.cli.command import Session, command, complete_case
+from buildvm_nb.cli.options import LARGEST_GRID, FixedOptions, GridOptions, RunOptions
 from buildvm_nb.cli.output import write_json, write_table
-from buildvm_nb.cli.session import Session
 from buildvm_nb.errors import HostError, UsageError
 
 if TYPE_CHECKING:
-    from buildvm_nb.study.grid import Grid
-    from buildvm_nb.study.sweep import CellResult, SweepResult
+    from datetime import datetime
 
-__all__ = ["sweep"]
+    from buildvm_nb.batch import BatchResult, RowResult
+    from buildvm_nb.study.sweep import Cell, CellResult, Grid, SweepResult
+
+__all__ = [
+    "batch",
+    "describe_cell",
+    "sweep",
+    "verdict_table",
+]
+
+# ``buildvm batch``: a table of parameter sets, each run through a notebook.
+
+_NAMED = 5
+_SHOWN = ("row", "case", "commit", "date", "cpu", "kernel", "verdict", "notebook")
+
+
+@command(
+    "batch",
+    examples=(
+        "buildvm batch plan.csv",
+        "buildvm batch plan.csv --out results --jobs 2",
+        "buildvm batch plan.csv --notebook my.ipynb --json",
+        "buildvm batch plan.csv --scheduler tcp://cluster:8786 --catalog postgresql://host/builds",
+    ),
+)
+def batch(
+    session: Session,
+    plan: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PLAN",
+            help="A CSV file with a header and one parameter set in each row: case, repository, "
+            "commit, date, cpu, kernel, jobs, catalog. All but case may be left out.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory for notebooks, outcomes and summary.csv. Left out: the plan's name "
+            "with -batch, beside it.",
+        ),
+    ] = None,
+    notebook: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A notebook of your own. Left out: batch.ipynb."),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Notebooks side by side. Left out: one per core that fits."
+        ),
+    ] = None,
+    *,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler instead."
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run also the rows that were run through before.")
+    ] = False,
+) -> None:
+    """Run a table of parameter sets through a notebook.
+
+    Each row of the plan is executed by papermill; the executed notebook is kept as evidence, its
+    outcomes beside it, and summary.csv is over all of them. A batch that was interrupted goes on
+    when it is started again. The exit code is 0 whatever the verdicts; 1 if a machine or a
+    notebook broke, which says nothing about its case and leaves the other rows alone.
+    """
+    from buildvm_nb.batch import run_batch
+
+    with session.resumable("rows that have ended are kept", scheduler=scheduler):
+        result = run_batch(
+            plan,
+            out=out,
+            jobs=jobs,
+            scheduler=scheduler,
+            notebook=notebook,
+            catalog=session.catalog_place or "",
+            cache_root=session.cache_root,
+            fresh=fresh,
+            progress=session.progress(),
+            on_row=lambda row: _tell_row(session, row),
+        )
+    _show_batch(session, result)
+
+
+def _tell_row(session: Session, result: "RowResult") -> None:
+    verdicts = ", ".join(one.verdict.value for one in result.outcomes)
+    name = result.notebook.name if result.notebook else "no notebook"
+    told = result.problem.partition("\n")[0] or verdicts
+    session.note(f"row {result.row.number}: {result.state.value}: {told}; {name}")
+
+
+def _show_batch(session: Session, result: "BatchResult") -> None:
+    """Print the summary; then say what broke."""
+    from buildvm_nb.model.instants import format_instant
+
+    rows = [
+        {
+            name: format_instant(cell) if name == "date" and cell else cell
+            for name, cell in row.items()
+        }
+        for row in result.summary
+    ]
+    if session.as_json:
+        write_json({"out": str(result.out), "rows": rows})
+    else:
+        shown = [name for name in _SHOWN if name != "commit" or any(row[name] for row in rows)]
+        write_table(shown, [[row[name] for name in shown] for row in rows])
+    session.note(f"wrote {result.out / 'summary.csv'}")
+    if broken := result.broken:
+        named = [f"  row {one.row.number}: {one.problem}" for one in broken[:_NAMED]]
+        named += [f"  and {len(broken) - _NAMED} more"] if len(broken) > _NAMED else []
+        lines = "\n".join(named)
+        raise HostError(
+            f"{len(broken)} of {len(result.results)} notebooks broke:\n{lines}",
+            hint="the same command tries them again, and only them",
+        )
+
+
+# The results of a sweep as a table: verdicts over two axes, or a list of cells.
+
+Table = tuple[tuple[str, ...], list[tuple[object, ...]]]
+
+_AXES: dict[str, tuple[str, Callable[["Cell"], str]]] = {
+    "commits": ("commit", lambda cell: getattr(cell.case.source, "commit", None) or ""),
+    "dates": ("date", lambda cell: _short_date(cell.machine.date)),
+    "cpus": ("CPU", lambda cell: cell.machine.cpu),
+    "kernels": ("kernel", lambda cell: cell.machine.kernel),
+    "cores": ("cores", lambda cell: str(cell.machine.cpu_count)),
+}
+"""By the name of the axis: a heading, and what a cell has there."""
+
+_MATRIX_AXES = 2
+
+
+def describe_cell(cell: "Cell", grid: "Grid") -> str:
+    """Name a cell by what varies.
+
+    For example ``2019-05-01, Westmere``.
+    """
+    shown = grid.varying or ("dates", "cpus")
+    return ", ".join(_AXES[axis][1](cell) for axis in _AXES if axis in shown)
+
+
+def cell_table(cells: Sequence["Cell"]) -> Table:
+    """List cells with all that they are."""
+    axes = [axis for axis in _AXES if axis != "commits" or any(map(_AXES[axis][1], cells))]
+    columns = ("cell ", *(_AXES[axis][0] for axis in axes))
+    return columns, [(cell.index + 1, *(_AXES[axis][1](cell) for axis in axes)) for cell in cells]
+
+
+def verdict_table(results: Sequence["CellResult"], grid: "Grid") -> Table:
+    """Show the verdicts of a sweep.
+
+    `results`: one for each cell, in order.
+    Returns: a matrix where two axes vary, the longer one downwards; else a line for each cell, with
+    the reason.
+    """
+    if len(grid.varying) == _MATRIX_AXES:
+        return _matrix(results, grid)
+    shown = [axis for axis in _AXES if axis in (grid.varying or ("dates", "cpus"))]
+    columns = (*(_AXES[axis][0] for axis in shown), "verdict", "why")
+    return columns, [
+        (
+            *(_AXES[axis][1](result.cell) for axis in shown),
+            result.outcome.verdict.value,
+            result.outcome.reason.partition("\n")[0],
+        )
+        for result in results
+    ]
+
+
+def _matrix(results: Sequence["CellResult"], grid: "Grid") -> Table:
+    first, second = (axis for axis in _AXES if axis in grid.varying)
+    swap = len(getattr(grid, second)) > len(getattr(grid, first))
+    down, across = (second, first) if swap else (first, second)
+    read_down, read_across = _AXES[down][1], _AXES[across][1]
+    verdicts = {
+        (read_down(each.cell), read_across(each.cell)): each.outcome.verdict.value
+        for each in results
+    }
+    rows = list(dict.fromkeys(row for row, _ in verdicts))
+    columns = list(dict.fromkeys(column for _, column in verdicts))
+    return (_AXES[down][0], *columns), [
+        (row, *(verdicts.get((row, column)) for column in columns)) for row in rows
+    ]
+
+
+def _short_date(date: "datetime") -> str:
+    """Write a date without the time of day where that is midnight."""
+    from buildvm_nb.model.instants import format_instant
+
+    return format_instant(date).removesuffix("T00:00:00Z")
+
 
 _NAMED_ERRORS = 5
 
@@ -55,7 +249,7 @@ def sweep(
     code is 0 whatever the verdicts; 1 if a cell could not be run, which says nothing about it.
     """
     from buildvm_nb.catalog import find_case_file, load_case
-    from buildvm_nb.study.grid import Place, make_cells
+    from buildvm_nb.study.sweep import Place, make_cells
     from buildvm_nb.study.sweep import sweep as run_sweep
 
     path, cache = find_case_file(case_name), session.cache()

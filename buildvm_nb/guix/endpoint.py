@@ -22,7 +22,15 @@ from pathlib import Path
 
 from buildvm_nb.errors import HostError, MachineError, UsageError
 
-__all__ = ["Connection", "Ended", "Endpoint", "EndpointKind", "TooLate", "dial", "listening"]
+__all__ = [
+    "Connection",
+    "Ended",
+    "Endpoint",
+    "EndpointKind",
+    "TooLate",
+    "dial",
+    "listening",
+]
 
 _FORMS = "tcp:HOST:PORT, unix:PATH, vsock:CID:PORT or port:PATH"
 _HIGHEST_PORT = {"tcp": 2**16 - 1, "vsock": 2**32 - 2}

@@ -1,4 +1,4 @@
-"""Values of Guix's virtual build machines, read from a configuration.
+"""Values of Guix's virtual build machines, read from a configuration or a QEMU command line.
 
 Nothing is evaluated but what is constant: sums, products and lists of literals.
 
@@ -9,18 +9,29 @@ GNU Guix 1.5, ``gnu/services/virtualization.scm``; SRFI-19, ``make-date``.
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.guix.machinefile import GUIX_DATE, SECRETS_PORT
 from buildvm_nb.guix.sexp import Quoted, Symbol, read_forms, write_form
-from buildvm_nb.model.cpu import cpu_at
+from buildvm_nb.model.instants import now
+from buildvm_nb.model.machine import cpu_at
 
-__all__ = ["ImportedMachine", "import_configuration", "without_secrets_port"]
+__all__ = [
+    "ImportedMachine",
+    "import_command_line",
+    "import_configuration",
+    "import_process",
+    "without_secrets_port",
+]
 
 _RECORD, _SERVICE = Symbol("virtual-build-machine"), Symbol("virtual-build-machine-service-type")
 _LIST, _DOT = Symbol("list"), Symbol(".")
@@ -76,24 +87,9 @@ class _Reading:
 def import_configuration(text: str, *, file: str, name: str | None = None) -> ImportedMachine:
     """Read the ``virtual-build-machine`` of a Guix configuration.
 
-    Parameters
-    ----------
-    text : str
-        Scheme: an operating system, or just the form.
-    file : str
-        What messages call it.
-    name : str, optional
-        Which machine, where there are several.
-
-    Returns
-    -------
-    ImportedMachine
-        Its values; what the form leaves out is left out here, too.
-
-    Raises
-    ------
-    UsageError
-        If there is none or more than one, or a value is computed; the message has the expression.
+    Returns: its values; what the form leaves out is left out here, too.
+    Raises `UsageError` if there is none or more than one, or a value is computed; the message has
+    the expression.
     """
     forms = read_forms(text)
     machines = [_read_machine(form, file) for form in _find(forms)]
@@ -116,18 +112,7 @@ def import_configuration(text: str, *, file: str, name: str | None = None) -> Im
 
 
 def without_secrets_port(imported: ImportedMachine) -> ImportedMachine:
-    """Leave out the port of the secret service, which our machines do not need.
-
-    Parameters
-    ----------
-    imported : ImportedMachine
-        As it was read.
-
-    Returns
-    -------
-    ImportedMachine
-        With a note, where there was one.
-    """
+    """Leave out the port of the secret service, which our machines do not need."""
     ports = imported.fields.get("port_forwardings", ())
     kept = [port for port in ports if port["guest"] != SECRETS_PORT]
     if len(kept) == len(ports):
@@ -317,4 +302,128 @@ _READERS: Mapping[str, Callable[[Any, _Reading], None]] = {
     "port-forwardings": _ports,
     "systems": _systems,
     "auto-start?": _auto_start,
+}
+
+
+# A QEMU command line, as of a running build machine, read back into a machine's values.
+#
+# References: QEMU 7.2, qemu-system-x86_64(1): ``-cpu``, ``-smp``, ``-m``, ``-rtc``, ``-nic``,
+# ``-netdev``.
+
+_MIB = {"": 1, "M": 1, "G": 1024}
+_FORWARDING = re.compile(r"hostfwd=tcp:([\w.:\[\]]*):(\d+)-[\w.]*:(\d+)")
+
+
+def import_process(pid: int) -> ImportedMachine:
+    """Read the command line of a running QEMU."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError as error:
+        raise UsageError(f"no such process: {pid}") from error
+    return import_command_line(words[:-1])
+
+
+def import_command_line(words: str | Sequence[str]) -> ImportedMachine:
+    """Read a QEMU command line.
+
+    Raises `UsageError` if it is none, or a value in it is not understood.
+    """
+    try:
+        argv = shlex.split(words) if isinstance(words, str) else list(words)
+    except ValueError as error:
+        raise UsageError(f"not a command line: {error}: {words!r:.200}") from error
+    at = next((i for i, word in enumerate(argv) if "qemu" in Path(word).name), None)
+    if at is None:
+        raise UsageError(f"not a QEMU command line: {shlex.join(argv)[:200]!r}")
+    options = list(_options(argv[at + 1 :]))
+    notes: list[str] = []
+    fields: dict[str, Any] = {"cpu": "qemu64", "cpu_count": 1}
+    fields["port_forwardings"] = [
+        port for _, value in options for port in _option_ports(value, notes)
+    ]
+    fields["date"] = now().replace(microsecond=0)
+    for option, value in options:
+        _take(option, value, fields)
+        if option in _OPTIONS_NOT_TAKEN:
+            given = f" {value}" if value else ""
+            notes.append(f"not taken over: -{option}{given}; {_OPTIONS_NOT_TAKEN[option]}")
+    return ImportedMachine(fields=fields, notes=tuple(notes))
+
+
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for word, following in pairwise([*argv, "-"]):
+        if word.startswith("-"):
+            yield word.lstrip("-"), "" if following.startswith("-") else following
+
+
+def _take(option: str, value: str, fields: dict[str, Any]) -> None:
+    if option in _OPTION_READERS:
+        key, read = _OPTION_READERS[option]
+        fields[key] = read(value)
+    elif option == "rtc":
+        fields["date"] = _option_date(value) or fields["date"]
+    elif option in _ACCELERATED and (match := re.search(r"\b(kvm|tcg)\b", value)):
+        fields["accelerator"] = match[1]
+
+
+def _option_name(value: str) -> str:
+    name = re.split("[,=]", value.removeprefix("guest="))[0]
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name) or "build-vm"
+
+
+def _count(value: str) -> int:
+    match = re.match(r"(?:cpus=)?(\d+)", value) or re.search(r",cpus=(\d+)", value)
+    if not match:
+        raise UsageError(f"-smp is not understood: {value!r}; allowed: 4 or cpus=4")
+    return int(match[1])
+
+
+def _memory(value: str) -> int:
+    match = re.match(r"(?:size=)?(\d+)([MG]?)(?:i?B)?(?:,|$)", value, re.IGNORECASE)
+    if not match:
+        raise UsageError(f"-m is not understood: {value!r}; allowed: 2048, 2048M, 2G")
+    return int(match[1]) * _MIB[match[2].upper()]
+
+
+def _option_date(value: str) -> datetime | None:
+    """Read the start of the clock; None: the present."""
+    base = re.search(r"(?:^|,)base=([^,]*)", value)
+    if base is None or base[1] in {"utc", "localtime"}:
+        return None
+    try:
+        date = datetime.fromisoformat(base[1])
+    except ValueError as error:
+        raise UsageError(f"-rtc is not understood: {value!r}; allowed: base=2020-01-01") from error
+    return date.replace(tzinfo=UTC)
+
+
+def _option_ports(value: str, notes: list[str]) -> Iterator[dict[str, int]]:
+    for address, host, guest in _FORWARDING.findall(value):
+        if address not in {"127.0.0.1", "localhost"}:
+            notes.append(
+                f"port {host} was open on {address or 'every address of the host'}; ours is on "
+                "the loopback interface only"
+            )
+        yield {"host": int(host), "guest": int(guest)}
+
+
+_OF_A_DISK = "set `disk` to boot a disk image, or `image` and `kernel` for one of ours"
+_OPTIONS_NOT_TAKEN = {
+    "kernel": "set `kernel`; ours boots an image of Debian",
+    "initrd": "ours has its own",
+    "append": "ours has its own",
+    "drive": _OF_A_DISK,
+    "hda": _OF_A_DISK,
+    "cdrom": _OF_A_DISK,
+    "blockdev": _OF_A_DISK,
+    "virtfs": "directories are given to `buildvm run --share`",
+    "bios": "ours boots without one, a `disk` by SeaBIOS",
+}
+_ACCELERATED = {"accel", "machine", "M"}
+_OPTION_READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "cpu": ("cpu", str),
+    "smp": ("cpu_count", _count),
+    "m": ("memory_mib", _memory),
+    "name": ("name", _option_name),
+    "enable-kvm": ("accelerator", lambda _: "kvm"),
 }

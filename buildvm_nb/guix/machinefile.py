@@ -15,7 +15,7 @@ from typing import Any
 import tomlkit
 from pydantic import Field, ValidationError, model_validator
 
-from buildvm_nb.catalog.positions import KeyPath, key_lines
+from buildvm_nb.catalog.toml_lines import KeyPath, key_lines
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.machine import MachineSpec, PortForwarding
 from buildvm_nb.model.value import describe
@@ -120,13 +120,7 @@ class MachineFile(MachineSpec):
         return self
 
     def spec(self) -> MachineSpec:
-        """Return the machine without what only its file says.
-
-        Returns
-        -------
-        MachineSpec
-            To be booted.
-        """
+        """Return the machine without what only its file says."""
         return MachineSpec(
             **self.model_dump(exclude=set(MachineFile.model_fields) - set(MachineSpec.model_fields))
         )
@@ -134,15 +128,8 @@ class MachineFile(MachineSpec):
     def host_port(self, guest: int) -> int | None:
         """Return the port of the host that leads to one of the guest.
 
-        Parameters
-        ----------
-        guest : int
-            For example `SSH_PORT`.
-
-        Returns
-        -------
-        int or None
-            None: none does.
+        `guest`: for example `SSH_PORT`.
+        Returns: None: none does.
         """
         found = (one.host for one in self.port_forwardings if one.guest == guest)
         return next(found, None)
@@ -151,21 +138,9 @@ class MachineFile(MachineSpec):
 def load_machine_file(path: Path) -> MachineFile:
     """Read a machine file.
 
-    Parameters
-    ----------
-    path : Path
-        TOML in UTF-8.
-
-    Returns
-    -------
-    MachineFile
-        The machine; without a name of its own it is named after the file.
-
-    Raises
-    ------
-    UsageError
-        If the file cannot be read, or is no valid machine file; one line for each trouble:
-        ``FILE:LINE: KEY: what``.
+    Returns: the machine; without a name of its own it is named after the file.
+    Raises `UsageError` if the file cannot be read, or is no valid machine file; one line for each
+    trouble: ``FILE:LINE: KEY: what``.
     """
     try:
         with path.open("rb") as stream:
@@ -188,27 +163,7 @@ def load_machine_file(path: Path) -> MachineFile:
 
 
 def parse_machine_file(text: str, file: str, *, name: str) -> MachineFile:
-    """Turn the text of a machine file into a machine.
-
-    Parameters
-    ----------
-    text : str
-        TOML.
-    file : str
-        What messages call it.
-    name : str
-        The machine's name where the text has none.
-
-    Returns
-    -------
-    MachineFile
-        The machine.
-
-    Raises
-    ------
-    UsageError
-        As `load_machine_file` does.
-    """
+    """Turn the text of a machine file into a machine."""
     try:
         data = tomllib.loads(text)
         lines = key_lines(text.replace("\r\n", "\n"))
@@ -252,21 +207,8 @@ def _located(complaint: str, file: str, lines: Mapping[KeyPath, int]) -> str:
 def write_machine_file(fields: Mapping[str, Any]) -> str:
     """Write a machine file with a comment on each key.
 
-    Parameters
-    ----------
-    fields : mapping of str to object
-        What is to stand in it; every other key stands there with its default, but for the CPU,
-        which follows from the date, and what says nothing for a machine with or without a disk.
-
-    Returns
-    -------
-    str
-        TOML that `parse_machine_file` reads.
-
-    Raises
-    ------
-    UsageError
-        If a value is none.
+    `fields`: what is to stand in it; every other key stands there with its default, but for the
+    CPU, which follows from the date, and what says nothing for a machine with or without a disk.
     """
     machine = MachineFile.parse(dict(fields))
     plain = machine.model_dump(mode="json")

@@ -10,6 +10,7 @@ References
 GNU Guix 1.5, ``gnu/build/secret-service.scm``, version 0 of the protocol.
 """
 
+import errno
 import os
 import select
 import socket
@@ -17,11 +18,12 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import Any, BinaryIO
 
 from buildvm_nb.errors import HostError, MachineError, UsageError
 from buildvm_nb.guix.endpoint import (
@@ -33,24 +35,193 @@ from buildvm_nb.guix.endpoint import (
     dial,
     listening,
 )
-from buildvm_nb.guix.secretfiles import (
-    LARGEST_FILES,
-    MOST_FILES,
-    SecretFile,
-    SecretPlace,
-    gather,
-    name_parts,
-)
 from buildvm_nb.guix.sexp import Reader, Symbol, read_forms, write_form
 
 __all__ = [
     "GREETING",
     "ClientPatience",
+    "SecretFile",
     "ServerPatience",
+    "gather",
     "receive_secrets",
     "send_files",
     "send_secrets",
 ]
+
+# The files of a secret transfer: gathered from a directory, and put below one, all or none.
+
+MOST_FILES = 1000
+"""In one transfer; Guix itself sends about ten."""
+
+LARGEST_FILES = 64 * 2**20
+"""Bytes of all files of a transfer together; Guix itself sends a few thousand."""
+
+_LONGEST_NAME = 4096
+_LONGEST_PART = 255
+_DEEPEST = 64
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODE_BITS = 0o7777
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretFile:
+    """A file as it is announced."""
+
+    name: str
+    """Absolute: what the path is where the directory is the root directory."""
+    size: int
+    """Bytes."""
+    mode: int
+    """Type and permissions, as stat(2) has them."""
+
+
+def gather(directory: Path, *, limit: int = LARGEST_FILES) -> list[tuple[SecretFile, bytes]]:
+    """Read the files of a directory.
+
+    Raises `UsageError` if there is no such directory, or in it is what is no file or directory, too
+    much, or a name with control characters.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"no directory of secrets: {directory}")
+    found: list[tuple[SecretFile, bytes]] = []
+    left = limit
+    try:
+        for path in _leaves(directory):
+            name = "/" + os.fsdecode(path.relative_to(directory))
+            if not name.isprintable():
+                raise UsageError(f"a secret's name has control characters: {name!r}")
+            with open(path, "rb", opener=_open_plain) as stream:
+                content = stream.read(left + 1)
+                mode = os.fstat(stream.fileno()).st_mode
+            left -= len(content)
+            if left < 0 or len(found) == MOST_FILES:
+                raise UsageError(
+                    f"too many secrets in {directory}; allowed: {MOST_FILES} files of "
+                    f"{limit} bytes in all"
+                )
+            found.append((SecretFile(name=name, size=len(content), mode=mode), content))
+    except OSError as error:
+        raise HostError(f"cannot read a secret: {error.strerror}: {error.filename}") from error
+    return found
+
+
+def _leaves(directory: Path) -> Iterator[Path]:
+    for path in sorted(directory.rglob("*")):
+        kind = path.lstat().st_mode
+        if stat.S_ISREG(kind):
+            yield path
+        elif not stat.S_ISDIR(kind):
+            raise UsageError(
+                f"a secret must be a plain file: {path}; links are not followed",
+                hint="put a copy in its place",
+            )
+
+
+def _open_plain(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
+
+
+def name_parts(name: str) -> tuple[str, ...]:
+    """Split the name of an announced file."""
+    parts = tuple(name.removeprefix("/").split("/"))
+    if {"", ".", ".."} & set(parts) or not name.isprintable():
+        raise MachineError(
+            f"a secret with an unsafe name was announced: {name!r:.200}; allowed: a path without "
+            "'..', '.', empty parts and control characters"
+        )
+    if len(parts) > _DEEPEST:
+        raise MachineError(
+            f"a secret in too many directories was announced: {len(parts) - 1}; "
+            f"allowed: {_DEEPEST - 1}"
+        )
+    if len(name.encode()) > _LONGEST_NAME or max(map(len, map(str.encode, parts))) > _LONGEST_PART:
+        raise MachineError(f"a secret with too long a name was announced: {name!r:.200}")
+    return parts
+
+
+class SecretPlace:
+    """Where secrets are put: below one directory, under other names until all are there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._made: list[tuple[int, str]] = []
+        self._written: list[tuple[int, str, str]] = []
+        self._open: dict[tuple[str, ...], int] = {}
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._open[()] = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
+        except OSError as error:
+            raise self._unwritable(error, "") from error
+
+    def add(self, file: SecretFile) -> BinaryIO:
+        """Make room for a file, beside the place where it will be.
+
+        Returns: for its content; the caller closes it. It has its mode already.
+        Raises `HostError` if a link or something else is in the way, or the file system refuses.
+        """
+        *parents, name = name_parts(file.name)
+        try:
+            directory = self._enter(tuple(parents))
+            self._check_free(directory, name)
+            hidden = f".buildvm-secret-{token_hex(8)}"
+            stream = os.fdopen(os.open(hidden, _NEW_FILE, 0o600, dir_fd=directory), "wb")
+            self._written.append((directory, hidden, name))
+            os.fchmod(stream.fileno(), file.mode & _MODE_BITS)
+        except OSError as error:
+            raise self._unwritable(error, file.name) from error
+        return stream
+
+    def commit(self) -> None:
+        """Give all files their names; what had such a name before is replaced, never followed."""
+        try:
+            while self._written:
+                directory, hidden, name = self._written[0]
+                os.rename(hidden, name, src_dir_fd=directory, dst_dir_fd=directory)
+                del self._written[0]
+        except OSError as error:
+            raise self._unwritable(error, name) from error
+        self._made.clear()
+
+    def close(self) -> None:
+        """Take away what was not committed; calling it twice does no harm."""
+        for directory, hidden, _ in self._written:
+            with suppress(OSError):
+                os.unlink(hidden, dir_fd=directory)
+        for directory, name in reversed(self._made):
+            with suppress(OSError):  # somebody else may have put something in
+                os.rmdir(name, dir_fd=directory)
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._written, self._made, self._open = [], [], {}
+
+    def _enter(self, parents: tuple[str, ...]) -> int:
+        """Open a directory step by step, so that no link is ever followed; make what is missing."""
+        if parents in self._open:
+            return self._open[parents]
+        above, name = self._enter(parents[:-1]), parents[-1]
+        try:
+            os.mkdir(name, 0o755, dir_fd=above)
+            self._made.append((above, name))
+        except FileExistsError:
+            pass
+        self._open[parents] = os.open(name, _DIRECTORY, dir_fd=above)
+        return self._open[parents]
+
+    @staticmethod
+    def _check_free(directory: int, name: str) -> None:
+        with suppress(FileNotFoundError):
+            kind = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(kind):
+                raise IsADirectoryError(errno.EISDIR, "a directory is in the way")
+
+    def _unwritable(self, error: OSError, name: str) -> HostError:
+        reason = error.strerror
+        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+            reason = "a link or file is in the way, and links are not followed"
+        path = f"{self.root}/{name.lstrip('/')}" if name else str(self.root)
+        return HostError(f"cannot put a secret into place: {path}: {reason}")
+
 
 _CONNECT_S = 10.0
 _FAREWELL_S = 10.0
@@ -103,30 +274,9 @@ def send_secrets(
     A connection succeeds as soon as QEMU listens, long before the machine does. So only the
     greeting counts, and a connection that closes before it is tried again.
 
-    Parameters
-    ----------
-    directory : Path, optional
-        What the machine's root directory gets; None: nothing, which ends its wait as well.
-    endpoint : Endpoint
-        Where the machine waits.
-    patience : ClientPatience
-        Tries and time limits.
-    limit : int
-        Bytes of all files together.
-
-    Returns
-    -------
-    list of SecretFile
-        What was sent. Nobody says whether it has arrived.
-
-    Raises
-    ------
-    UsageError
-        If the directory has what cannot be sent.
-    HostError
-        If nobody listens.
-    MachineError
-        If whoever listens does not greet, speaks another protocol, or drops the connection.
+    `directory`: what the machine's root directory gets; None: nothing, which ends its wait as well.
+    Raises `MachineError` if whoever listens does not greet, speaks another protocol, or drops the
+    connection.
     """
     files = gather(directory, limit=limit) if directory else []
     return send_files(files, endpoint, patience)
@@ -141,28 +291,8 @@ def send_files(
 ) -> list[SecretFile]:
     """Send files to a machine that waits for its secrets.
 
-    Parameters
-    ----------
-    files : sequence of (SecretFile, bytes)
-        What is announced, and the content.
-    endpoint : Endpoint
-        Where the machine waits.
-    patience : ClientPatience
-        Tries and time limits.
-    check : callable
-        Called before each further try; what it raises ends them.
-
-    Returns
-    -------
-    list of SecretFile
-        What was sent. Nobody says whether it has arrived.
-
-    Raises
-    ------
-    HostError
-        If nobody listens.
-    MachineError
-        If whoever listens does not greet, speaks another protocol, or drops the connection.
+    Raises `MachineError` if whoever listens does not greet, speaks another protocol, or drops the
+    connection.
     """
     message = _announcement([file for file, _ in files]) + b"".join(data for _, data in files)
     with closing(_greeted(endpoint, patience, check)) as connection:
@@ -183,28 +313,9 @@ def receive_secrets(
 
     All files are there afterwards, or none. Whoever connects second is refused.
 
-    Parameters
-    ----------
-    endpoint : Endpoint
-        Where to wait.
-    root : Path
-        What absolute names are below; ``/`` in a machine that is to have the secrets itself.
-    patience : ServerPatience
-        Time limits.
-    limit : int
-        Bytes of all files together.
-
-    Returns
-    -------
-    list of SecretFile
-        What was put into place.
-
-    Raises
-    ------
-    HostError
-        If the endpoint is taken, or a file cannot be put into place.
-    MachineError
-        If nobody connects, or the client does not keep to the protocol.
+    `root`: what absolute names are below; ``/`` in a machine that is to have the secrets itself.
+    Raises `HostError` if the endpoint is taken, or a file cannot be put into place.
+    Raises `MachineError` if nobody connects, or the client does not keep to the protocol.
     """
     place = SecretPlace(root)
     with closing(place), closing(_first_client(endpoint, patience)) as connection:

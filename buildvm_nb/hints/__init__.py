@@ -3,10 +3,10 @@
 Nothing here runs anything of what it reads, and a hint is never a verdict.
 """
 
-from buildvm_nb.hints.almanac import calendar_hints, midnights, rollovers, year_turns
-from buildvm_nb.hints.limits import ScanLimits
-from buildvm_nb.hints.output import text_hints
+from buildvm_nb.hints.calendar import calendar_hints, midnights, rollovers, year_turns
+from buildvm_nb.hints.found import ScanLimits
 from buildvm_nb.hints.scan import scan_tree
+from buildvm_nb.hints.text import text_hints
 
 __all__ = [
     "ScanLimits",

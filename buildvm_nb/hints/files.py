@@ -1,19 +1,370 @@
 """Everything that lies below a path, also in archives, as pieces of bytes in a fixed order."""
 
+import bz2
 import io
+import lzma
 import os
 import stat
+import sys
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, Self
 
 from buildvm_nb.errors import UsageError
-from buildvm_nb.hints.archives import BROKEN, HEAD_BYTES, SEEKING, archive_members, foreign_format
-from buildvm_nb.hints.limits import ScanLimits
-from buildvm_nb.hints.streams import Meter, Readable, Spent, rejoined, unpacked
+from buildvm_nb.hints.found import ScanLimits
 
-__all__ = ["FileReader", "Piece", "Skipped"]
+__all__ = [
+    "FileReader",
+    "Piece",
+    "Skipped",
+]
+
+# Streams out of compressed files, metered, so that a small file cannot unpack without end.
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdDecompressor, ZstdError
+else:
+    from backports.zstd import ZstdDecompressor, ZstdError
+
+
+BROKEN_STREAM = (zlib.error, lzma.LZMAError, ZstdError, EOFError, OSError)
+"""What damaged data makes the decoders raise; bz2 raises `OSError`."""
+
+_CHUNK = 2**16
+_LZMA_MEMORY = 192 * 2**20
+"""xz -9 needs 65 MiB."""
+
+
+class Readable(Protocol):
+    """What can be read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to so many bytes; none: it is at its end."""
+        ...
+
+
+class Spent(Exception):
+    """An allowance is used up; its text says which one."""
+
+
+class Meter:
+    """Counts what comes out of archives."""
+
+    def __init__(self, limits: ScanLimits) -> None:
+        self._limits = limits
+        self._total = limits.total_bytes
+        self._members = limits.members
+        self._room = 0
+
+    def start(self, size: int) -> None:
+        """Begin with another file that is not inside an archive."""
+        self._room = max(self._limits.small_bytes, size * self._limits.ratio)
+
+    def take(self, size: int) -> None:
+        """Count bytes that came out."""
+        self._total -= size
+        self._room -= size
+        if self._total < 0:
+            raise Spent(f"all archives together unpack to over {self._limits.total_bytes} bytes")
+        if self._room < 0:
+            raise Spent(f"unpacks to over {self._limits.ratio} times its size")
+
+    def member(self) -> None:
+        """Count a member."""
+        self._members -= 1
+        if self._members < 0:
+            raise Spent(f"all archives together have over {self._limits.members} members")
+
+
+class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gunzip:
+    """Gives zlib's decoder the shape of the others."""
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._decoder.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
+
+
+def _unxz() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
+
+
+_DECODERS: dict[bytes, Callable[[], _Decoder]] = {
+    b"\x1f\x8b": _Gunzip,
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ\x00": _unxz,
+    b"\x5d\x00\x00\x80\x00": _unxz,
+    b"\x28\xb5\x2f\xfd": ZstdDecompressor,
+}
+
+
+class _Unpacked(io.RawIOBase):
+    def __init__(self, packed: Readable, magic: bytes, meter: Meter) -> None:
+        super().__init__()
+        self._packed = packed
+        self._magic = magic
+        self._meter = meter
+        self._decoder = _DECODERS[magic]()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io's own hands one over
+        data = self._some(len(buffer))
+        buffer[: len(data)] = data
+        self._meter.take(len(data))
+        return len(data)
+
+    def _some(self, size: int) -> bytes:
+        while True:
+            fed = b""
+            if self._decoder.eof:
+                fed = self._decoder.unused_data or self._packed.read(_CHUNK)
+                if not fed.startswith(self._magic):  # the end, or padding behind it
+                    return b""
+                self._decoder = _DECODERS[self._magic]()
+            elif self._decoder.needs_input:
+                fed = self._packed.read(_CHUNK)
+            data = self._decoder.decompress(fed, size)
+            if data:
+                return data
+            if not fed and not self._decoder.eof:
+                raise EOFError("it ends too early")
+
+
+def unpacked(packed: Readable, head: bytes, meter: Meter) -> BinaryIO | None:
+    """Open a compressed stream.
+
+    Returns: None: it is not compressed in a way that is known here. Reading raises one of
+    `BROKEN_STREAM` where the data is damaged, and `Spent`.
+    """
+    for magic in _DECODERS:
+        if head.startswith(magic):
+            return io.BufferedReader(_Unpacked(packed, magic, meter), _CHUNK)
+    return None
+
+
+class _Rejoined(io.RawIOBase):
+    def __init__(self, head: bytes, rest: Readable) -> None:
+        super().__init__()
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io's own hands one over
+        data = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def rejoined(head: bytes, rest: Readable) -> BinaryIO:
+    """Put back what was read from a stream that cannot go back."""
+    return io.BufferedReader(_Rejoined(head, rest), _CHUNK)
+
+
+# Members of archives that strangers made, as streams; nothing is written anywhere.
+#
+# References: ar(5); deb(5); POSIX.1-2024, pax, for ustar; APPNOTE.TXT of the ZIP format.
+
+BROKEN = (
+    *BROKEN_STREAM,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    ValueError,  # numbers and names that are none
+    NotImplementedError,  # an unknown compression in a zip file
+    RuntimeError,  # an encrypted one
+)
+"""What damaged archives make their readers raise."""
+
+HEAD_BYTES = 512
+"""How much of a file tells its format."""
+
+Members = Iterator[tuple[str, BinaryIO | str]]
+"""Names with a stream to be read before the next one is asked for, or why there is none."""
+
+_LONGEST_HEADER = 2**14
+_AR_HEADER = 60
+_ENCRYPTED = 1
+_ARCHIVE_KINDS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}
+_FOREIGN = {
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "RAR",
+    b"\xed\xab\xee\xdb": "RPM",
+    b"MSCF": "cabinet",
+    b"\x1f\x9d": "compress",
+    b"hsqs": "squashfs",
+}
+
+
+def archive_members(head: bytes, name: str) -> Callable[[BinaryIO, Meter], Members] | None:
+    """Return what reads an archive's members.
+
+    Returns: None: it is no archive that is known here. The callable may raise one of `BROKEN`.
+    """
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _zip_members
+    if head.startswith(b"!<arch>\n"):
+        return _ar_members
+    if head[257:262] == b"ustar" or name.endswith(".tar"):
+        return _tar_members
+    return None
+
+
+def foreign_format(head: bytes) -> str | None:
+    """Return the format of an archive that is known by name only.
+
+    `head`: the file's first bytes.
+    """
+    return next((name for magic, name in _FOREIGN.items() if head.startswith(magic)), None)
+
+
+def _zip_members(stream: BinaryIO, meter: Meter) -> Members:
+    with zipfile.ZipFile(stream) as packed:
+        for info in packed.infolist():
+            meter.member()
+            if info.filename.endswith("/"):  # is_dir() stumbles over an empty name
+                continue
+            if info.flag_bits & _ENCRYPTED:
+                yield info.filename, "it is encrypted"
+            elif info.compress_type not in _ARCHIVE_KINDS:
+                yield info.filename, f"compression {info.compress_type} is not supported"
+            else:
+                yield info.filename, _zip_member(packed, info, meter)
+
+
+def _zip_member(packed: zipfile.ZipFile, info: zipfile.ZipInfo, meter: Meter) -> BinaryIO | str:
+    try:
+        return io.BufferedReader(_Metered(packed.open(info), meter))
+    except BROKEN as error:
+        return f"damaged: {error}"
+
+
+SEEKING = frozenset({_zip_members})
+"""Readers whose stream must be able to go back."""
+
+
+class _Metered(io.RawIOBase):
+    def __init__(self, stream: Readable, meter: Meter) -> None:
+        super().__init__()
+        self._stream = stream
+        self._meter = meter
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io's own hands one over
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._meter.take(len(data))
+        return len(data)
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose additions are short: `tarfile` holds them in memory, however long they are.
+
+    Before 3.11.10 it also takes quadratic time to read them (CVE-2024-6232).
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _ADDITIONS and header.size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {header.size} bytes")
+        return header
+
+
+_ADDITIONS = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
+
+
+def _tar_members(stream: BinaryIO, meter: Meter) -> Members:
+    with tarfile.open(
+        fileobj=stream, mode="r|", tarinfo=_Header, errors="surrogateescape"
+    ) as packed:
+        while (member := packed.next()) is not None:
+            packed.members.clear()  # type: ignore[attr-defined]  # it keeps each one, and there may be many
+            meter.member()
+            if member.issparse():
+                yield member.name, "it is a sparse file"
+            elif member.isreg() and (content := packed.extractfile(member)) is not None:
+                yield member.name, content  # type: ignore[misc]  # typeshed: any IO[bytes]
+
+
+def _ar_members(stream: BinaryIO, meter: Meter) -> Members:
+    stream.read(8)
+    while header := stream.read(_AR_HEADER):
+        meter.member()
+        if len(header) < _AR_HEADER or header[58:] != b"`\n":
+            raise ValueError("a member of an ar archive has no header")
+        size = int(header[48:58])
+        if size < 0:
+            raise ValueError("a member of an ar archive has a negative size")
+        part = _Part(stream, size)
+        name = header[:16].decode("ascii", "backslashreplace").strip().rstrip("/")
+        yield name or "/", io.BufferedReader(part)
+        part.finish()
+        stream.read(size % 2)
+
+
+class _Part(io.RawIOBase):
+    """The next bytes of a stream, so many of them."""
+
+    def __init__(self, stream: Readable, size: int) -> None:
+        super().__init__()
+        self._stream = stream
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io's own hands one over
+        data = self._stream.read(min(self._left, len(buffer)))
+        if self._left and not data:
+            raise EOFError("it ends too early")
+        self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def finish(self) -> None:
+        """Pass over what nobody has read."""
+        while self._left:
+            self.readinto(memoryview(bytearray(min(self._left, 2**16))))
+
 
 Skipped = Callable[[str, str], None]
 """Takes the path of what is not read, and why."""
@@ -46,15 +397,7 @@ class Piece:
 
 
 class FileReader:
-    """Reads whatever lies below a path.
-
-    Parameters
-    ----------
-    limits : ScanLimits
-        How much is read.
-    skipped : callable
-        Is told what is not read, and why.
-    """
+    """Reads whatever lies below a path."""
 
     def __init__(self, limits: ScanLimits, skipped: Skipped) -> None:
         self._limits = limits
@@ -64,20 +407,8 @@ class FileReader:
     def pieces(self, path: Path) -> Iterator[Piece]:
         """Iterate over the pieces of all files.
 
-        Parameters
-        ----------
-        path : Path
-            A file or a directory; if it is a symbolic link, then where it leads to.
-
-        Yields
-        ------
-        Piece
-            Sorted by the names' bytes; those of one file one after the other.
-
-        Raises
-        ------
-        UsageError
-            If there is nothing at `path`.
+        `path`: a file or a directory; if it is a symbolic link, then where it leads to.
+        Yields: sorted by the names' bytes; those of one file one after the other.
         """
         try:
             path = path.resolve(strict=True)

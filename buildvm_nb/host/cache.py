@@ -6,11 +6,18 @@ frees when its holder dies, and what a killed builder left is cleared by the nex
 that a process got is marked as in use until that process ends (see `buildvm_nb.host.care`).
 """
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+import struct
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,12 +26,118 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from buildvm_nb.errors import HostError, UsageError
-from buildvm_nb.host.holding import hold, sole_hold
-from buildvm_nb.host.interruption import check_interruption
+from buildvm_nb.host.process import check_interruption
 from buildvm_nb.host.progress import SILENT, Progress
-from buildvm_nb.host.trees import delete_tree
+from buildvm_nb.model.instants import now
 
-__all__ = ["PARTIAL", "RECORD", "Cache", "cache_key", "file_digest", "free_bytes"]
+__all__ = [
+    "Cache",
+    "Kept",
+    "cache_key",
+    "file_digest",
+    "free_bytes",
+    "prune",
+    "survey",
+    "tree_bytes",
+]
+
+# Marks on entries of a cache that are in use, which the kernel takes away when their holder dies.
+#
+# One file stands for all entries of a cache: each has a byte of it, chosen by its name. Whoever
+# uses an entry has a shared lock on that byte until his process ends; whoever removes one needs it
+# alone. So a process needs one descriptor, however many entries it uses.
+#
+# References: fcntl(2), "Open file description locks": they belong to the open file, not to the
+# process, so the marks of this very process count as well.
+
+_FILE = ".in-use"
+_FLOCK = "@hhqqi0q"
+"""struct flock: type, whence, start, length, and a process number that stays 0."""
+_DIGITS = 15
+_KEPT_OPEN = 32
+"""Caches of one process whose marks last; more than a few are seen in tests alone."""
+
+
+class _Marks:
+    """The open file of one cache; closing it takes all marks of this process away."""
+
+    def __init__(self, root: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self.descriptor = os.open(root / _FILE, flags, 0o666)
+        weakref.finalize(self, os.close, self.descriptor)
+
+    def lock(self, command: int, kind: int, name: str) -> None:
+        place = int(hashlib.sha256(name.encode()).hexdigest()[:_DIGITS], 16)
+        fcntl.fcntl(self.descriptor, command, struct.pack(_FLOCK, kind, 0, place, 1, 0))
+
+
+@lru_cache(maxsize=_KEPT_OPEN)
+def _marks(root: Path) -> _Marks:
+    return _Marks(root)
+
+
+def hold(root: Path, name: str) -> None:
+    """Mark an entry as in use until this process ends.
+
+    A cache that may not be written is used without marks.
+    """
+    with suppress(OSError):
+        _marks(root).lock(fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, name)
+
+
+@contextmanager
+def sole_hold(root: Path, name: str) -> Iterator[bool]:
+    """Keep others from beginning to use an entry."""
+    mine = _Marks(root)
+    try:
+        mine.lock(fcntl.F_OFD_SETLK, fcntl.F_WRLCK, name)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        mine.lock(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, name)
+
+
+# Directories with whatever is in them.
+
+_ENTRY_BYTES = 512
+"""What an entry takes beside its content in an archive; so many small files are large, too."""
+
+
+def tree_bytes(tree: Path, *, without: Collection[Path] = (), enough: float = float("inf")) -> int:
+    """Return about how much a copy of a directory takes.
+
+    Returns: bytes; where that is more than `enough`, at least so many.
+    """
+    size, todo, skipped = 0, [str(tree)], set(map(str, without))
+    while todo and size <= enough:
+        with suppress(OSError), os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    size += _ENTRY_BYTES
+                    if entry.is_dir(follow_symlinks=False):
+                        if entry.path not in skipped:
+                            todo.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        size += entry.stat(follow_symlinks=False).st_size
+                if size > enough:
+                    break
+    return size
+
+
+def delete_tree(tree: Path) -> None:
+    """Delete a directory with all that is in it, also where its modes keep its owner out."""
+    if not tree.exists():
+        return
+    tree.chmod(0o700)
+    for directory, names, _ in os.walk(tree):
+        for path in (Path(directory, name) for name in names):
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(tree)
+
 
 PARTIAL = ".partial"
 """How the name of a directory ends that is being made or removed; it begins with a dot."""
@@ -34,52 +147,19 @@ _POLL_S = 0.5
 
 
 def cache_key(recipe: dict[str, Any]) -> str:
-    """Return the key of whatever a recipe makes.
-
-    Parameters
-    ----------
-    recipe : dict
-        Everything that goes in, as plain JSON.
-
-    Returns
-    -------
-    str
-        SHA-256 of its canonical JSON, 64 hexadecimal digits.
-    """
+    """Return the key of whatever a recipe makes."""
     text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """Return a file's SHA-256.
-
-    Parameters
-    ----------
-    path : Path
-        An existing file.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
+    """Return a file's SHA-256."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def free_bytes(path: Path) -> int:
-    """Return how much an ordinary user may still write to a path's file system.
-
-    Parameters
-    ----------
-    path : Path
-        An existing path.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
+    """Return how much an ordinary user may still write to a path's file system."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
 
@@ -485,3 +565,117 @@ def _acquire(lock: FileLock) -> None:
         except Timeout:
             continue
         return
+
+
+# What a cache holds, and what of it may go: the longest unused first, never what is in use.
+
+_LOCKS = ".locks"
+_BLOCK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """One entry of a cache, or what a killed maker left of one."""
+
+    kind: str
+    key: str
+    size_bytes: int
+    """What it occupies on the disk."""
+    used_at: datetime
+    """When it was made or asked for last."""
+    is_partial: bool
+    """Whether it was never finished, or is being made or removed now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """What came of a clean-up."""
+
+    removed: tuple[Kept, ...]
+    in_use: tuple[Kept, ...]
+    """What would have gone if nobody used it."""
+    left_bytes: int
+    """Size of what is left of the kinds in question."""
+
+
+def survey(cache: Cache, kinds: Collection[str] = ()) -> tuple[Kept, ...]:
+    """List what a cache holds.
+
+    `cache`: it is only read.
+    """
+    known = sorted(path.parent.name for path in cache.root.glob(f"*/{_LOCKS}"))
+    if unknown := sorted(set(kinds) - set(known)):
+        raise UsageError(
+            f"the cache has no {', '.join(unknown)}; it has {', '.join(known) or 'nothing'}"
+        )
+    found = [each for kind in kinds or known for each in _kept(cache, kind)]
+    return tuple(sorted(found, key=lambda each: (each.used_at, each.kind, each.key)))
+
+
+def prune(
+    cache: Cache,
+    *,
+    kinds: Collection[str] = (),
+    unused_for: timedelta | None = None,
+    most_bytes: int | None = None,
+    dry_run: bool = False,
+) -> Pruned:
+    """Remove what killed makers left, what was not used for long, and more until the rest fits.
+
+    Everything can be made or fetched again, for as long as its origin gives it.
+
+    `dry_run`: remove nothing, and only tell.
+    """
+    found = survey(cache, kinds)
+    oldest = now() - unused_for if unused_for is not None else None
+    left = sum(each.size_bytes for each in found)
+    removed, in_use = [], []
+    for each in _partial_first(found):
+        is_too_old = oldest is not None and each.used_at <= oldest
+        is_too_much = most_bytes is not None and left > most_bytes
+        if not (each.is_partial or is_too_old or is_too_much):
+            continue
+        if cache.remove_unused(each.kind, each.key, partial=each.is_partial, dry_run=dry_run):
+            removed.append(each)
+            left -= each.size_bytes
+        else:
+            in_use.append(each)
+    return Pruned(removed=tuple(removed), in_use=tuple(in_use), left_bytes=left)
+
+
+def _partial_first(found: Sequence[Kept]) -> list[Kept]:
+    return sorted(found, key=lambda each: not each.is_partial)
+
+
+def _kept(cache: Cache, kind: str) -> Iterator[Kept]:
+    for place in (cache.root / kind).iterdir():
+        is_partial = place.name.startswith(".") and place.name.endswith(PARTIAL)
+        if place.name.startswith(".") and not is_partial:
+            continue
+        yield Kept(
+            kind=kind,
+            key=place.name[1 : -len(PARTIAL)] if is_partial else place.name,
+            size_bytes=_occupied(place),
+            used_at=_used_at(place),
+            is_partial=is_partial,
+        )
+
+
+def _used_at(place: Path) -> datetime:
+    """Return when an entry was used last: its directory or its record is touched then."""
+    times = [0.0]
+    for path in (place, place / RECORD):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return datetime.fromtimestamp(max(times), UTC)
+
+
+def _occupied(place: Path) -> int:
+    """Return what a directory occupies; what vanishes meanwhile counts as nothing."""
+    sizes = {}  # by inode: a source may hold one file under several names
+    for directory, _, names in os.walk(place):
+        for path in (Path(directory), *(Path(directory, name) for name in names)):
+            with suppress(OSError):
+                status = path.lstat()
+                sizes[status.st_dev, status.st_ino] = status.st_blocks * _BLOCK
+    return sum(sizes.values())

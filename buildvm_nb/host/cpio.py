@@ -21,12 +21,8 @@ _LARGEST = 2**32 - 1
 class CpioWriter:
     """Writes one archive; parents of a name are added where the caller has not done so.
 
-    Parameters
-    ----------
-    stream : binary file
-        Written from its present position on; not closed.
-    mtime : int
-        Time of every entry, in seconds since 1970.
+    `stream`: written from its present position on; not closed.
+    `mtime`: time of every entry, in seconds since 1970.
     """
 
     def __init__(self, stream: BinaryIO, *, mtime: int = 0) -> None:
@@ -37,15 +33,7 @@ class CpioWriter:
         self._directories: set[str] = set()
 
     def directory(self, name: str, mode: int = 0o755) -> None:
-        """Add a directory; one that is there already is left as it is.
-
-        Parameters
-        ----------
-        name : str
-            Path in the archive, with or without a leading slash.
-        mode : int
-            Permission bits.
-        """
+        """Add a directory; one that is there already is left as it is."""
         name = name.strip("/")
         if name and name not in self._directories:
             self._add_parents(name)
@@ -53,59 +41,23 @@ class CpioWriter:
             self._entry(name, stat.S_IFDIR | mode)
 
     def file(self, name: str, content: bytes | Path, mode: int = 0o644) -> None:
-        """Add a regular file.
-
-        Parameters
-        ----------
-        name : str
-            Path in the archive.
-        content : bytes or Path
-            What is in it, or the file to take it from.
-        mode : int
-            Permission bits.
-        """
+        """Add a regular file."""
         data = content.read_bytes() if isinstance(content, Path) else content
         self._add_parents(name)
         self._entry(name.strip("/"), stat.S_IFREG | mode, data)
 
     def symlink(self, name: str, target: str) -> None:
-        """Add a symbolic link.
-
-        Parameters
-        ----------
-        name : str
-            Path in the archive.
-        target : str
-            Where it points to.
-        """
+        """Add a symbolic link."""
         self._add_parents(name)
         self._entry(name.strip("/"), stat.S_IFLNK | 0o777, target.encode())
 
     def character_device(self, name: str, number: tuple[int, int], mode: int = 0o600) -> None:
-        """Add a character device node.
-
-        Parameters
-        ----------
-        name : str
-            Path in the archive.
-        number : tuple of int
-            Major and minor number.
-        mode : int
-            Permission bits.
-        """
+        """Add a character device node."""
         self._add_parents(name)
         self._entry(name.strip("/"), stat.S_IFCHR | mode, device=number)
 
     def tree(self, root: Path, at: str = "") -> None:
-        """Add all files, directories and links below a directory, sorted by name.
-
-        Parameters
-        ----------
-        root : Path
-            The directory; its own name is not used.
-        at : str
-            Path in the archive below which they are put.
-        """
+        """Add all files, directories and links below a directory, sorted by name."""
         for path in sorted(root.iterdir()):
             name = f"{at}/{path.name}".strip("/")
             if path.is_symlink():

@@ -17,35 +17,14 @@ class Task(Protocol):
     """A piece of work under way."""
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Say how far it is.
-
-        Parameters
-        ----------
-        done : float
-            Units done so far.
-        total : float, optional
-            Units in all, once known.
-        note : str
-            What is being done right now.
-        """
+        """Say how far it is."""
 
 
 class Progress(Protocol):
     """Shows work as it goes on."""
 
     def task(self, label: str) -> AbstractContextManager[Task]:
-        """Announce a piece of work; leaving the context ends it.
-
-        Parameters
-        ----------
-        label : str
-            What is being done, for people.
-
-        Returns
-        -------
-        context manager
-            Yields a `Task`.
-        """
+        """Announce a piece of work; leaving the context ends it."""
         ...
 
 
@@ -54,28 +33,11 @@ class Silent:
 
     @contextmanager
     def task(self, label: str) -> Iterator["Silent"]:  # noqa: ARG002 - nobody looks
-        """Do nothing.
-
-        Parameters
-        ----------
-        label : str
-            Ignored.
-
-        Yields
-        ------
-        Silent
-            A task that shows nothing.
-        """
+        """Do nothing."""
         yield self
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Do nothing.
-
-        Parameters
-        ----------
-        done, total, note
-            Ignored.
-        """
+        """Do nothing."""
 
 
 SILENT = Silent()
@@ -83,13 +45,7 @@ SILENT = Silent()
 
 
 def cell_progress() -> Progress:
-    """Return what shows work in the cell of a notebook that is being executed.
-
-    Returns
-    -------
-    Progress
-        Outside of a notebook's kernel: `SILENT`.
-    """
+    """Return what shows work in the cell of a notebook that is being executed."""
     ipython = sys.modules.get("IPython")  # where there is a kernel, somebody has imported it
     kernel = getattr(ipython.get_ipython(), "kernel", None) if ipython else None
     if ipython is None or kernel is None:
@@ -101,11 +57,6 @@ class CellProgress:
     """A line that says what is under way, and is empty when all work has ended.
 
     Safe to use from several threads.
-
-    Parameters
-    ----------
-    display : callable
-        IPython's.
     """
 
     def __init__(self, display: Callable[..., Any]) -> None:
@@ -117,18 +68,7 @@ class CellProgress:
 
     @contextmanager
     def task(self, label: str) -> Iterator[Task]:
-        """Say what is being done for as long as it takes.
-
-        Parameters
-        ----------
-        label : str
-            What is being done.
-
-        Yields
-        ------
-        Task
-            Says how far it is.
-        """
+        """Say what is being done for as long as it takes."""
         task = _CellTask(label, self._draw_soon)
         with self._lock:
             self._open.append(task)

@@ -1,6 +1,6 @@
 """Root file systems, kernels and the guest's own tools: what a build machine boots from."""
 
-from buildvm_nb.image.guest_tools import GUEST_TOOLS, fetch_guest_tools
+from buildvm_nb.image.initramfs import GUEST_TOOLS, fetch_guest_tools
 from buildvm_nb.image.kernel import (
     DEBIAN_KERNELS,
     Kernel,
@@ -8,8 +8,14 @@ from buildvm_nb.image.kernel import (
     fetch_kernel,
     list_kernels,
 )
-from buildvm_nb.image.listing import find_image, list_images, remove_image, verify_image
-from buildvm_nb.image.rootfs import Image, build_image
+from buildvm_nb.image.rootfs import (
+    Image,
+    build_image,
+    find_image,
+    list_images,
+    remove_image,
+    verify_image,
+)
 
 __all__ = [
     "DEBIAN_KERNELS",

@@ -1,24 +1,249 @@
-"""Kernels for guests: out of Debian's packages, or a directory of the user's own.
+"""Kernels for guests, unpacked, with the modules that they need.
 
 A kernel in the cache is a directory with ``vmlinuz`` as it was packaged, ``vmlinux`` unpacked,
 ``config`` where there is one, and the modules that a guest needs, unpacked, as ``NAME.ko``.
 """
 
+import bz2
+import lzma
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import struct
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from buildvm_nb.debian import PackageArchive, check_suite, unpack_deb
-from buildvm_nb.errors import SourceError, UsageError
+from buildvm_nb.errors import HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache, cache_key, file_digest
+from buildvm_nb.host.process import run_tool
 from buildvm_nb.host.progress import SILENT, Progress
-from buildvm_nb.image.bzimage import kernel_release, unpack_kernel
-from buildvm_nb.image.modules import ModuleTree, load_order
 
-__all__ = ["DEBIAN_KERNELS", "Kernel", "KernelListing", "fetch_kernel", "list_kernels"]
+__all__ = [
+    "DEBIAN_KERNELS",
+    "Kernel",
+    "KernelListing",
+    "ModuleTree",
+    "decompress",
+    "fetch_kernel",
+    "kernel_release",
+    "list_kernels",
+    "load_order",
+    "module_needs",
+    "unpack_kernel",
+]
+
+# Linux's bzImage: what it says about itself, and the kernel proper inside of it.
+#
+# Unpacking a kernel costs a guest under emulation more than everything else before its first
+# process, so the host does it once.
+#
+# References: Linux, Documentation/arch/x86/boot.rst (``payload_offset``, ``payload_length``,
+# ``kernel_version``); scripts/extract-vmlinux; scripts/Makefile.lib (``size_append``).
+
+_ELF = b"\x7fELF"
+_HEADER_AT, _HEADER = 0x202, b"HdrS"
+_OLDEST_PROTOCOL = 0x0208
+_SIZE_SUFFIX = 4
+"""Kernel builds append the unpacked size to every payload but gzip's."""
+
+
+def kernel_release(image: bytes) -> str:
+    """Return what ``uname -r`` will say under a kernel.
+
+    For example ``6.1.0-30-cloud-amd64``.
+    """
+    _check(image)
+    at = 0x200 + int(struct.unpack_from("<H", image, 0x20E)[0])
+    words = image[at : at + 256].split(b"\0", 1)[0].split()
+    if not words:
+        raise SourceError("the kernel does not say its version")
+    return words[0].decode(errors="replace")
+
+
+def unpack_kernel(image: bytes) -> bytes:
+    """Return the uncompressed kernel, an ELF file, out of a bzImage.
+
+    Raises `SourceError` if it is no bzImage, or what it holds cannot be unpacked.
+    """
+    _check(image)
+    start = ((image[0x1F1] or 4) + 1) * 512
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    kernel = decompress(image[start + offset : start + offset + length])
+    if not kernel.startswith(_ELF):
+        raise SourceError("what the kernel image holds is no ELF file")
+    return kernel
+
+
+def decompress(data: bytes) -> bytes:
+    """Unpack data by its magic number; whatever follows the packed data is ignored.
+
+    `data`: packed by xz, lzma, gzip, bzip2, zstd or lz4 (the legacy form that kernels use), or ELF.
+    """
+    for magic, unpack in _FORMS.items():
+        if data.startswith(magic):
+            try:
+                return unpack(data)
+            except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
+                raise SourceError(f"damaged {magic.hex()} data: {error}") from error
+    raise SourceError(
+        f"unknown compression, magic number {data[:4].hex()}; known: xz, lzma, gzip, bzip2, zstd, "
+        "lz4"
+    )
+
+
+def _check(image: bytes) -> None:
+    if len(image) < 0x264 or image[_HEADER_AT : _HEADER_AT + 4] != _HEADER:  # noqa: PLR2004 - end of the fields read
+        raise SourceError("not a Linux kernel image (bzImage)")
+    protocol = struct.unpack_from("<H", image, 0x206)[0]
+    if protocol < _OLDEST_PROTOCOL:
+        raise SourceError(
+            f"kernel image of boot protocol {protocol >> 8}.{protocol & 255:02}; 2.08 is the oldest"
+        )
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _first_stream(decompressor: _Decompressor, data: bytes) -> bytes:
+    content = decompressor.decompress(data)
+    if not decompressor.eof:
+        message = "it ends too early"
+        raise EOFError(message)
+    return content
+
+
+def _by_program(*argv: str) -> Callable[[bytes], bytes]:
+    """Make an unpacker that calls a program, without and then with the last four bytes."""
+
+    def unpack(data: bytes) -> bytes:
+        try:
+            return _filter(argv, data[:-_SIZE_SUFFIX])
+        except SourceError:
+            return _filter(argv, data)
+
+    return unpack
+
+
+def _filter(argv: tuple[str, ...], data: bytes) -> bytes:
+    with tempfile.TemporaryFile() as packed:
+        packed.write(data)
+        packed.seek(0)
+        try:
+            return run_tool(argv, stdin=packed, stdout=subprocess.PIPE)
+        except HostError as error:
+            if error.hint:  # the program is missing
+                raise
+            raise SourceError(f"damaged data: {error.message[-300:]}") from error
+
+
+_FORMS: dict[bytes, Callable[[bytes], bytes]] = {
+    _ELF: bytes,
+    b"\xfd7zXZ\0": lambda data: _first_stream(lzma.LZMADecompressor(lzma.FORMAT_XZ), data),
+    b"\x5d\0\0": lambda data: _first_stream(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data),
+    b"\x1f\x8b": lambda data: _first_stream(zlib.decompressobj(31), data),
+    b"BZh": lambda data: _first_stream(bz2.BZ2Decompressor(), data),
+    b"\x28\xb5\x2f\xfd": _by_program("zstd", "-dcq"),
+    b"\x02\x21\x4c\x18": _by_program("lz4", "-dcq"),
+}
+
+
+# Kernel modules: found in a tree, unpacked, and put into an order in which they can be loaded.
+#
+# Debian's packages have no ``modules.dep`` (it is made on installation), so the dependencies are
+# read from the modules themselves.
+#
+# References: modules.dep(5); Linux, include/linux/module.h (``MODULE_INFO``: ``depends``,
+# ``softdep``).
+
+_FILE = re.compile(r"(?P<name>.+)\.ko(\.(xz|zst|gz))?")
+_INFO = re.compile(rb"\0(depends|softdep)=([^\0]*)\0")
+
+
+class ModuleTree:
+    """The modules below a directory such as ``/lib/modules/RELEASE``.
+
+    `root`: the directory. A file ``modules.builtin`` anywhere in it says what the kernel has built
+    in; without one, what is not there counts as built in.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._paths: dict[str, Path] = {}
+        self._built_in: set[str] | None = None
+        for path in sorted(root.rglob("*")):
+            if (match := _FILE.fullmatch(path.name)) and path.is_file():
+                self._paths.setdefault(_normal(match["name"]), path)
+            elif path.name == "modules.builtin":
+                lines = path.read_text().split()
+                self._built_in = {_normal(Path(line).name.removesuffix(".ko")) for line in lines}
+        self._contents: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes | None:
+        """Return a module, unpacked."""
+        name = _normal(name)
+        if name in self._contents:
+            return self._contents[name]
+        if path := self._paths.get(name):
+            self._contents[name] = decompress(path.read_bytes())
+            return self._contents[name]
+        if self._built_in is None or name in self._built_in:
+            return None
+        raise SourceError(f"this kernel has no module {name}, nor is it built in")
+
+
+def load_order(wanted: Iterable[str], read: Callable[[str], bytes | None]) -> tuple[str, ...]:
+    """Put modules and all that they need into an order in which they can be loaded.
+
+    `read`: gives a module by name, None for one that is built in.
+    Returns: names with ``_`` for ``-``, each after what it needs; what is built in is left out.
+    """
+    done: dict[str, bool] = {}
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in path:
+            raise SourceError(f"modules need each other: {' -> '.join([*path, name])}")
+        if name in done:
+            return
+        content = read(name)
+        if content is not None:
+            path.append(name)
+            for need in module_needs(content):
+                visit(need)
+            path.pop()
+        done[name] = content is not None
+
+    for name in wanted:
+        visit(_normal(name))
+    return tuple(name for name, is_module in done.items() if is_module)
+
+
+def module_needs(content: bytes) -> tuple[str, ...]:
+    """Return what a module needs loaded before it.
+
+    Returns: names with ``_`` for ``-``: its ``depends``, then the ``pre`` of its ``softdep``.
+    """
+    needs: list[str] = []
+    softly: list[str] = []
+    for kind, value in _INFO.findall(content.replace(b"\0", b"\0\0")):
+        text = value.decode(errors="replace")
+        if kind == b"depends":
+            needs += [name for name in text.split(",") if name]
+        elif match := re.match(r"pre:(.*?)(post:|$)", text):
+            softly += match[1].split()
+    return tuple(dict.fromkeys(map(_normal, needs + softly)))
+
+
+def _normal(name: str) -> str:
+    return name.replace("-", "_")
+
 
 DEBIAN_KERNELS = (
     "debian:bullseye",

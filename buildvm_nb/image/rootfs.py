@@ -6,7 +6,7 @@ files and versions of all packages; with a dated mirror it can be made again.
 """
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,31 @@ from typing import Any
 from buildvm_nb.debian import PackageArchive, check_suite
 from buildvm_nb.errors import HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache, cache_key, file_digest, free_bytes
+from buildvm_nb.host.process import alive_lock, run_tool
 from buildvm_nb.host.progress import SILENT, Progress, Task
-from buildvm_nb.host.tools import run_tool
 from buildvm_nb.image.bootstrap import (
+    COMPRESSION,
+    TOOLBOX_PACKAGES,
     BootstrapMode,
+    FinishedRoot,
+    RootMaker,
     bootstrap_mode,
     extract_arguments,
+    fetch_toolbox,
     mmdebstrap_arguments,
+    toolbox_command,
 )
-from buildvm_nb.image.finishing import FinishedRoot
-from buildvm_nb.image.packing import COMPRESSION, RootMaker
-from buildvm_nb.image.process import alive_lock
-from buildvm_nb.image.toolbox import TOOLBOX_PACKAGES, fetch_toolbox, toolbox_command
 from buildvm_nb.model.machine import ImageSpec
 
-__all__ = ["IMAGE_KIND", "Image", "build_image", "check_space", "load_image"]
+__all__ = [
+    "Image",
+    "build_image",
+    "check_space",
+    "find_image",
+    "list_images",
+    "remove_image",
+    "verify_image",
+]
 
 IMAGE_KIND = "images"
 _RECIPE = 1
@@ -122,20 +132,7 @@ def _is_sound(key: str, cache: Cache, progress: Progress) -> bool:
 
 
 def load_image(key: str, cache: Cache) -> Image:
-    """Return an image that is in the cache.
-
-    Parameters
-    ----------
-    key : str
-        Its name there.
-    cache : Cache
-        Where it is.
-
-    Returns
-    -------
-    Image
-        Complete.
-    """
+    """Return an image that is in the cache."""
     place = cache.path(IMAGE_KIND, key)
     record = cache.record(place)
     facts = record["facts"]
@@ -240,20 +237,7 @@ def _check_packages(archives: list[PackageArchive], names: Iterable[str]) -> Non
 
 
 def check_space(work: Path, package_count: int) -> None:
-    """Refuse to begin what cannot be finished.
-
-    Parameters
-    ----------
-    work : Path
-        Where the image is made.
-    package_count : int
-        Number of extra packages.
-
-    Raises
-    ------
-    HostError
-        If the disk is too full.
-    """
+    """Refuse to begin what cannot be finished."""
     needed = _NEEDED_BYTES + package_count * _NEEDED_PER_PACKAGE
     free = free_bytes(work)
     if free < needed:
@@ -262,3 +246,112 @@ def check_space(work: Path, package_count: int) -> None:
             f"about {needed // 2**20} MiB needed: {work.parent}",
             hint="make room with `buildvm cache prune`, or choose another --cache",
         )
+
+
+# The images in the cache: listed, shown, removed.
+
+_SHORTEST_KEY = 4
+
+
+def list_images(cache: Cache) -> tuple[Image, ...]:
+    """List the images in the cache.
+
+    Parameters
+    ----------
+    cache : Cache
+        Where to look.
+
+    Returns
+    -------
+    tuple of Image
+        Sorted by what was asked for.
+    """
+    images = [load_image(key, cache) for key, _ in cache.entries(IMAGE_KIND)]
+    return tuple(sorted(images, key=lambda image: (str(image.spec), image.key)))
+
+
+def find_image(name: str, cache: Cache) -> Image:
+    """Find an image in the cache.
+
+    Parameters
+    ----------
+    name : str
+        What was asked for (``debian:bookworm,gcc``), or the first digits of its key or digest.
+    cache : Cache
+        Where to look.
+
+    Returns
+    -------
+    Image
+        The only one that fits.
+
+    Raises
+    ------
+    UsageError
+        If none fits, or more than one.
+    """
+    images = list_images(cache)
+    wanted = ",".join([name.split(",", maxsplit=1)[0], *sorted(set(name.split(",")[1:]))])
+    found = [image for image in images if str(image.spec) == wanted]
+    if not found and len(name) >= _SHORTEST_KEY:
+        found = [image for image in images if name == (image.key[: len(name)])]
+        found = found or [image for image in images if name == image.digest[: len(name)]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            f"more than one image is called {name}: {_names(found)}", hint="give one's key"
+        )
+    raise UsageError(
+        f"no such image in the cache: {name}; there is {_names(images) or 'none'}",
+        hint=f"make it: buildvm image build {name}" if ":" in name else "",
+    )
+
+
+def verify_image(image: Image) -> None:
+    """Make sure that an image's file is what was made.
+
+    Parameters
+    ----------
+    image : Image
+        One that is in the cache.
+
+    Raises
+    ------
+    HostError
+        If the file's digest is another one.
+    """
+    if (seen := file_digest(image.path)) != image.digest:
+        raise HostError(
+            f"image {image.spec} is damaged: its digest is {seen}, it was made with {image.digest}",
+            hint=f"buildvm image rm {image.key[:12]}, then make it again",
+        )
+
+
+def remove_image(name: str, cache: Cache) -> Image:
+    """Remove an image from the cache.
+
+    Parameters
+    ----------
+    name : str
+        As for `find_image`.
+    cache : Cache
+        Where it is.
+
+    Returns
+    -------
+    Image
+        The one that was removed; its file is gone.
+
+    Raises
+    ------
+    UsageError
+        If none fits, or more than one.
+    """
+    image = find_image(name, cache)
+    cache.remove(IMAGE_KIND, image.key)
+    return image
+
+
+def _names(images: Sequence[Image]) -> str:
+    return ", ".join(f"{image.spec} ({image.key[:12]})" for image in images)

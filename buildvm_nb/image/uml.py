@@ -19,9 +19,8 @@ from buildvm_nb.debian import PackageArchive, check_suite
 from buildvm_nb.errors import SourceError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
-from buildvm_nb.image.guest_tools import PackagePool, copy_libraries, copy_program
-from buildvm_nb.image.kernel import Kernel
-from buildvm_nb.image.modules import ModuleTree, load_order
+from buildvm_nb.image.initramfs import PackagePool, copy_libraries, copy_program
+from buildvm_nb.image.kernel import Kernel, ModuleTree, load_order
 
 __all__ = ["PROGRAM", "UML_KERNELS", "fetch_uml_kernel"]
 
@@ -42,30 +41,7 @@ def fetch_uml_kernel(
 ) -> Kernel:
     """Return a user-mode kernel, fetched now if it is not in the cache.
 
-    Parameters
-    ----------
-    name : str
-        One of `UML_KERNELS`.
-    cache : Cache
-        Keeps it.
-    progress : Progress
-        Shows what is fetched.
-    refresh : bool
-        Ask the mirror for a newer version even if there is one in the cache.
-
-    Returns
-    -------
-    Kernel
-        Complete; its ``vmlinux`` is the program.
-
-    Raises
-    ------
-    UsageError
-        If there is no such kernel.
-    SourceError
-        If its packages cannot be fetched, verified or unpacked.
-    HostError
-        If this host lacks a program, a mirror or space.
+    `refresh`: ask the mirror for a newer version even if there is one in the cache.
     """
     scheme, _, suite = name.partition(":")
     if scheme != "debian" or not suite or suite.endswith("-backports"):

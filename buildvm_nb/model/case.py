@@ -1,12 +1,21 @@
-"""A case: what to fetch, what to run and what a pass looks like."""
+"""A case: what to fetch, what to run, what a pass looks like, and what is claimed of it."""
 
 import re
+import shlex
+from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from buildvm_nb.model.entry import Claim, Entry, Provenance, Subject
-from buildvm_nb.model.guixsource import GuixSource, guix_steps
 from buildvm_nb.model.instants import Instant
 from buildvm_nb.model.machine import ImageSpec, PackageName
 from buildvm_nb.model.value import Digest, RelativePath, Value
@@ -29,7 +38,272 @@ __all__ = [
     "Step",
     "Subject",
     "WheelsSource",
+    "Window",
+    "guix_steps",
+    "is_page",
+    "one_step_case",
+    "plain_name",
+    "too_early",
 ]
+
+# What is told about a case, and no build depends on: its claim, its origin, its catalog entry.
+
+ClaimKind = Literal[
+    "time-trap",
+    "cpu-dependent",
+    "kernel-dependent",
+    "output-varies",
+    "flaky",
+    "always-failing",
+    "sound",
+]
+
+EntryStatus = Literal["proposed", "verified", "withdrawn"]
+"""``verified``: machines agreed, and a proof shows it; ``withdrawn``: kept, but not believed."""
+
+
+def _check_page(text: str) -> str:
+    if not is_page(text):
+        message = "not a public page; allowed: a URL that begins with https:// or http://"
+        raise ValueError(message)
+    return text
+
+
+def is_page(text: str) -> bool:
+    """Tell whether a text is the URL of a page."""
+    return re.fullmatch(r"https?://[^\s\x00-\x1f<>\"']+\.[^\s\x00-\x1f<>\"']+", text) is not None
+
+
+Page = Annotated[str, AfterValidator(_check_page)]
+"""The URL of a public page."""
+
+
+class Subject(Value):
+    """Which package a case is about, as the world names it."""
+
+    ecosystem: str = Field(pattern=r"^[a-z][a-z0-9.+-]*$")
+    """A type of package URLs: ``pypi``, ``deb``, ``npm``, ``cargo``, ``github``, ``generic``, …"""
+    name: str = Field(min_length=1, pattern=r"^[^\s\x00]+$")
+    """As that ecosystem names it; what comes before its last slash is a namespace."""
+    version: str = Field(default="", pattern=r"^[^\s\x00]*$")
+    """Empty: any, or not known."""
+
+    @property
+    def purl(self) -> str:
+        """The package URL.
+
+        References
+        ----------
+        https://github.com/package-url/purl-spec; for ``deb`` the namespace is ``debian``.
+        """
+        name = self.name
+        if self.ecosystem == "pypi":
+            name = name.lower().replace("_", "-")
+        elif self.ecosystem == "github":
+            name = name.lower()
+        elif self.ecosystem == "deb" and "/" not in name:
+            name = f"debian/{name.lower()}"
+        path = "/".join(quote(part, safe=":") for part in name.split("/"))
+        version = f"@{quote(self.version, safe=':')}" if self.version else ""
+        return f"pkg:{self.ecosystem}/{path}{version}"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}".strip()
+
+
+def plain_name(name: str) -> str:
+    """Return what two spellings of one package's name have in common, as PEP 503 says.
+
+    `name`: such as ``Foo_Bar``; of a path or URL the last part counts.
+    """
+    last = name.rstrip("/").removesuffix(".git").rpartition("/")[2]
+    return re.sub(r"[-_.]+", "-", last).lower()
+
+
+class Window(Value):
+    """A stretch of the date axis in which the case passes."""
+
+    passes_from: Instant | None = None
+    """First second that passes; None: it passes from the beginning of the range on."""
+    passes_until: Instant | None = None
+    """Last second that passes; None: it passes to the end of the range."""
+
+
+class Claim(Value):
+    """What a diagnosis must find."""
+
+    kind: ClaimKind
+    passes_from: Instant | None = None
+    """First instant at which the case passes."""
+    passes_until: Instant | None = None
+    """Last instant at which the case passes."""
+    windows: tuple[Window, ...] = ()
+    """All stretches in which it passes, in order, where there are several; instead of both above.
+
+    None at all means that it passes within one stretch, which both above bound."""
+    resolution_s: int = Field(default=1, ge=1, le=3650 * 86_400)
+    """How exactly these instants are claimed; 86400: to the day."""
+    passing_cpus: tuple[str, ...] = ()
+    failing_cpus: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    """Smallest set of CPU features whose absence or presence flips the verdict."""
+    passing_kernels: tuple[str, ...] = ()
+    failing_kernels: tuple[str, ...] = ()
+    axis: Literal["date", "cpu", "kernel", "cores"] | None = None
+    """What the output varies with; None: it differs each time."""
+    varying_files: tuple[str, ...] = ()
+    """Artifacts whose content varies, although every run passes."""
+    evidence: str = ""
+    """The line of the log that shows it."""
+
+    def stretches(self) -> tuple[Window, ...]:
+        """Return the stretches of time in which the case passes.
+
+        Returns: in the order in which they are written; one without ends where no instant is
+        claimed.
+        """
+        if self.windows:
+            return self.windows
+        return (Window(passes_from=self.passes_from, passes_until=self.passes_until),)
+
+    def instants(self) -> tuple[datetime, ...]:
+        """Return every instant that is claimed.
+
+        Returns: first and last seconds that pass, ascending.
+        """
+        ends = [end for one in self.stretches() for end in (one.passes_from, one.passes_until)]
+        return tuple(sorted(end for end in ends if end is not None))
+
+
+def _read_day(value: Any) -> date:  # noqa: ANN401 - pydantic hands over whatever it was given
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    if isinstance(value, str):
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            pass
+    shown = value.isoformat() if isinstance(value, date) else repr(value)
+    message = f"not a day: {shown}; allowed: a date without a time, such as 2021-08-31"
+    raise ValueError(message)
+
+
+Day = Annotated[date, BeforeValidator(_read_day)]
+
+
+class Provenance(Value):
+    """Where this was reported, by whom, and under which licence the text stands."""
+
+    url: str = ""
+    """The public report; where there is none, the public home of what is built."""
+    links: tuple[Page, ...] = ()
+    """Further pages: the fix, other reports, a distribution's workaround."""
+    reported_by: str = ""
+    """A name or an account, as the report shows it."""
+    reported_on: Day | None = None
+    """The day of the report."""
+    licence: str = ""
+
+
+class Entry(Value):
+    """What people need to know of an entry of the curated catalog."""
+
+    status: EntryStatus = "proposed"
+    description: str = ""
+    """What goes wrong and why, in a few sentences of our own."""
+    workaround: str = ""
+    """How it can be built all the same."""
+    withdrawn_because: str = ""
+    """Why it is not believed any more."""
+
+
+# Packages of Guix as they were at one commit of its channel, and the commands that build them.
+#
+# References: GNU Guix Reference Manual, "Invoking guix time-machine" and "Invoking guix build";
+# Guix 1.5, ``guix/scripts/time-machine.scm``.
+
+GuixPackage = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*(@[0-9][\w.+~-]*)?(:[a-z0-9_-]+)?$"),
+]
+"""``hello``, ``hello@2.10`` or ``gcc@10:lib``."""
+
+GuixStep = tuple[Literal["prepare", "build", "test"], str]
+"""Name of a step and what a shell runs for it."""
+
+_TOO_EARLY = re.compile(r"cannot travel past commit \W(\w+)\W from ([\w ,]+)")
+
+
+class GuixSource(Value):
+    """Packages of Guix, or a manifest, at one commit of its channel."""
+
+    kind: Literal["guix"] = "guix"
+    commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """Of Guix's own channel, in full: a shortened one, a tag or a branch may move."""
+    channels: RelativePath | None = None
+    """Instead: a file of channels, as `guix describe --format=channels` writes it, below the case
+    file's directory; each channel with its commit."""
+    packages: tuple[GuixPackage, ...] = ()
+    manifest: RelativePath | None = None
+    """Instead: a file below the case file's directory."""
+    check: bool = True
+    """Whether it is built once more and both results are compared. Only the Guix in the machine
+    does: the host's would build it on the host, today."""
+    authenticate: bool = True
+    """Whether Guix checks who signed the commits."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if (self.commit is None) == (self.channels is None):
+            message = "give either commit or channels"
+            raise ValueError(message)
+        if bool(self.packages) == (self.manifest is not None):
+            message = "give either packages or manifest"
+            raise ValueError(message)
+        return self
+
+
+def guix_steps(source: GuixSource) -> tuple[GuixStep, ...]:
+    """Compose the commands that build what a source names.
+
+    What the packages need may be substituted, they themselves not. Of a manifest everything that
+    has to be built is built. Grafts are left out: they are made where Guix is, not where it builds.
+
+    Returns: steps by name: ``prepare`` has Guix of that commit, and what the packages need, and
+    names the derivations; ``build`` builds; ``test`` builds again and compares.
+    """
+    travel = ["guix", "time-machine", "--no-channel-files"]
+    travel += [f"--commit={source.commit}"] if source.commit else [f"--channels={source.channels}"]
+    travel += [] if source.authenticate else ["--disable-authentication"]
+    what = [f"--manifest={source.manifest}"] if source.manifest else [*source.packages]
+    # `environment` is what the oldest commits have; later ones still do
+    ready = ["describe"] if source.manifest else ["environment", *_names(source), "--", "true"]
+    build = ["build", "--no-grafts", "--no-substitutes", *what]
+    prepare = [[*travel, "--", *ready], [*travel, "--", *build, "--derivations"]]
+    steps: list[GuixStep] = [
+        ("prepare", "\n".join(map(shlex.join, prepare))),
+        ("build", shlex.join([*travel, "--", *build])),
+    ]
+    if source.check:
+        steps.append(("test", shlex.join([*travel, "--", *build, "--check"])))
+    return tuple(steps)
+
+
+def _names(source: GuixSource) -> list[str]:
+    return sorted({package.partition(":")[0] for package in source.packages})
+
+
+def too_early(said: str) -> str:
+    """Explain that Guix cannot travel so far back."""
+    found = _TOO_EARLY.search(said)
+    if not found:
+        return ""
+    return (
+        f"the commit is older than {found[1]}, the oldest that guix time-machine reaches: what it "
+        "needs to run another Guix was ready with v1.0.0, of 2019-05-01; build older packages from "
+        "a later commit that still has them, or from a git source"
+    )
+
 
 DistributionName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
@@ -310,3 +584,30 @@ _PINNED = re.compile(
 )
 """A requirement, and its version where that is pinned (PEP 508)."""
 _ON_GITHUB = re.compile(r"github\.com[/:]([^/\s]+/[^/\s?#]+)")
+
+
+# A case made of a source and one command, for those who write no case file.
+
+_LONGEST_ID = 100
+_SHORT_COMMIT = 12
+
+
+def one_step_case(source: Source, run: str, image: ImageSpec) -> Case:
+    """Make a case of one step."""
+    step = {"name": "test", "run": run}
+    return Case.parse({"id": _case_id(source), "source": source, "image": image, "steps": [step]})
+
+
+def _case_id(source: Source) -> str:
+    """Derive an id that people recognise from a source."""
+    plain = source.model_dump(mode="json")
+    name = str(plain.get("name") or plain.get("url") or plain.get("path"))
+    name = name.rstrip("/").removesuffix(".git").removesuffix("/").rpartition("/")[2]
+    version = plain.get("version") or plain.get("commit") or ""
+    if re.fullmatch(r"[0-9a-f]{40}", version):
+        version = version[:_SHORT_COMMIT]
+    if plain.get("before"):
+        version = f"before-{plain['before'][:10]}"
+    text = "-".join(part for part in (name, version) if part).lower()
+    slug = re.sub(r"[^a-z0-9._+-]+", "-", text).strip("-._+")
+    return slug[:_LONGEST_ID] or str(plain["kind"])

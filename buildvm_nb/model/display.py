@@ -9,12 +9,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from buildvm_nb.model.instants import format_instant
-from buildvm_nb.model.plaintext import clean
+from buildvm_nb.model.value import clean
 
 if TYPE_CHECKING:
-    from buildvm_nb.model.entry import Window
-    from buildvm_nb.model.finding import Boundary, Finding
-    from buildvm_nb.model.forecast import Change, Forecast
+    from buildvm_nb.model.case import Window
+    from buildvm_nb.model.finding import Boundary, Change, Finding, Forecast
     from buildvm_nb.model.machine import Environment, MachineSpec
     from buildvm_nb.model.outcome import Outcome
 
@@ -39,18 +38,9 @@ _SIGNS = {"passed": "✓", "failed": "✗", "crashed": "✗", "timeout": "✗"}
 def card(heading: str, rows: Iterable[tuple[str, object]]) -> str:
     """Lay facts out as a table.
 
-    Parameters
-    ----------
-    heading : str
-        What they are about.
-    rows : iterable of tuple
-        What each is called, and what it is; one without text is left out.
-
-    Returns
-    -------
-    str
-        HTML in which all text is escaped. It has no colours of its own; text of several lines
-        keeps them, and a long one is cut.
+    `rows`: what each is called, and what it is; one without text is left out.
+    Returns: HTML in which all text is escaped. It has no colours of its own; text of several lines
+    keeps them, and a long one is cut.
     """
     lines = "".join(
         f'<tr><th scope="row" style="text-align:left;vertical-align:top">{_safe(name)}</th>'
@@ -65,32 +55,13 @@ def card(heading: str, rows: Iterable[tuple[str, object]]) -> str:
 def verdict_sign(verdict: str) -> str:
     """Return a verdict with a sign before it, which says the same to who does not read it.
 
-    Parameters
-    ----------
-    verdict : str
-        Any.
-
-    Returns
-    -------
-    str
-        For example ``✓ passed``.
+    For example ``✓ passed``.
     """
     return f"{_SIGNS.get(verdict, '?')} {verdict}"
 
 
 def describe_machine(machine: "MachineSpec | None") -> str:
-    """Tell in a line what decides a machine's behaviour.
-
-    Parameters
-    ----------
-    machine : MachineSpec or None
-        Any.
-
-    Returns
-    -------
-    str
-        Empty for None.
-    """
+    """Tell in a line what decides a machine's behaviour."""
     if machine is None:
         return ""
     return (
@@ -102,15 +73,7 @@ def describe_machine(machine: "MachineSpec | None") -> str:
 def describe_window(window: "Window") -> str:
     """Tell when something passes.
 
-    Parameters
-    ----------
-    window : Window
-        Of a finding.
-
-    Returns
-    -------
-    str
-        For example ``from the beginning until 2020-01-01T00:00:00Z``.
+    For example ``from the beginning until 2020-01-01T00:00:00Z``.
     """
     first, last = window.passes_from, window.passes_until
     begins = "from the beginning" if first is None else f"from {format_instant(first)}"
@@ -118,18 +81,7 @@ def describe_window(window: "Window") -> str:
 
 
 def machine_rows(machine: "MachineSpec") -> list[tuple[str, object]]:
-    """Tell what a machine is asked to be.
-
-    Parameters
-    ----------
-    machine : MachineSpec
-        Any.
-
-    Returns
-    -------
-    list of tuple
-        For `card`.
-    """
+    """Tell what a machine is asked to be."""
     return [
         ("date", format_instant(machine.date)),
         ("CPU", f"{machine.cpu}, {machine.cpu_count} virtual"),
@@ -144,15 +96,7 @@ def machine_rows(machine: "MachineSpec") -> list[tuple[str, object]]:
 def environment_rows(environment: "Environment | None") -> list[tuple[str, object]]:
     """Tell what a machine was proven to be.
 
-    Parameters
-    ----------
-    environment : Environment or None
-        None: none came up.
-
-    Returns
-    -------
-    list of tuple
-        For `card`.
+    `environment`: None: none came up.
     """
     if environment is None:
         return []
@@ -166,18 +110,7 @@ def environment_rows(environment: "Environment | None") -> list[tuple[str, objec
 
 
 def outcome_html(outcome: "Outcome") -> str:
-    """Show an outcome.
-
-    Parameters
-    ----------
-    outcome : Outcome
-        Any.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+    """Show an outcome."""
     verdict = verdict_sign(outcome.verdict.value)
     return card(
         f"Outcome {outcome.id}",
@@ -199,18 +132,7 @@ def outcome_html(outcome: "Outcome") -> str:
 
 
 def forecast_html(forecast: "Forecast") -> str:
-    """Show a forecast: what it comes to, what changes, and which days were looked at.
-
-    Parameters
-    ----------
-    forecast : Forecast
-        Any.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+    """Show a forecast: what it comes to, what changes, and which days were looked at."""
     sound = forecast.sound_until
     facts = card(
         f"Forecast of {forecast.case.id} until {format_instant(forecast.until)}",
@@ -270,18 +192,7 @@ def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def finding_html(finding: "Finding") -> str:
-    """Show a finding.
-
-    Parameters
-    ----------
-    finding : Finding
-        Any.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+    """Show a finding."""
     studied = (finding.studied_from, finding.studied_until)
     return card(
         f"Finding {finding.id}",

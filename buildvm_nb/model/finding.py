@@ -1,33 +1,219 @@
-"""A finding: what a diagnosis concluded on a case, with the outcomes that prove it."""
+"""What studies conclude: findings, forecasts, and the hints that may be their causes."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from enum import StrEnum
 from math import log2
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from buildvm_nb.model.case import Case
-from buildvm_nb.model.display import finding_html
-from buildvm_nb.model.documents import DOCUMENT_VERSION
-from buildvm_nb.model.entry import Window
-from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.case import Case, Window
+from buildvm_nb.model.display import finding_html, forecast_html
 from buildvm_nb.model.instants import Instant, now
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Verdict, new_id
-from buildvm_nb.model.value import Value
+from buildvm_nb.model.value import DOCUMENT_VERSION, Value
 
 __all__ = [
+    "VALIDITIES",
+    "VALIDITY_BEGINS",
+    "VALIDITY_ENDS",
     "Axis",
     "Boundary",
+    "Change",
+    "ChangeKind",
     "Count",
     "Finding",
     "FindingKind",
+    "Forecast",
+    "ForecastStatus",
+    "Hint",
+    "HintKind",
+    "Look",
     "Reruns",
     "Support",
-    "Window",
     "tell_repeats",
 ]
+
+# A hint: something in a source tree that is worth probing first. A hint is never a verdict.
+
+
+class HintKind(StrEnum):
+    """What a hint was read from."""
+
+    CERTIFICATE_BEGINS = "certificate-begins"
+    CERTIFICATE_ENDS = "certificate-ends"
+    CRL_BEGINS = "crl-begins"
+    CRL_ENDS = "crl-ends"
+    OPENPGP_KEY_BEGINS = "openpgp-key-begins"
+    OPENPGP_KEY_ENDS = "openpgp-key-ends"
+    OPENPGP_SIGNATURE_BEGINS = "openpgp-signature-begins"
+    OPENPGP_SIGNATURE_ENDS = "openpgp-signature-ends"
+    TOKEN_BEGINS = "token-begins"  # noqa: S105 - a kind of hint, not a secret
+    TOKEN_ENDS = "token-ends"  # noqa: S105
+    SSH_CERTIFICATE_BEGINS = "ssh-certificate-begins"
+    SSH_CERTIFICATE_ENDS = "ssh-certificate-ends"
+    DATE_CONSTANT = "date-constant"
+    """A date written in source text or data."""
+    EPOCH_CONSTANT = "epoch-constant"
+    """Seconds (or milli-, micro-, nanoseconds) since 1970 written in source text or data."""
+    OUTPUT_DATE = "output-date"
+    """A date that a failing step printed."""
+    ROLLOVER = "rollover"
+    """A counter of time overflows, for example 2038-01-19T03:14:08Z."""
+    CALENDAR = "calendar"
+    """A turn of a year, month or day, 29 February, a change of daylight saving time."""
+    CPU_TUNING = "cpu-tuning"
+    """A compiler flag that fits code to the building machine, for example ``-march=native``."""
+    CPU_DISPATCH = "cpu-dispatch"
+    """Code that asks the CPU what it can."""
+    KERNEL_VERSION = "kernel-version"
+    """Code that reads the kernel's release."""
+
+
+VALIDITY_BEGINS = frozenset(kind for kind in HintKind if kind.endswith("-begins"))
+"""Kinds of hints on the first second at which something is valid."""
+VALIDITY_ENDS = frozenset(kind for kind in HintKind if kind.endswith("-ends"))
+"""Kinds of hints on the end of a validity: its last second, or the first one after it."""
+VALIDITIES = VALIDITY_BEGINS | VALIDITY_ENDS
+
+
+class Hint(Value):
+    """One thing found."""
+
+    kind: HintKind
+    path: str = ""
+    """Where, relative to what was scanned, ``a.tar!b/c.pem`` inside an archive; empty: generic."""
+    line: int | None = None
+    """Line, from 1, where the place is text."""
+    instant: Instant | None = None
+    """The instant as it is written there, as a whole second; None: it is about a CPU or a kernel.
+
+    Whether the end of a validity is its last second or the first one after it is for probes to say.
+    """
+    condition: str = ""
+    """What it is about where that is no instant: a CPU feature, a function that is called."""
+    why: str
+    """A sentence with names: whose certificate, which constant."""
+
+
+# A forecast: what in a project stops passing in the years to come, and from which second on.
+
+
+class ChangeKind(StrEnum):
+    """What a day does to a project."""
+
+    BREAKS = "breaks"
+    """What passed fails from then on."""
+    HEALS = "heals"
+    """What failed passes from then on."""
+    FAILS_OTHERWISE = "fails-otherwise"
+    """It failed before, and shows another reason now; the runner names no tests."""
+
+
+class ForecastStatus(StrEnum):
+    """What a forecast comes to."""
+
+    SOUND = "sound"
+    """Nothing was seen to break."""
+    BREAKS = "breaks"
+    """Something breaks."""
+    FAILS_TODAY = "fails-today"
+    """It fails already, so nothing can be foretold."""
+    UNDETERMINED = "undetermined"
+    """It does not always end alike, machines gave no verdict, or the budget ended too early."""
+
+
+class Change(Value):
+    """One change: after `last_before` and not after `first_after`."""
+
+    kind: ChangeKind
+    last_before: Instant
+    first_after: Instant
+    is_exact: bool
+    """Whether both are neighbouring seconds, and were confirmed."""
+    confirmed: int = 0
+    """How many repeated runs on both sides agreed with it."""
+    of_whole: bool
+    """Whether the verdict of the whole changes; False: only which tests fail, while others do."""
+    verdict: Verdict
+    """Of the whole, from then on."""
+    tests: tuple[str, ...] = ()
+    """Names of the tests that begin or cease to fail, where the runner prints names."""
+    failing_line: str = ""
+    """The line of the log that shows the failure."""
+    cause: Hint | None = None
+    """What in the source ends, or begins, at just this second."""
+    suspects: tuple[Hint, ...] = ()
+    """What else ends at that second or, where it is not exact, in between."""
+    outcome: str = ""
+    """Id of the nearest outcome that shows it."""
+
+
+class Look(Value):
+    """One instant that was chosen to look at."""
+
+    at: Instant
+    why: str
+    verdict: Verdict | None
+    """None: nobody asked, because the budget had ended."""
+    failed_tests: int = 0
+    """How many tests are named as failed."""
+
+
+class Forecast(Value):
+    """What breaks in a project, and when."""
+
+    schema_version: Literal[1] = 1
+    case: Case
+    machine: MachineSpec
+    """Where it runs; its date is `start`."""
+    start: Instant
+    until: Instant
+    status: ForecastStatus
+    today: Verdict
+    """What a run at `start` ended with."""
+    today_line: str = ""
+    """The line of the log that shows why, where it failed."""
+    today_outcome: str
+    """Id of that outcome."""
+    changes: tuple[Change, ...] = ()
+    """Ordered by time."""
+    sound_until: Instant | None = None
+    """Last second, up to `until`, before the first break; None: today fails, or none is told."""
+    looks: tuple[Look, ...] = ()
+    """The instants that were chosen beforehand; locating a change asked for more."""
+    assumptions: tuple[str, ...] = ()
+    """What was taken for granted, or left out."""
+    unstable: tuple[str, ...] = ()
+    """Tests that do not always end alike at the same instant."""
+    is_exhausted: bool = False
+    """Whether the budget ended before the questions did."""
+    runs: int = 0
+    """Guest runs that were made; answers that the catalog had do not count."""
+    finding: str | None = None
+    """Id of the finding in the catalog that says the same about the whole."""
+    evidence: tuple[str, ...] = ()
+    """Ids of all outcomes that it rests on."""
+    study: str | None = None
+    tool_version: str = ""
+    made_at: Instant = Field(default_factory=now)
+
+    def _repr_html_(self) -> str:
+        return forecast_html(self)
+
+    def breaks_by(self, last: datetime) -> tuple[Change, ...]:
+        """Return what breaks up to an instant, or may do so.
+
+        Returns: ordered by time; where a change is not exact, what may lie before `last` counts.
+        """
+        return tuple(
+            change
+            for change in self.changes
+            if change.kind is not ChangeKind.HEALS and change.last_before < last
+        )
+
 
 _ALIKE = ("sound", "always-failing")
 """Kinds whose runs all ended alike."""
@@ -219,7 +405,7 @@ class Finding(Value):
     tool_version: str = ""
     recorded_at: Instant = Field(default_factory=now)
     document_version: str = Field(default=DOCUMENT_VERSION, pattern=r"^[0-9]{1,9}\.[0-9]{1,9}$")
-    """Of its JSON; see `buildvm_nb.model.documents`."""
+    """Of its JSON; see `buildvm_nb.model.value`."""
 
     @property
     def repeats(self) -> str:
@@ -249,19 +435,7 @@ def _named(what: str, names: Sequence[str]) -> str:
 def tell_repeats(kind: str, confidence: float, confirmed: Sequence[int] = ()) -> str:
     """Tell how many runs confirm a finding.
 
-    Parameters
-    ----------
-    kind : str
-        Of the finding.
-    confidence : float
-        As it is stored.
-    confirmed : sequence of int
-        Confirming runs at each of its boundaries.
-
-    Returns
-    -------
-    str
-        For example ``6 confirming runs``; empty for a flaky case, whose runs disagree.
+    For example ``6 confirming runs``; empty for a flaky case, whose runs disagree.
     """
     if kind == FindingKind.FLAKY:
         return ""

@@ -1,4 +1,4 @@
-"""Instants: aware UTC times from 1970-01-02 to the year 9999, parsed strictly.
+"""Instants: aware UTC times from 1970-01-02 to the year 9999, and rules of those that recur.
 
 A guest's date is the experiment, so its text form must leave no room for guessing: a time of day
 needs a zone, and a date alone means midnight UTC.
@@ -6,9 +6,12 @@ needs a zone, and a date alone means midnight UTC.
 
 import re
 from calendar import monthrange
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any
 
+from dateutil.rrule import rruleset, rrulestr
 from pydantic import BeforeValidator, PlainSerializer
 
 from buildvm_nb.errors import UsageError
@@ -20,9 +23,88 @@ __all__ = [
     "Instant",
     "format_instant",
     "from_now",
+    "is_within",
+    "next_within",
     "now",
+    "occurrences",
     "parse_instant",
 ]
+
+# Recurring rules: days or hours that come again and again, as RFC 5545 writes them.
+
+_DAY = timedelta(days=1)
+_HOUR = timedelta(hours=1)
+_START = re.compile(r"DTSTART(?:;TZID=UTC(?P<zone>[+-]\d{2}:\d{2}))?:(?P<at>\d{8}T\d{6})")
+_YEARS_AHEAD = 12
+"""The calendar's rarest day of ours, 29 February, comes again within eight years, or twelve."""
+
+
+def occurrences(rule: str, first: datetime, last: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Iterate over the days or hours of a rule.
+
+    `rule`: one or more lines of RFC 5545: an optional ``DTSTART``, from which on the rule holds and
+    in whose zone (``UTC+01:00``; none: UTC) it counts, and rules with or without ``RRULE:``, of
+    which any may match. An instance lasts an hour if the rule names hours, else a day.
+    Yields: aware, UTC: its first instant and the first one after it, in order of time.
+    """
+    rules, offset, since, size = _recurrence_read(rule)
+    low = _plain(first, offset) - size
+    start = low.replace(month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
+    every = rruleset()
+    for line in rules:
+        every.rrule(rrulestr(line, dtstart=start))
+    for begins in every.xafter(low, inc=False):
+        at = (begins - offset).replace(tzinfo=UTC)
+        if at >= last:
+            return
+        if since is None or at >= since:
+            yield at, at + size
+
+
+def is_within(rule: str, at: datetime) -> bool:
+    """Tell whether an instant lies in a rule's days or hours."""
+    second = timedelta(seconds=1)
+    return any(first <= at < after for first, after in occurrences(rule, at, at + second))
+
+
+def next_within(rule: str, at: datetime) -> datetime | None:
+    """Return the first instant of a rule's days or hours that is not before another.
+
+    Returns: aware, UTC: `at` itself where it lies in one; None: none comes within twelve years.
+    """
+    until = at + _YEARS_AHEAD * 366 * _DAY
+    return next((max(first, at) for first, _after in occurrences(rule, at, until)), None)
+
+
+def _plain(at: datetime, offset: timedelta) -> datetime:
+    """Return what a calendar in the rule's zone shows, without a zone."""
+    return at.astimezone(UTC).replace(tzinfo=None) + offset
+
+
+@lru_cache(maxsize=256)
+def _recurrence_read(rule: str) -> tuple[tuple[str, ...], timedelta, datetime | None, timedelta]:
+    """Read the rules, their zone's offset, since when they hold, and how long each lasts."""
+    offset, since, lines = timedelta(), None, []
+    for line in rule.split("\n"):
+        if match := _START.fullmatch(line):
+            if match["zone"]:
+                hours, minutes = match["zone"][1:].split(":")
+                offset = timedelta(hours=int(hours), minutes=int(minutes))
+                offset = -offset if match["zone"][0] == "-" else offset
+            begins = datetime.strptime(match["at"], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+            since = begins - offset
+        else:
+            lines.append(line.removeprefix("RRULE:"))
+    for line in lines:
+        try:
+            rrulestr(line, dtstart=datetime(2000, 1, 1))  # noqa: DTZ001 - a rule's own calendar
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                f"not a recurring rule: {line!r} ({error})", hint="for example FREQ=WEEKLY;BYDAY=MO"
+            ) from error
+    size = _HOUR if any("BYHOUR" in line for line in lines) else _DAY
+    return tuple(lines), offset, since, size
+
 
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
 """First instant that a guest can be set to: Linux refuses a clock before its own uptime."""
@@ -42,36 +124,17 @@ _FORMS = "2019-05-01, 2019-05-01T12:30:00Z, 2019-05-01T14:30+02:00, today or now
 
 
 def now() -> datetime:
-    """Return the host's present instant, to the microsecond.
-
-    Returns
-    -------
-    datetime
-        Aware, in UTC.
-    """
+    """Return the host's present instant, to the microsecond."""
     return datetime.now(UTC)
 
 
 def parse_instant(value: object, *, latest: datetime = LATEST) -> datetime:
     """Turn text, a date or an aware datetime into an instant.
 
-    Parameters
-    ----------
-    value : str, datetime.date or datetime.datetime
-        ISO 8601 text, ``today`` (midnight UTC), ``now`` (whole second), or a value of the
-        standard library. A date without a time means 00:00:00Z.
-    latest : datetime
-        Last instant that is allowed.
-
-    Returns
-    -------
-    datetime
-        Aware, in UTC, from `EARLIEST` to `latest`.
-
-    Raises
-    ------
-    UsageError
-        If the text is no date, names a time of day without a zone, or is out of range.
+    `value`: ISO 8601 text, ``today`` (midnight UTC), ``now`` (whole second), or a value of the
+    standard library. A date without a time means 00:00:00Z.
+    Raises `UsageError` if the text is no date, names a time of day without a zone, or is out of
+    range.
     """
     instant = _read(value)
     if not EARLIEST <= instant <= latest:
@@ -83,21 +146,9 @@ def parse_instant(value: object, *, latest: datetime = LATEST) -> datetime:
 def from_now(text: str) -> datetime | None:
     """Turn a distance from the present into an instant.
 
-    Parameters
-    ----------
-    text : str
-        A sign, a number, and ``y``, ``m``, ``w`` or ``d``: ``+16y``, ``-2w``.
-
-    Returns
-    -------
-    datetime or None
-        Aware, UTC, a whole second, on the same day of the month or the last one of a shorter
-        month; None: it is no such distance.
-
-    Raises
-    ------
-    UsageError
-        If it leads out of the calendar.
+    `text`: a sign, a number, and ``y``, ``m``, ``w`` or ``d``: ``+16y``, ``-2w``.
+    Returns: aware, UTC, a whole second, on the same day of the month or the last one of a shorter
+    month; None: it is no such distance.
     """
     match = _DISTANCE.fullmatch(text.strip())
     if match is None:
@@ -153,15 +204,7 @@ def _to_utc(value: datetime) -> datetime:
 def format_instant(instant: datetime) -> str:
     """Write an instant as ISO 8601 with ``Z``, with fractions of a second only where it has some.
 
-    Parameters
-    ----------
-    instant : datetime
-        Aware.
-
-    Returns
-    -------
-    str
-        For example ``2019-05-01T00:00:00Z``.
+    For example ``2019-05-01T00:00:00Z``.
     """
     utc = instant.astimezone(UTC)
     whole = utc - timedelta(microseconds=utc.microsecond)

@@ -9,10 +9,9 @@ from ulid import ULID
 
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.display import outcome_html
-from buildvm_nb.model.documents import DOCUMENT_VERSION
 from buildvm_nb.model.instants import Instant, format_instant, now
 from buildvm_nb.model.machine import Environment, MachineSpec
-from buildvm_nb.model.value import Digest, Value
+from buildvm_nb.model.value import DOCUMENT_VERSION, Digest, Value
 
 __all__ = ["Artifact", "Outcome", "Probing", "SourceRecord", "StepRecord", "Verdict", "new_id"]
 
@@ -35,13 +34,7 @@ class Verdict(StrEnum):
 
 
 def new_id() -> str:
-    """Return a new identifier that sorts by the time it was made.
-
-    Returns
-    -------
-    str
-        A ULID: 26 characters.
-    """
+    """Return a new identifier that sorts by the time it was made."""
     return str(ULID())
 
 
@@ -139,7 +132,7 @@ class Outcome(Value):
     chosen_by: tuple[str, ...] = ()
     """Ids of the findings that chose its machine, the one that decided first; empty: none did."""
     document_version: str = Field(default=DOCUMENT_VERSION, pattern=r"^[0-9]{1,9}\.[0-9]{1,9}$")
-    """Of its JSON; see `buildvm_nb.model.documents`."""
+    """Of its JSON; see `buildvm_nb.model.value`."""
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Tell what tells outcomes apart: all of it would fill a screen."""

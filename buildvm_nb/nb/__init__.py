@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from buildvm_nb.nb.browser import CatalogBrowser
-    from buildvm_nb.nb.buildpanel import BuildPanel
-    from buildvm_nb.nb.diagnosis import DiagnosisPanel
-    from buildvm_nb.nb.forecast import ForecastPanel
+    from buildvm_nb.nb.build import BuildPanel
+    from buildvm_nb.nb.commit import CommitPicker
     from buildvm_nb.nb.jobs import Job, JobState
     from buildvm_nb.nb.lab import Lab
-    from buildvm_nb.nb.logview import LogView
-    from buildvm_nb.nb.machinepanel import MachinePanel
+    from buildvm_nb.nb.log import LogView
+    from buildvm_nb.nb.machine import MachinePanel
     from buildvm_nb.nb.panel import Panel
-    from buildvm_nb.nb.picker import CommitPicker
+    from buildvm_nb.nb.study import DiagnosisPanel, ForecastPanel
 
 __all__ = [
     "BuildPanel",
@@ -33,16 +32,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BuildPanel": "buildvm_nb.nb.buildpanel",
+    "BuildPanel": "buildvm_nb.nb.build",
     "CatalogBrowser": "buildvm_nb.nb.browser",
-    "CommitPicker": "buildvm_nb.nb.picker",
-    "DiagnosisPanel": "buildvm_nb.nb.diagnosis",
-    "ForecastPanel": "buildvm_nb.nb.forecast",
+    "CommitPicker": "buildvm_nb.nb.commit",
+    "DiagnosisPanel": "buildvm_nb.nb.study",
+    "ForecastPanel": "buildvm_nb.nb.study",
     "Job": "buildvm_nb.nb.jobs",
     "JobState": "buildvm_nb.nb.jobs",
     "Lab": "buildvm_nb.nb.lab",
-    "LogView": "buildvm_nb.nb.logview",
-    "MachinePanel": "buildvm_nb.nb.machinepanel",
+    "LogView": "buildvm_nb.nb.log",
+    "MachinePanel": "buildvm_nb.nb.machine",
     "Panel": "buildvm_nb.nb.panel",
 }
 

@@ -1,30 +1,382 @@
 """Looking through a catalog in a notebook: filter, sort, drill down, export."""
 
-from collections.abc import Callable
+import threading
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from buildvm_nb.catalog import Catalog
-from buildvm_nb.catalog.browsing import Selection
-from buildvm_nb.catalog.shelves import Tier
-from buildvm_nb.errors import UsageError
+from buildvm_nb.catalog.shelves import (
+    CuratedShelf,
+    OwnShelf,
+    ReportedShelf,
+    Shelf,
+    Tier,
+    page_of_shelves,
+)
+from buildvm_nb.catalog.store import Selection
+from buildvm_nb.errors import CatalogError, UsageError
+from buildvm_nb.model.display import outcome_html, verdict_sign
 from buildvm_nb.model.finding import Axis, FindingKind
+from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.outcome import Verdict
-from buildvm_nb.nb.drilling import DetailPanel
-from buildvm_nb.nb.exporting import ExportPanel
+from buildvm_nb.model.value import clean
+from buildvm_nb.nb.jobs import Job
+from buildvm_nb.nb.log import LogView
 from buildvm_nb.nb.panel import Panel
-from buildvm_nb.nb.reading import FINDINGS, OUTCOMES, CatalogReader, PageRequest
-from buildvm_nb.nb.studying import read_date
-from buildvm_nb.nb.tables import cell_text, table_html
+from buildvm_nb.nb.study import read_date
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog.frames import Frame
-    from buildvm_nb.nb.jobs import Job
 
-__all__ = ["CatalogBrowser"]
+__all__ = [
+    "CatalogBrowser",
+]
+
+# What is behind a row: the finding, the runs that prove it, and their logs.
+
+_SHOWN = 1024 * 1024
+_EVIDENCE = 200
+
+
+class DetailPanel(Panel):
+    """Shows one entry, the outcomes that prove it, and the log of the one that is chosen.
+
+    However long a log is, a bounded part of it is read and held: its beginning at once, its end on
+    request and in the background.
+
+    `name`: a newer panel of the same name ends what this one reads.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self._catalog: Catalog | None = None
+        self._key = ""
+        self._entry = widgets.HTML()
+        self._evidence = widgets.Dropdown(
+            description="Evidence", options=[], tooltip="The runs that prove it; choose one"
+        )
+        self._outcome = widgets.HTML()
+        self._end = widgets.Button(
+            description="Its end", tooltip="Read the log to its end, in the background"
+        )
+        self._stop = widgets.Button(description="Cancel", tooltip="Stop reading", disabled=True)
+        self._note = widgets.HTML()
+        self.log_view = LogView()
+        """The log of the outcome."""
+        self._log_box = widgets.VBox(
+            [widgets.HBox([self._end, self._stop, self._note]), self.log_view]
+        )
+        super().__init__([self._entry, self._evidence, self._outcome, self._log_box], name=name)
+        self._evidence.observe(self.guarded(self._chosen), "value")
+        self._end.on_click(self.guarded(lambda _: self.read_end()))
+        self._stop.on_click(self.guarded(lambda _: self.cancel()))
+        self.clear()
+
+    @property
+    def html(self) -> str:
+        """What is said about the entry and its outcome."""
+        return f"{self._entry.value}{self._outcome.value}"
+
+    @property
+    def note(self) -> str:
+        """How much of the log is shown, as HTML."""
+        return str(self._note.value)
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self.cancel()
+        self._entry.value = self._outcome.value = self._note.value = ""
+        self._evidence.options = []
+        self._show_parts()
+        self.show_error(None)
+
+    def show(self, catalog: "Catalog | None", html: str, evidence: tuple[str, ...]) -> None:
+        """Show an entry.
+
+        `evidence`: ids of outcomes; of very many the last ones can be chosen.
+        """
+        self.clear()
+        self._catalog = catalog
+        self._entry.value = html
+        numbered = [(f"{number}: {key}", key) for number, key in enumerate(evidence, 1)]
+        self._evidence.options = [("none", None), *numbered[-_EVIDENCE:]]
+        self._show_parts()
+
+    def show_outcome(self, catalog: "Catalog", key: str) -> None:
+        """Show an outcome and the beginning of its log."""
+        self.cancel()
+        self.show_error(None)
+        self._catalog = catalog
+        self._key = key
+        outcome = catalog.outcome(key)
+        self._outcome.value = outcome_html(outcome)
+        self.log_view.clear()
+        self._note.value = "no log was kept"
+        self._end.disabled = True
+        if outcome.log_digest:
+            self._read_beginning(catalog, outcome.log_digest)
+        self._show_parts()
+
+    def read_end(self) -> "Job[Any]":
+        """Read the log to its end in the background, and show its last part."""
+        catalog, key = self._catalog, self._key
+        self._stop.disabled, self._end.disabled = False, True
+        self._note.value = "reading …"
+
+        def read(job: "Job[Any]") -> bytes:
+            held: deque[bytes] = deque()
+            size = 0
+            with job.task("read the log") as task:
+                for piece in catalog.log_pieces(key) if catalog else ():
+                    held.append(piece)
+                    size += len(piece)
+                    while len(held) > 1 and sum(map(len, held)) - len(held[0]) >= _SHOWN:
+                        held.popleft()
+                    task.update(size)
+            return b"".join(held)[-_SHOWN:]
+
+        return self.begin(read, on_end=self._read)
+
+    def _read(self, job: "Job[Any]") -> None:
+        self._stop.disabled, self._end.disabled = True, False
+        self._note.value = f"not read: {job.state}"
+        if job.state == "done":
+            self.log_view.clear()
+            self.log_view.feed(job.result)
+            self.log_view.flush()
+            self._note.value = "the end of the log"
+
+    def _read_beginning(self, catalog: "Catalog", digest: str) -> None:
+        pieces = catalog.log_pieces(digest)
+        head = next(pieces, b"")
+        is_longer = len(head) >= _SHOWN and next(pieces, None) is not None
+        self.log_view.feed(head[:_SHOWN])
+        self.log_view.flush()
+        self._end.disabled = not is_longer
+        beginning = f"the first {_SHOWN // 1024} KiB of the log"
+        self._note.value = beginning if is_longer else "the whole log"
+
+    def _chosen(self, change: dict[str, Any]) -> None:
+        if change["new"] is None or self._catalog is None:
+            self._outcome.value = ""
+            self._show_parts()
+            return
+        self.show_outcome(self._catalog, change["new"])
+
+    def _show_parts(self) -> None:
+        self._evidence.layout.display = "" if len(self._evidence.options) > 1 else "none"
+        self._log_box.layout.display = "" if self._outcome.value else "none"
+
+
+# Writing what is selected to files, in the background, and handing them out.
+
+_LINKED = 2 * 1024 * 1024
+
+
+class ExportPanel(Panel):
+    """A file's name, and a button that writes it.
+
+    `prepare`: called on the kernel's loop, where fields may be read; returns what writes the files
+    in the background and returns their paths.
+    `name`: a newer panel of the same name ends what this one writes.
+    """
+
+    def __init__(self, prepare: Callable[[], Callable[[], list[Path]]], name: str = "") -> None:
+        self._prepare = prepare
+        self.target = widgets.Text(
+            description="File",
+            placeholder="failures.csv",
+            tooltip="File: failures.csv",
+            continuous_update=False,
+        )
+        """Where to write."""
+        self._export = widgets.Button(
+            description="Export CSV", tooltip="Write all rows that the fields ask for"
+        )
+        self._exported = widgets.HTML()
+        box = widgets.HBox([self.target, self._export, self._exported])
+        super().__init__([box], name=name)
+        self._export.on_click(self.guarded(lambda _: self._start()))
+
+    @property
+    def html(self) -> str:
+        """What was written, as HTML."""
+        return str(self._exported.value)
+
+    def _start(self) -> None:
+        self._exported.value = ""
+        write = self._prepare()
+        self._exported.value, self._export.disabled = "writing …", True
+        self.begin(lambda _job: write(), on_end=self._written)
+
+    def _written(self, job: Job[Any]) -> None:
+        self._export.disabled = False
+        is_done = job.state == "done"
+        self._exported.value = (
+            "<br>".join(map(_link, job.result)) if is_done else f"not written: {job.state}"
+        )
+
+
+def _link(path: Path) -> str:
+    """Name a file that was written, and hand out a small one, wherever the browser is."""
+    name = escape(str(path))
+    if path.stat().st_size > _LINKED:
+        return f"wrote {name}"
+    data = b64encode(path.read_bytes()).decode()
+    there = f'href="data:text/csv;base64,{data}" download="{escape(path.name)}"'
+    return f"wrote {name} (<a {there}>download</a>)"
+
+
+# Reading pages of a catalog and of the tiers beside it, in whatever thread asks for them.
+
+FINDINGS, OUTCOMES = "findings", "outcomes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRequest:
+    """What the fields of a browser ask for at one moment: other threads do not read widgets."""
+
+    table: str
+    """`FINDINGS` or `OUTCOMES`."""
+    tiers: tuple[Tier, ...]
+    """Of findings."""
+    wanted: Selection
+    sort: str
+    descending: bool
+    offset: int
+    size: int
+    """Rows of the page."""
+
+
+class CatalogReader:
+    """Opens a catalog when it is first read; safe to use from several threads.
+
+    `catalog`: default: that of the user. One that is handed in is not closed.
+    `curated`: a curated catalog; default: the one that comes with buildvm-nb.
+    """
+
+    def __init__(
+        self, catalog: Catalog | str | Path | None = None, curated: Path | None = None
+    ) -> None:
+        self.catalog: Catalog | None = catalog if isinstance(catalog, Catalog) else None
+        """What is read; None: it cannot be opened, or was not yet."""
+        self._place = None if isinstance(catalog, Catalog) else catalog
+        self._is_ours = not isinstance(catalog, Catalog)
+        self._root = curated
+        self._shelves: dict[Tier, Shelf] = {}
+        self._opening = threading.Lock()
+
+    def page(self, asked: PageRequest) -> "tuple[int, Frame, str]":
+        """Read a page.
+
+        Returns: how many of them each tier has, in words; empty for outcomes.
+        Raises `CatalogError` if the catalog cannot be read, for example because it was deleted.
+        """
+        order: dict[str, Any] = {"sort": asked.sort, "descending": asked.descending}
+        order |= {"offset": asked.offset, "size": asked.size}
+        if asked.table == OUTCOMES:
+            own = self.own()
+            page = own.page(OUTCOMES, asked.wanted, **order)
+            return own.count(OUTCOMES, asked.wanted), page, ""
+        shelves = [self.shelf(tier) for tier in asked.tiers]
+        counts, page = page_of_shelves(shelves, asked.wanted, **order)
+        told = ", ".join(f"{count} {tier}" for tier, count in counts.items())
+        return sum(counts.values()), page, f": {told}"
+
+    def write(self, asked: PageRequest, target: Path) -> list[Path]:
+        """Write all rows of all pages to CSV files.
+
+        `target`: of several tiers, each has a file whose name ends in that of the tier.
+        """
+        if asked.table == OUTCOMES:
+            self.own().export_selected(target, OUTCOMES, asked.wanted)
+            return [target]
+        made = []
+        for tier in asked.tiers:
+            alone = len(asked.tiers) == 1
+            path = target if alone else target.with_stem(f"{target.stem}-{tier.value}")
+            self.shelf(tier).export(asked.wanted, path)
+            made.append(path)
+        return made
+
+    def own(self) -> Catalog:
+        """Return the catalog; one that could not be opened is tried again."""
+        with self._opening:
+            if self.catalog is None:
+                self.catalog = Catalog(self._place)
+        try:
+            next(self.catalog.answers(""), None)  # nothing that looks into it is cheaper
+        except CatalogError as error:
+            raise CatalogError(
+                f"{error.message}; it may have been deleted or moved",
+                hint="Refresh tries again; the other tiers are there all the same",
+            ) from error
+        return self.catalog
+
+    def shelf(self, tier: Tier) -> Shelf:
+        """Return what has the findings of a tier."""
+        if tier is Tier.OWN:
+            return OwnShelf(self.own())
+        with self._opening:
+            if tier not in self._shelves:
+                is_curated = tier is Tier.CURATED
+                self._shelves[tier] = (
+                    CuratedShelf(self._root) if is_curated else ReportedShelf(self._root)
+                )
+            return self._shelves[tier]
+
+    def close(self) -> None:
+        """Close the catalog if it was opened here; closing twice is no error."""
+        if self._is_ours and self.catalog is not None:
+            self.catalog.close()
+
+
+# Frames as HTML tables that a screen reader can walk through; all text is escaped.
+
+_LONGEST = 160
+
+
+def table_html(frame: "Frame", columns: Mapping[str, str], caption: str) -> str:
+    """Write rows as a table.
+
+    `frame`: of a catalog; each row gets its number, from 1.
+    """
+    head = "".join(
+        f'<th scope="col" style="text-align:left">{escape(n)}</th>' for n in columns.values()
+    )
+    rows = frame[list(columns)].astype(object).where(frame[list(columns)].notna(), None)
+    body = "".join(
+        f'<tr><th scope="row">{number}</th>{"".join(_cell(n, row[n]) for n in columns)}</tr>'
+        for number, row in enumerate(rows.to_dict("records"), 1)
+    )
+    return (
+        f'<div style="overflow-x:auto"><table><caption style="text-align:left">{escape(caption)}'
+        f'</caption><thead><tr><th scope="col">#</th>{head}</tr></thead><tbody>{body}</tbody>'
+        "</table></div>"
+    )
+
+
+def cell_text(value: Any) -> str:  # noqa: ANN401 - whatever a frame has
+    """Write a value of a frame."""
+    if value is None:
+        return ""
+    text = format_instant(value.to_pydatetime()) if hasattr(value, "to_pydatetime") else str(value)
+    shown = clean(text.partition("\n")[0])
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+
+
+def _cell(name: str, value: Any) -> str:  # noqa: ANN401 - whatever a frame has
+    text = cell_text(value)
+    shown = verdict_sign(text) if name == "verdict" else text
+    return f'<td style="text-align:left">{escape(shown)}</td>'
+
 
 _SIZE = 20
 _ALL = "all tiers"

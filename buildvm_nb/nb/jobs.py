@@ -1,4 +1,4 @@
-"""Work in a thread of its own: a notebook's kernel stays free while guests run."""
+"""Work in threads of a notebook, and the kernel's event loop, which stays free meanwhile."""
 
 import itertools
 import threading
@@ -7,15 +7,92 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+from IPython.core.getipython import get_ipython
 
 from buildvm_nb.errors import StateError
-from buildvm_nb.host.interruption import Interrupted, Interruption
+from buildvm_nb.host.process import Interrupted, Interruption
 from buildvm_nb.host.progress import Task
-from buildvm_nb.nb.loop import is_loop_thread, kernel_loop
 from buildvm_nb.nb.ownership import release, take_over
 
-__all__ = ["Job", "JobState", "TaskEvent"]
+if TYPE_CHECKING:
+    from tornado.ioloop import IOLoop
+
+__all__ = [
+    "Job",
+    "JobState",
+    "TaskEvent",
+    "Throttled",
+    "kernel_loop",
+]
+
+# The kernel's event loop, on which widgets are changed.
+#
+# Messages from the browser are handled on the loop of the kernel's main thread. A widget that
+# another thread changes meanwhile may lose one of both changes, so threads hand their changes over
+# to that loop. Outside of a kernel, as in tests, there is no browser and no loop.
+#
+# References: tornado, ``IOLoop.add_callback``: safe to call from any thread. ipywidgets,
+# ``Widget.hold_sync`` and ``Widget._lock_property``: state of the widget, not of the thread.
+
+
+def kernel_loop() -> "IOLoop | None":
+    """Return the event loop of the kernel."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    return getattr(kernel, "io_loop", None)
+
+
+def is_loop_thread() -> bool:
+    """Tell whether this is the thread that the kernel's loop runs in."""
+    return threading.current_thread() is threading.main_thread()
+
+
+class Throttled:
+    """A call that is made at most every so often, the last request always being honoured.
+
+    `call`: what to do; called in the thread that asks, or on the kernel's loop.
+    `at_once`: whether the first request is honoured at once. False: wait until requests pause, as
+    for a field that somebody types in.
+    """
+
+    def __init__(self, call: Callable[[], None], every_s: float, *, at_once: bool = True) -> None:
+        self._call = call
+        self._every_s = every_s
+        self._at_once = at_once
+        self._last_s = -every_s
+        self._timer: object | None = None
+        self._is_due = False
+
+    def __call__(self) -> None:
+        """Ask for the call."""
+        now_s = time.monotonic()
+        self._is_due = True
+        if self._at_once and now_s - self._last_s >= self._every_s:
+            self.flush()
+            return
+        loop = kernel_loop()
+        if loop is None:
+            if not self._at_once:
+                self.flush()  # nobody types
+            return
+        if self._timer is not None:
+            if self._at_once:
+                return
+            loop.remove_timeout(self._timer)
+        self._timer = loop.call_later(self._every_s, self._ring)
+
+    def flush(self) -> None:
+        """Make the call now if it is due."""
+        if self._is_due:
+            self._is_due = False
+            self._last_s = time.monotonic()
+            self._call()
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.flush()
+
 
 _T = TypeVar("_T")
 _END_S = 20.0
@@ -43,13 +120,7 @@ class JobState(StrEnum):
 
 
 class TaskEvent:
-    """A piece of work of a job has begun, come further or ended.
-
-    Parameters
-    ----------
-    label : str
-        What is being done.
-    """
+    """A piece of work of a job has begun, come further or ended."""
 
     def __init__(self, label: str) -> None:
         self.label = label

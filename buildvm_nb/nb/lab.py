@@ -10,11 +10,11 @@ import ipywidgets as widgets
 from buildvm_nb.catalog import curated_cases
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
-from buildvm_nb.nb.buildpanel import BuildPanel
-from buildvm_nb.nb.machinepanel import MachinePanel
+from buildvm_nb.nb.build import BuildPanel
+from buildvm_nb.nb.commit import CommitPicker
+from buildvm_nb.nb.machine import MachinePanel
 from buildvm_nb.nb.panel import Panel, error_html
-from buildvm_nb.nb.picker import CommitPicker
-from buildvm_nb.nb.studying import StudyPanel
+from buildvm_nb.nb.study import StudyPanel
 
 __all__ = ["Lab", "lab"]
 

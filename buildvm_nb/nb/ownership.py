@@ -2,7 +2,7 @@
 
 Running a cell again makes a new panel; the older one of the same name must not keep its guest.
 What is registered here is ended when a newer one takes its name, and when the kernel ends. A
-kernel that is killed takes its guests with it: see `buildvm_nb.vm.process`.
+kernel that is killed takes its guests with it: see `buildvm_nb.vm.qemu`.
 """
 
 import atexit
@@ -21,12 +21,7 @@ _lock: threading.RLock = globals().get("_lock") or threading.RLock()
 def take_over(name: str, end: End) -> None:
     """Register something that runs, and end what had its name before.
 
-    Parameters
-    ----------
-    name : str
-        Of the panel or job.
-    end : callable
-        Ends it, in whatever state it is; waits until it has ended.
+    `end`: ends it, in whatever state it is; waits until it has ended.
     """
     with _lock:
         older = _owners.pop(name, None)
@@ -38,12 +33,7 @@ def take_over(name: str, end: End) -> None:
 def release(name: str, end: End) -> None:
     """Forget something that has ended.
 
-    Parameters
-    ----------
-    name : str
-        Under which it was registered.
-    end : callable
-        As registered; if another one has the name by now, that one stays.
+    `end`: as registered; if another one has the name by now, that one stays.
     """
     with _lock:
         if _owners.get(name) == end:

@@ -1,6 +1,7 @@
-"""What panels have in common: they show their errors, and leave nothing running."""
+"""What panels have in common: checked fields, shown errors, nothing left running."""
 
 import functools
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from html import escape
@@ -10,11 +11,70 @@ import ipywidgets as widgets
 import traitlets
 from IPython.display import display
 
-from buildvm_nb.errors import BuildVMError
+from buildvm_nb.errors import BuildVMError, UsageError
 from buildvm_nb.nb.jobs import Job
 from buildvm_nb.nb.ownership import release, take_over
 
-__all__ = ["Panel", "error_html"]
+__all__ = [
+    "Field",
+    "Panel",
+    "error_html",
+]
+
+# A field that somebody types in, and what is wrong with it right beside it.
+
+_COMPLAINT = (
+    "display:inline-block;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.4;"
+    "border-left:4px solid var(--jp-error-color1,#b3261e);padding-left:6px;"
+    "color:var(--jp-content-font-color1,inherit)"
+)  # the theme's text on the theme's ground: what is wrong is told by words and bar, not by red
+
+
+class Field:
+    """One widget with a check; an empty one gives None: what follows from the rest."""
+
+    def __init__(
+        self, widget: widgets.Widget, read: Callable[[str], Any], on_change: Callable[[], None]
+    ) -> None:
+        self.widget = widget
+        self._name = str(widget.description).lower()
+        self._read = read
+        self._complaint = widgets.HTML()
+        self._note = widgets.HTML()
+        self.box = widgets.HBox([widget, self._note, self._complaint])
+        self._on_change = on_change
+        widget.observe(self._changed, "value")
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with what was typed, as HTML; empty: nothing."""
+        return str(self._complaint.value)
+
+    def note(self, html: str) -> None:
+        """Say something beside the field."""
+        self._note.value = html
+
+    def value(self) -> Any:  # noqa: ANN401 - what the field's reader returns
+        """Return what was typed."""
+        text = str(self.widget.value).strip()
+        try:
+            return self._read(text) if text else None
+        except UsageError as error:  # by the name that is seen
+            named = re.sub(r"(?m)^[A-Z]\w+(\.\w+)+(?=: )", self._name, error.message)
+            raise UsageError(named, hint=error.hint) from error
+
+    def _changed(self, _change: object) -> None:
+        try:
+            self.value()
+        except UsageError as error:
+            hint = f" {escape(error.hint)}" if error.hint else ""
+            self._complaint.value = (
+                f'<span role="alert" style="{_COMPLAINT}">{escape(error.message)}{hint}</span>'
+            )
+        else:
+            self._complaint.value = ""
+        self._on_change()
+
 
 _BOX = (
     "border:2px solid var(--jp-error-color1,#b3261e);border-radius:4px;"
@@ -44,15 +104,7 @@ after a reload says "model not found"."""
 def error_html(error: BaseException) -> str:
     """Write an error for a page; whatever it says is shown, not obeyed.
 
-    Parameters
-    ----------
-    error : BaseException
-        One of ours has a hint; of others the traceback is folded in.
-
-    Returns
-    -------
-    str
-        HTML.
+    `error`: one of ours has a hint; of others the traceback is folded in.
     """
     if isinstance(error, BuildVMError):
         hint = f"\n<b>Hint:</b> {escape(error.hint)}" if error.hint else ""

@@ -5,9 +5,8 @@ from pathlib import Path
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.model.case import Case
 from buildvm_nb.nb.browser import CatalogBrowser
-from buildvm_nb.nb.diagnosis import DiagnosisPanel
-from buildvm_nb.nb.forecast import ForecastPanel
 from buildvm_nb.nb.panel import Panel
+from buildvm_nb.nb.study import DiagnosisPanel, ForecastPanel
 
 __all__ = ["CatalogBrowser", "DiagnosisPanel", "ForecastPanel", "panels"]
 
@@ -20,19 +19,8 @@ def panels(
 ) -> dict[str, Panel]:
     """Make the panels.
 
-    Parameters
-    ----------
-    case : Case, str or Path, optional
-        What is studied: a case, a case file, or the id of a curated case.
-    catalog : Catalog, str or Path, optional
-        Where outcomes go, and what is looked through; default: that of the user.
-    name : str
-        Newer panels of the same name end what these run.
-
-    Returns
-    -------
-    dict of str to Panel
-        By title.
+    `case`: what is studied: a case, a case file, or the id of a curated case.
+    `catalog`: where outcomes go, and what is looked through; default: that of the user.
     """
     return {
         "Diagnose": DiagnosisPanel(case, catalog=catalog, name=name),

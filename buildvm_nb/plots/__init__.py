@@ -11,11 +11,14 @@ M. Okabe, K. Ito, "Color Universal Design", https://jfly.uni-koeln.de/color/
 from buildvm_nb.errors import HostError
 
 try:
-    from buildvm_nb.plots.catalogs import matrix, timeline
-    from buildvm_nb.plots.dates import date_line
-    from buildvm_nb.plots.lattice import feature_lattice
-    from buildvm_nb.plots.logs import log_diff
-    from buildvm_nb.plots.style import COLOURS
+    from buildvm_nb.plots.plots import (
+        COLOURS,
+        date_line,
+        feature_lattice,
+        log_diff,
+        matrix,
+        timeline,
+    )
 except ImportError as error:
     if (error.name or "").partition(".")[0] != "matplotlib":
         raise

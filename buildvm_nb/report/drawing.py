@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
-from buildvm_nb.report.content import Spring
+from buildvm_nb.report.report import Spring
 
 __all__ = ["MOST_ROWS", "draw_springs"]
 
@@ -40,18 +40,9 @@ _SETTINGS = {
 def draw_springs(springs: Sequence[Spring], made_at: datetime) -> str:
     """Draw when what breaks and heals, case by case.
 
-    Parameters
-    ----------
-    springs : sequence of Spring
-        In any order.
-    made_at : datetime
-        Aware; what lies before it is past.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element without references to anything outside; empty where there is nothing
-        to draw.
+    `springs`: in any order.
+    Returns: an ``<svg>`` element without references to anything outside; empty where there is
+    nothing to draw.
     """
     near = [one for one in springs if abs(one.at - made_at) <= _FARTHEST]
     firsts: dict[str, datetime] = {}

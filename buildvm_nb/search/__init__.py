@@ -3,17 +3,31 @@
 Nothing here does I/O or looks at a clock. The search sees only a callable that answers.
 """
 
-from buildvm_nb.search.agreement import coin_confidence
-from buildvm_nb.search.answers import Answer, Ask, Probe, State
 from buildvm_nb.search.calendar import (
     CHECKS,
+    LEVEL,
     QUICK_CHECKS,
+    ChanceChange,
     DateSurvey,
     Thoroughness,
+    fisher_exact,
     search_dates,
 )
-from buildvm_nb.search.chance import LEVEL, ChanceChange, fisher_exact
-from buildvm_nb.search.plan import Plan, Rhythm
+from buildvm_nb.search.plan import (
+    Answer,
+    Ask,
+    Assumption,
+    AssumptionKind,
+    Disagreement,
+    Plan,
+    Probe,
+    Rhythm,
+    State,
+    Stretch,
+    Survey,
+    Transition,
+    coin_confidence,
+)
 from buildvm_nb.search.recurrence import (
     US_RULES_SINCE,
     Feature,
@@ -23,14 +37,6 @@ from buildvm_nb.search.recurrence import (
     features_of,
 )
 from buildvm_nb.search.reduction import Flips, Reduction, reduce_set
-from buildvm_nb.search.survey import (
-    Assumption,
-    AssumptionKind,
-    Disagreement,
-    Stretch,
-    Survey,
-    Transition,
-)
 from buildvm_nb.search.transitions import find_transitions
 
 __all__ = [

@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from buildvm_nb.search.answers import State
+from buildvm_nb.search.plan import State
 
 __all__ = [
     "US_RULES_SINCE",
@@ -283,15 +283,7 @@ def _is_rare(day: int) -> bool:
 def describe_coverage(passing: Iterable[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Say which features of the calendar were met, and which were not.
 
-    Parameters
-    ----------
-    passing : iterable of int
-        The instants that were looked at, seconds since 1970.
-
-    Returns
-    -------
-    tuple of tuple of str
-        What was met throughout, and what was not.
+    `passing`: the instants that were looked at, seconds since 1970.
     """
     met = _met(passing)
     whole: list[str] = []

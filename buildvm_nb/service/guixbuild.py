@@ -30,18 +30,14 @@ from pathlib import Path
 from typing import IO
 
 from buildvm_nb.errors import GuestLost, HostError, StateError, UsageError
-from buildvm_nb.host.tools import find_tool
-from buildvm_nb.model.case import Case, GuixSource, Limits, Step
-from buildvm_nb.model.guixsource import too_early
+from buildvm_nb.host.process import find_tool
+from buildvm_nb.model.case import Case, GuixSource, Limits, Step, too_early
 from buildvm_nb.model.machine import Network
 from buildvm_nb.model.outcome import Outcome, Verdict
-from buildvm_nb.service.keys import ssh_argv
-from buildvm_nb.service.places import Places
-from buildvm_nb.service.record import Record, Status
+from buildvm_nb.service.control import Record, Status
+from buildvm_nb.service.places import Places, ssh_argv
 from buildvm_nb.study.evidence import failing_lines
-from buildvm_nb.study.recording import finish
-from buildvm_nb.study.steps import Log, Output, Printed, judge_step, record_step
-from buildvm_nb.study.trial import Trial
+from buildvm_nb.study.run import Log, Output, Printed, Trial, finish, judge_step, record_step
 from buildvm_nb.vm import CommandResult
 
 __all__ = ["Where", "build_with_guix", "guix_commands"]
@@ -98,26 +94,7 @@ def guix_commands(
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Tell what is run for a case, in order.
 
-    Parameters
-    ----------
-    case : Case
-        Of kind ``guix``.
-    where : Where
-        Which Guix runs it.
-    base : Path
-        The case file's directory.
-    login : sequence of str
-        Command that logs in to the machine.
-
-    Returns
-    -------
-    list of (str, tuple of str)
-        Name of the step, program and arguments. On the host they run in `base`.
-
-    Raises
-    ------
-    UsageError
-        If the case is of another kind.
+    Returns: name of the step, program and arguments. On the host they run in `base`.
     """
     return [(one.step.name, one.argv) for one in _commands(case, where, base, login)]
 
@@ -145,35 +122,13 @@ def build_with_guix(
 ) -> Trial:
     """Build a case of kind ``guix`` and tell what came of it.
 
-    Parameters
-    ----------
-    case : Case
-        What to build.
-    status : Status
-        Of the machine in which it is built; it must be ready and have Guix's daemon.
-    where : Where
-        Which Guix runs the commands.
-    places : Places
-        Where the machine's state is.
-    base : Path
-        The case file's directory.
-    output : callable, optional
-        Gets the name of the step and what it prints, piece by piece.
-
-    Returns
-    -------
-    Trial
-        The outcome and the log. ``unavailable`` says that Guix of that commit, or what the packages
-        need, cannot be had; ``error`` that nothing was built in the machine.
-
-    Raises
-    ------
-    UsageError
-        If the case is of another kind, or its files cannot be read.
-    StateError
-        If the machine is not up, or has no daemon, or no way to the network where it needs one.
-    HostError
-        If this host lacks a program.
+    `status`: of the machine in which it is built; it must be ready and have Guix's daemon.
+    `output`: gets the name of the step and what it prints, piece by piece.
+    Returns: the outcome and the log. ``unavailable`` says that Guix of that commit, or what the
+    packages need, cannot be had; ``error`` that nothing was built in the machine.
+    Raises `UsageError` if the case is of another kind, or its files cannot be read.
+    Raises `StateError` if the machine is not up, or has no daemon, or no way to the network where
+    it needs one.
     """
     record = _usable(status, where)
     login: list[str] = []

@@ -4,10 +4,9 @@
 """
 
 from buildvm_nb.source.fetch import fetch
-from buildvm_nb.source.git_history import Commit, list_commits
+from buildvm_nb.source.git import Commit, list_commits
 from buildvm_nb.source.history import Revision, list_revisions
-from buildvm_nb.source.store import Fetched
-from buildvm_nb.source.tree import tree_digest
+from buildvm_nb.source.tree import Fetched, tree_digest
 
 __all__ = [
     "Commit",

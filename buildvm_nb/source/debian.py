@@ -19,12 +19,11 @@ from debian.deb822 import Dsc
 
 from buildvm_nb.debian import PackageArchive
 from buildvm_nb.host.cache import Cache, file_digest
+from buildvm_nb.host.process import find_tool, run_tool
 from buildvm_nb.host.progress import Progress
-from buildvm_nb.host.tools import find_tool, run_tool
 from buildvm_nb.model.case import DebianBinarySource, DebianSource
 from buildvm_nb.model.outcome import SourceRecord
-from buildvm_nb.source.store import Fetched, keep
-from buildvm_nb.source.tree import walk_tree
+from buildvm_nb.source.tree import Fetched, keep, walk_tree
 
 __all__ = ["fetch_debian"]
 
@@ -37,31 +36,10 @@ def fetch_debian(
 ) -> Fetched:
     """Fetch and unpack a source or binary package.
 
-    Parameters
-    ----------
-    source : DebianSource or DebianBinarySource
-        Package, suite and perhaps version.
-    cache : Cache
-        Keeps it.
-    progress : Progress
-        Shows fetching.
-
-    Returns
-    -------
-    Fetched
-        A source has its top directory, and its digest is that of the ``.dsc`` file, which names
-        those of all others; no file in it is younger than the package's changelog. A binary
-        package has its files, as below ``/``, directly in `Fetched.tree`, and the digest is that
-        of the ``.deb``.
-
-    Raises
-    ------
-    UsageError
-        If there is no such suite.
-    SourceError
-        If the package or the version cannot be had.
-    HostError
-        If dpkg-source or apt is missing.
+    Returns: a source has its top directory, and its digest is that of the ``.dsc`` file, which
+    names those of all others; no file in it is younger than the package's changelog. A binary
+    package has its files, as below ``/``, directly in `Fetched.tree`, and the digest is that of the
+    ``.deb``.
     """
     if isinstance(source, DebianSource):
         return _fetch_source(source, cache, progress)

@@ -32,18 +32,7 @@ _GONE = {httpx2.codes.NOT_FOUND, httpx2.codes.GONE}
 
 
 def redacted(url: str) -> str:
-    """Return a URL without user name and password.
-
-    Parameters
-    ----------
-    url : str
-        Any URL.
-
-    Returns
-    -------
-    str
-        The same, for records and messages.
-    """
+    """Return a URL without user name and password."""
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url
@@ -53,15 +42,8 @@ def redacted(url: str) -> str:
 def new_client(*, timeout_s: float = 30.0) -> PyPIClient:
     """Return a client for http and https that follows redirects and the host's proxy settings.
 
-    Parameters
-    ----------
-    timeout_s : float
-        How long a connection may take, and how long it may be silent.
-
-    Returns
-    -------
-    PyPIClient
-        To be closed by the caller.
+    `timeout_s`: how long a connection may take, and how long it may be silent.
+    Returns: to be closed by the caller.
     """
     hooks = {"request": [_refuse_other_protocols]}
     return PyPIClient(follow_redirects=True, timeout=timeout_s, event_hooks=hooks)
@@ -78,19 +60,7 @@ def _refuse_other_protocols(request: httpx2.Request) -> None:
 def network_error(error: Exception, url: str, *, configured: bool = False) -> BuildVMError:
     """Turn a failed request into the error to raise.
 
-    Parameters
-    ----------
-    error : Exception
-        What the client raised.
-    url : str
-        What was asked for.
-    configured : bool
-        Whether this host's configuration named the place, not the case.
-
-    Returns
-    -------
-    BuildVMError
-        `SourceError` where the server itself leads to what is refused, else `Unreachable`.
+    Returns: `SourceError` where the server itself leads to what is refused, else `Unreachable`.
     """
     shown = redacted(url)
     said = str(error) or type(error).__name__
@@ -117,18 +87,7 @@ def _has_no_network(error: BaseException | None) -> bool:
 
 
 def is_name_service_down(host: str) -> bool:
-    """Tell whether this host cannot look up names, as against a name that is not there.
-
-    Parameters
-    ----------
-    host : str
-        A host name.
-
-    Returns
-    -------
-    bool
-        False also if the name can be looked up.
-    """
+    """Tell whether this host cannot look up names, as against a name that is not there."""
     try:
         socket.getaddrinfo(host, None)
     except socket.gaierror as error:
@@ -141,31 +100,8 @@ def download(
 ) -> str:
     """Download a file, again from the start when the connection breaks.
 
-    Parameters
-    ----------
-    client : PyPIClient
-        Who asks.
-    url : str
-        ``http``, ``https``, or ``file`` where the client reads such.
-    target : Path
-        Where it goes; the directory exists.
-    progress : Progress
-        Shows bytes.
-    configured : bool
-        Whether this host's configuration named the place, not the case.
-
-    Returns
-    -------
-    str
-        SHA-256 of the file.
-
-    Raises
-    ------
-    SourceError
-        If the server says that it is not there.
-    HostError
-        If the server cannot be reached, has trouble or refuses this host, if the file is too large
-        or the disk has no room.
+    Raises `HostError` if the server cannot be reached, has trouble or refuses this host, if the
+    file is too large or the disk has no room.
     """
     for left in reversed(range(_TRIES)):
         try:

@@ -19,9 +19,8 @@ from buildvm_nb.model.case import (
 from buildvm_nb.source.archive import fetch_archive
 from buildvm_nb.source.debian import fetch_debian
 from buildvm_nb.source.git import fetch_git
-from buildvm_nb.source.local import fetch_local
 from buildvm_nb.source.pypi import fetch_pypi
-from buildvm_nb.source.store import Fetched
+from buildvm_nb.source.tree import Fetched, fetch_local
 from buildvm_nb.source.wheels import fetch_wheels
 
 __all__ = ["fetch"]

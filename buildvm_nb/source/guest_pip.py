@@ -15,13 +15,7 @@ import sys
 
 
 def main() -> int:
-    """Run pip with the guest's marker environment.
-
-    Returns
-    -------
-    int
-        Pip's exit status.
-    """
+    """Run pip with the guest's marker environment."""
     from pip._internal.cli.main import main as pip  # noqa: PLC0415 - pip has no other door
     from pip._vendor.packaging import markers  # noqa: PLC0415
 

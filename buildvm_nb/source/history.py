@@ -16,11 +16,8 @@ from buildvm_nb.model.case import DebianSource, GitSource, PyPISource
 from buildvm_nb.model.instants import EARLIEST, LATEST_CLOCK
 from buildvm_nb.source.archive import local_path
 from buildvm_nb.source.debian import fetch_debian
-from buildvm_nb.source.git_command import git
-from buildvm_nb.source.git_mirror import open_mirror
-from buildvm_nb.source.git_repository import Repository, is_remote, open_local
-from buildvm_nb.source.index import open_client, search, what_there_is
-from buildvm_nb.source.pip_settings import IndexSettings
+from buildvm_nb.source.git_repository import Repository, git, is_remote, open_local, open_mirror
+from buildvm_nb.source.pypi import IndexSettings, open_client, search, what_there_is
 
 __all__ = ["Revision", "list_revisions"]
 

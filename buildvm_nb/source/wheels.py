@@ -1,14 +1,19 @@
-"""Wheels with their dependencies, chosen for the guest's Python, perhaps as of a date.
+"""Wheels with their dependencies, chosen for the guest's Python and unpacked side by side.
 
 Pip chooses and downloads, wheels only, so nothing of a package runs here; we unpack. With a date,
 only indexes that tell upload times are asked: pip lets files in local directories pass whatever
 the date, which would be a dependency from the future without a word.
 """
 
+import configparser
+import io
 import os
 import re
 import sys
+import zipfile
+from collections.abc import Iterator
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,19 +22,116 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from buildvm_nb.errors import HostError, SourceError, Unreachable, UsageError
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.process import run_process
 from buildvm_nb.host.progress import Progress
-from buildvm_nb.host.tools import run_process
 from buildvm_nb.model.case import WheelsSource
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.outcome import SourceRecord
+from buildvm_nb.source.archive import size_limit, unpack_zip, unpacking
 from buildvm_nb.source.download import redacted
-from buildvm_nb.source.index import open_client, what_there_is
-from buildvm_nb.source.pip_settings import IndexSettings, Place, manylinux_platforms
-from buildvm_nb.source.store import Fetched, keep
-from buildvm_nb.source.tree import tree_digest
-from buildvm_nb.source.wheel_layout import lay_out
+from buildvm_nb.source.pypi import (
+    IndexSettings,
+    Place,
+    manylinux_platforms,
+    open_client,
+    what_there_is,
+)
+from buildvm_nb.source.tree import Fetched, TreeWriter, keep, tree_digest
 
-__all__ = ["fetch_wheels"]
+__all__ = [
+    "fetch_wheels",
+]
+
+# Wheels unpacked side by side, as ``pip install --target`` lays them out.
+#
+# Scripts are made for the guest: they start the Python that is found there, nothing of this host's.
+#
+# References: Binary distribution format (PEP 427): the ``.data`` directory and the ``#!python``
+# line; entry points specification, ``console_scripts``.
+
+_MADE_AT = 315532800  # 1980-01-01T00:00:00Z, the earliest time that a zip archive holds
+_PYTHON = b"#!/usr/bin/env python3"
+_SCRIPT = """\
+import sys
+from {module} import {first}
+if __name__ == "__main__":
+    sys.exit({function}())
+"""
+
+
+class _EntryPoints(configparser.ConfigParser):
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr  # names keep their case
+
+
+def lay_out(wheels: list[Path], into: Path) -> None:
+    """Unpack wheels into one directory.
+
+    `wheels`: wheel files; where two hold the same file, the later one wins.
+    `into`: an empty directory; packages land in it, scripts in ``bin`` below it.
+    """
+    writer = TreeWriter(into, "wheels", limit=size_limit(*wheels))
+    for wheel in wheels:
+        writer.what = wheel.name
+        distribution = str(parse_wheel_filename(wheel.name)[0])
+        with unpacking(wheel.name):
+            unpack_zip(wheel, writer, rename=partial(_place, distribution))
+            with zipfile.ZipFile(wheel) as packed:
+                for name, text in (*_scripts(packed), *_entry_points(packed)):
+                    writer.file(f"bin/{name}", io.BytesIO(text), mode=0o755, mtime=_MADE_AT)
+    with unpacking("wheels"):
+        writer.finish()
+
+
+def _place(distribution: str, name: str) -> str:
+    """Return where a file of a wheel goes; empty for scripts, which are not copied as they are."""
+    top, _, rest = name.partition("/")
+    if not top.endswith(".data"):
+        return name
+    section, _, inside = rest.partition("/")
+    places = {
+        "purelib": inside,
+        "platlib": inside,
+        "data": inside,
+        "headers": f"include/{distribution}/{inside}",
+    }
+    return places.get(section, "") if inside else ""
+
+
+def _scripts(packed: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
+    for info in packed.infolist():
+        top, _, rest = info.filename.partition("/")
+        section, _, name = rest.partition("/")
+        if top.endswith(".data") and section == "scripts" and name and not info.is_dir():
+            text = packed.read(info)
+            if text.startswith(b"#!python"):
+                text = _PYTHON + b"\n" + text.partition(b"\n")[2]
+            yield name, text
+
+
+def _entry_points(packed: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
+    for member in packed.namelist():
+        top, _, rest = member.partition("/")
+        if not top.endswith(".dist-info") or rest != "entry_points.txt":
+            continue
+        points = _EntryPoints(delimiters=("=",), interpolation=None, strict=False)
+        try:
+            points.read_string(packed.read(member).decode(errors="replace"))
+        except configparser.Error as error:
+            raise SourceError(f"damaged entry_points.txt in {packed.filename}: {error}") from error
+        for section in {"console_scripts", "gui_scripts"} & set(points.sections()):
+            for name, target in points[section].items():
+                if "/" not in name:
+                    yield name, _starter(target)
+
+
+def _starter(target: str) -> bytes:
+    """Return a script that calls an entry point such as ``package.module:object.method``."""
+    module, _, function = target.partition("[")[0].strip().partition(":")
+    first = function.partition(".")[0]
+    text = _SCRIPT.format(module=module.strip(), first=first, function=function)
+    return _PYTHON + b"\n" + text.encode()
+
 
 _SKIPPED = re.compile(r"Could not fetch URL (\S+): (?!40[34] |410 )(.*?) - skipping")
 """What pip says, if asked to say more, before it goes on without an index.
@@ -46,30 +148,11 @@ _TAIL = 1500
 def fetch_wheels(source: WheelsSource, cache: Cache, *, progress: Progress) -> Fetched:
     """Fetch wheels and unpack them side by side.
 
-    Parameters
-    ----------
-    source : WheelsSource
-        Requirements, the guest's Python, and perhaps a date.
-    cache : Cache
-        Keeps them. Without a date, what was newest when first asked for stays until the entry is
-        removed: pin what others are to verify.
-    progress : Progress
-        Shows that pip is at work.
-
-    Returns
-    -------
-    Fetched
-        Packages directly in `Fetched.tree`, scripts in ``bin``; the record's `version` lists
-        ``name==version`` of each, sorted, to be pinned.
-
-    Raises
-    ------
-    UsageError
-        If a requirement is malformed.
-    SourceError
-        If one cannot be met with wheels for that Python at that date.
-    HostError
-        If pip is missing or an index does not answer.
+    `cache`: keeps them. Without a date, what was newest when first asked for stays until the entry
+    is removed: pin what others are to verify.
+    Returns: packages directly in `Fetched.tree`, scripts in ``bin``; the record's `version` lists
+    ``name==version`` of each, sorted, to be pinned.
+    Raises `SourceError` if one cannot be met with wheels for that Python at that date.
     """
     requirements = sorted({_normal(text) for text in source.requirements})
     as_of = source.as_of.astimezone(UTC).isoformat() if source.as_of else None

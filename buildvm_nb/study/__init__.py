@@ -1,13 +1,15 @@
 """Studies: cases run in machines, and what follows from their outcomes."""
 
-from buildvm_nb.study.environment import (
+from buildvm_nb.study.run import (
+    Trial,
     choose_faithful,
     dry_run,
     kvm_status,
+    machine_for,
     open_disk,
     open_machine,
+    run_case,
 )
-from buildvm_nb.study.trial import Trial, machine_for, run_case
 
 __all__ = [
     "Trial",

@@ -35,22 +35,7 @@ _IN_CASE = ("cpu_count", "memory_mib")
 
 
 def build_command(case: Case, machine: MachineSpec, name: str) -> str:
-    """Write the command that builds a case again.
-
-    Parameters
-    ----------
-    case : Case
-        Any.
-    name : str
-        Its id, if it is curated, or its file.
-    machine : MachineSpec
-        Where.
-
-    Returns
-    -------
-    str
-        For a shell.
-    """
+    """Write the command that builds a case again."""
     words = ["buildvm", "build", name, *machine_options(case, machine)]
     if machine.image != case.image:
         words += image_options(machine.image)
@@ -58,20 +43,7 @@ def build_command(case: Case, machine: MachineSpec, name: str) -> str:
 
 
 def machine_options(case: Case, machine: MachineSpec) -> list[str]:
-    """Return the options that make ``buildvm build`` take a machine.
-
-    Parameters
-    ----------
-    case : Case
-        What it says itself needs no option.
-    machine : MachineSpec
-        The machine; its image has options of its own.
-
-    Returns
-    -------
-    list of str
-        Words.
-    """
+    """Return the options that make ``buildvm build`` take a machine."""
     fields = {name: getattr(machine, name) for name in _OPTIONS}
     if machine.network is Network.OFF:
         del fields["network"]
@@ -81,22 +53,7 @@ def machine_options(case: Case, machine: MachineSpec) -> list[str]:
 def field_options(case: Case, fields: Mapping[str, Any]) -> list[str]:
     """Return the options that give a study's or a build's machines these fields.
 
-    Parameters
-    ----------
-    case : Case
-        What it says itself needs no option.
-    fields : mapping
-        Fields of `MachineSpec`; those that are left out stay left out.
-
-    Returns
-    -------
-    list of str
-        Words.
-
-    Raises
-    ------
-    UsageError
-        If a field is wrong, or no option gives it.
+    `fields`: fields of `MachineSpec`; those that are left out stay left out.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     spec = MachineSpec.parse(given)
@@ -114,34 +71,12 @@ def field_options(case: Case, fields: Mapping[str, Any]) -> list[str]:
 
 
 def image_options(image: ImageSpec) -> list[str]:
-    """Return the options that make ``buildvm build`` take an image.
-
-    Parameters
-    ----------
-    image : ImageSpec
-        The image.
-
-    Returns
-    -------
-    list of str
-        Words.
-    """
+    """Return the options that make ``buildvm build`` take an image."""
     return ["--image", str(image), *(["--mirror", image.mirror] if image.mirror else [])]
 
 
 def is_curated(case: Case) -> bool:
-    """Tell whether the curated catalog has a case as it is.
-
-    Parameters
-    ----------
-    case : Case
-        Any.
-
-    Returns
-    -------
-    bool
-        False also if the one of its id builds something else.
-    """
+    """Tell whether the curated catalog has a case as it is."""
     try:
         path = curated_cases().get(case.id)
         return path is not None and load_case(path).build_digest() == case.build_digest()
@@ -152,15 +87,7 @@ def is_curated(case: Case) -> bool:
 def uncurated(case: Case) -> Case:
     """Return a case that is not taken for a curated one: where it builds something else.
 
-    Parameters
-    ----------
-    case : Case
-        Any.
-
-    Returns
-    -------
-    Case
-        Under another id, where a curated case that builds something else has its own.
+    Returns: under another id, where a curated case that builds something else has its own.
     """
     if case.id not in curated_cases() or is_curated(case):
         return case
@@ -168,38 +95,14 @@ def uncurated(case: Case) -> Case:
 
 
 def settled(case: Case, machine: MachineSpec) -> Case:
-    """Return a case that says by itself in which image, and how big a machine, it was built.
-
-    Parameters
-    ----------
-    case : Case
-        Any.
-    machine : MachineSpec
-        Where it was built.
-
-    Returns
-    -------
-    Case
-        The same, where it says so already.
-    """
+    """Return a case that says by itself in which image, and how big a machine, it was built."""
     sizes = {"memory_mib": machine.memory_mib, "cpu_count": machine.cpu_count}
     limits = case.limits.model_copy(update=sizes)
     return uncurated(case.model_copy(update={"image": machine.image, "limits": limits}))
 
 
 def batch_notebook() -> Path:
-    """Return the notebook that comes with buildvm-nb.
-
-    Returns
-    -------
-    Path
-        That of the checkout, or of the installed package.
-
-    Raises
-    ------
-    HostError
-        If this installation lacks it.
-    """
+    """Return the notebook that comes with buildvm-nb."""
     package = Path(__file__).parents[1]
     for place in (package / "_notebooks", package.parent / "notebooks"):
         if (place / "batch.ipynb").is_file():  # the first in a wheel, the second in a checkout

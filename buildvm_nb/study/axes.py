@@ -1,4 +1,4 @@
-"""The axes of a sweep, as text: dates, CPUs, kernels, cores and commits.
+"""Values along the axes of a study: as text, and the instants at which a forecast looks.
 
 Every axis is a list with commas. Dates also have ranges, ``2018..2030/1Y``, both ends included;
 CPUs have features, which begin with a sign or hold ``=`` and belong to the model before them, so
@@ -8,23 +8,184 @@ that ``Westmere,Haswell,-cx16`` is two CPUs; ``all`` names what there is.
 import re
 from calendar import monthrange
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from buildvm_nb.errors import UsageError
-from buildvm_nb.model.cpu import CPU_MODELS, cpu_at
-from buildvm_nb.model.instants import LATEST_CLOCK, now, parse_instant
+from buildvm_nb.model.finding import VALIDITY_ENDS, Hint, HintKind
+from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now, parse_instant
+from buildvm_nb.model.machine import CPU_MODELS, cpu_at
 
 __all__ = [
-    "BY_YEAR",
     "CPU_SETS",
     "LONGEST_AXIS",
+    "Schedule",
+    "make_schedule",
+    "months_after",
     "parse_commits",
     "parse_cores",
     "parse_cpus",
     "parse_dates",
+    "parse_distance",
     "parse_kernels",
 ]
+
+# When a forecast looks: where something ends, at round distances, and where counters overflow.
+
+_HORIZONS = (6, 12, 24, 36, 60, 120, 180, 240, 360, 480, 600, 840, 1080, 1440, 1800, 2160)
+"""Months."""
+_TOGETHER = timedelta(minutes=10)
+"""What ends within such a time of each other is looked at once."""
+_NEAR = timedelta(days=30)
+"""A round distance this near to another look is left out."""
+_MOST_ENDS = 12
+"""Looks at ends, the nearest first; what ends later is known to the search all the same."""
+_SECOND = timedelta(seconds=1)
+_DISTANCE = re.compile(r"([1-9]\d{0,4}) ?(y|years?|m|months?|w|weeks?|d|days?)", re.IGNORECASE)
+_DISTANCES = "2y, 18m, 6w, 90d, a year (2040), 2040-01-01 or 2040-01-01T12:00:00Z"
+_YEAR = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """An instant to look at."""
+
+    at: datetime
+    why: str
+    of_end: bool = False
+    """Whether it is there because something ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The instants to look at."""
+
+    stops: tuple[Stop, ...]
+    """Ordered by time, both ends of the range included."""
+    left_out: tuple[Hint, ...] = ()
+    """Ends that are not looked at, because there are too many."""
+
+    def without_ends_after(self, last: datetime) -> "Schedule":
+        """Return the schedule without looks, later than an instant, at where something ends."""
+        stops = tuple(stop for stop in self.stops if not (stop.of_end and stop.at > last))
+        return replace(self, stops=stops)
+
+
+def make_schedule(start: datetime, until: datetime, hints: Iterable[Hint]) -> Schedule:
+    """Choose the instants to look at.
+
+    Returns: just after each end of something, with one look for those that end together; where
+    counters overflow; and at round distances from `start`, unless another look is near.
+    """
+    known = sorted(
+        (hint for hint in hints if hint.instant and start < hint.instant < until),
+        key=_scheduled_instant,
+    )
+    clusters = list(_together([hint for hint in known if hint.kind in VALIDITY_ENDS]))
+    stops = [_after_all(cluster, until) for cluster in clusters[:_MOST_ENDS]]
+    for hint in known:
+        if hint.kind is HintKind.ROLLOVER and _scheduled_instant(hint) not in {
+            stop.at for stop in stops
+        }:
+            stops.append(Stop(at=_scheduled_instant(hint), why=hint.why))
+    stops += [Stop(at=start, why="today"), Stop(at=until, why="the end")]
+    taken = [stop.at for stop in stops]
+    for months in _HORIZONS:
+        horizon = months_after(start, months)
+        if horizon is not None and horizon < until and _is_far(horizon, taken):
+            stops.append(Stop(at=horizon, why=f"+{_in_words(months)}"))
+    left_out = tuple(hint for cluster in clusters[_MOST_ENDS:] for hint in cluster)
+    return Schedule(stops=tuple(sorted(stops, key=lambda stop: stop.at)), left_out=left_out)
+
+
+def months_after(start: datetime, months: int) -> datetime | None:
+    """Return the instant some calendar months later.
+
+    Returns: on the same day, or the last one of a shorter month; None: beyond a guest's clock.
+    """
+    year, month = divmod(start.year * _YEAR + start.month - 1 + months, _YEAR)
+    if year > LATEST_CLOCK.year:
+        return None
+    day = min(start.day, monthrange(year, month + 1)[1])
+    at = start.replace(year=year, month=month + 1, day=day)
+    return at if at <= LATEST_CLOCK else None
+
+
+def parse_distance(text: str, start: datetime) -> datetime:
+    """Read how far to look.
+
+    `text`: a distance such as ``2y``, ``18m``, ``6w`` or ``90d``, a year, or an instant.
+    Returns: aware, later than `start`; a year means its first second.
+    Raises `UsageError` if the text is none of these, not after `start`, or beyond a guest's clock.
+    """
+    text = text.strip()
+    at: datetime | None
+    if match := _DISTANCE.fullmatch(text):
+        count, unit = int(match[1]), match[2][0].lower()
+        if unit in "ym":
+            at = months_after(start, count * _YEAR if unit == "y" else count)
+        else:
+            at = start + timedelta(days=count * (7 if unit == "w" else 1))
+        if at is None or at > LATEST_CLOCK:
+            last = format_instant(LATEST_CLOCK)
+            raise UsageError(f"too far ahead: {text}; a guest's clock ends at {last}")
+        return at
+    if re.fullmatch(r"\d{4}", text):
+        text = f"{text}-01-01"
+    try:
+        at = parse_instant(text, latest=LATEST_CLOCK)
+    except UsageError as error:
+        if "out of range" in error.message:
+            raise
+        raise UsageError(
+            f"neither a distance nor a date: {text!r}; allowed: {_DISTANCES}"
+        ) from error
+    if at <= start:
+        raise UsageError(f"not after {format_instant(start)}: {format_instant(at)}")
+    return at
+
+
+def _together(ends: list[Hint]) -> Iterator[list[Hint]]:
+    """Group what ends within minutes."""
+    cluster: list[Hint] = []
+    for hint in ends:
+        if cluster and _scheduled_instant(hint) - _scheduled_instant(cluster[-1]) > _TOGETHER:
+            yield cluster
+            cluster = []
+        cluster.append(hint)
+    if cluster:
+        yield cluster
+
+
+def _after_all(cluster: list[Hint], until: datetime) -> Stop:
+    """Look when all has ended: an end may be the last good second or the first bad one."""
+    last = cluster[-1]
+    more = f", and {len(cluster) - 1} more" if len(cluster) > 1 else ""
+    place = f" ({last.path})" if last.path else ""
+    return Stop(
+        at=min(_scheduled_instant(last) + _SECOND, until),
+        why=f"{last.why}{place}{more}",
+        of_end=True,
+    )
+
+
+def _is_far(at: datetime, others: Iterable[datetime]) -> bool:
+    return all(abs(at - other) > _NEAR for other in others)
+
+
+def _scheduled_instant(hint: Hint) -> datetime:
+    if hint.instant is None:
+        raise AssertionError("only hints with an instant get here")
+    return hint.instant
+
+
+def _in_words(months: int) -> str:
+    if months % _YEAR:
+        return f"{months} months"
+    years = months // _YEAR
+    return f"{years} year{'s' * (years > 1)}"
+
 
 BY_YEAR = "x86-64-by-year"
 """Stands for one CPU per year: the one that a machine bought at its end would have had."""
@@ -45,23 +206,11 @@ _COMMIT = re.compile(r"[^-\s\x00][^\s\x00]*")
 def parse_dates(text: str) -> tuple[datetime, ...]:
     """Read dates: instants and ranges.
 
-    Parameters
-    ----------
-    text : str
-        A list with commas. Its parts are instants as of `parse_instant`, years (``2018``), months
-        (``2018-05``), or ranges ``START..END/STEP`` with a step of years, months, weeks, days or
-        hours: ``1Y``, ``3M``, ``2W``, ``10D``, ``6H``. A range holds its end where a step meets it;
-        months are counted from its start, and one that is too short gives its last day.
-
-    Returns
-    -------
-    tuple of datetime
-        Aware, in UTC, ascending, each once.
-
-    Raises
-    ------
-    UsageError
-        If a part is none of these, a range runs backwards, or there are too many.
+    `text`: a list with commas. Its parts are instants as of `parse_instant`, years (``2018``),
+    months (``2018-05``), or ranges ``START..END/STEP`` with a step of years, months, weeks, days or
+    hours: ``1Y``, ``3M``, ``2W``, ``10D``, ``6H``. A range holds its end where a step meets it;
+    months are counted from its start, and one that is too short gives its last day.
+    Raises `UsageError` if a part is none of these, a range runs backwards, or there are too many.
     """
     instants: set[datetime] = set()
     for part in _parts(text, "dates", _DATES):
@@ -74,23 +223,9 @@ def parse_dates(text: str) -> tuple[datetime, ...]:
 def parse_cpus(text: str, known: Collection[str]) -> tuple[str, ...]:
     """Read CPU models.
 
-    Parameters
-    ----------
-    text : str
-        A list with commas of models, each followed by its features (``+x``, ``-x``, ``x=on``),
-        ``x86-64-by-year`` or ``all``: every model with a date.
-    known : collection of str
-        Models of the installed QEMU; ``all`` and ``x86-64-by-year`` leave out others.
-
-    Returns
-    -------
-    tuple of str
-        In the order in which they were written, each once; sets are in the order of time.
-
-    Raises
-    ------
-    UsageError
-        If a feature stands before any model.
+    `text`: a list with commas of models, each followed by its features (``+x``, ``-x``, ``x=on``),
+    ``x86-64-by-year`` or ``all``: every model with a date.
+    Returns: in the order in which they were written, each once; sets are in the order of time.
     """
     chosen: list[str] = []
     may_change = False
@@ -112,23 +247,9 @@ def parse_cpus(text: str, known: Collection[str]) -> tuple[str, ...]:
 def parse_kernels(text: str, known: Sequence[str]) -> tuple[str, ...]:
     """Read kernels.
 
-    Parameters
-    ----------
-    text : str
-        A list with commas of ``debian:SUITE`` and paths of directories with a kernel; ``all``
-        stands for `known`.
-    known : sequence of str
-        Names of the kernels that there are.
-
-    Returns
-    -------
-    tuple of str
-        Names as `MachineSpec` has them, in order, each once.
-
-    Raises
-    ------
-    UsageError
-        If a part is no kernel's name.
+    `text`: a list with commas of ``debian:SUITE`` and paths of directories with a kernel; ``all``
+    stands for `known`.
+    Returns: names as `MachineSpec` has them, in order, each once.
     """
     chosen: list[str] = []
     for part in _parts(text, "kernels", "debian:SUITE, a directory's path, or all"):
@@ -149,20 +270,7 @@ def parse_kernels(text: str, known: Sequence[str]) -> tuple[str, ...]:
 def parse_cores(text: str) -> tuple[int, ...]:
     """Read numbers of virtual CPUs.
 
-    Parameters
-    ----------
-    text : str
-        A list with commas of numbers from 1 to 255.
-
-    Returns
-    -------
-    tuple of int
-        Ascending, each once.
-
-    Raises
-    ------
-    UsageError
-        If a part is no such number.
+    `text`: a list with commas of numbers from 1 to 255.
     """
     counts = set()
     for part in _parts(text, "cores", "1,2,4"):
@@ -176,20 +284,7 @@ def parse_cores(text: str) -> tuple[int, ...]:
 def parse_commits(text: str) -> tuple[str, ...]:
     """Read commits.
 
-    Parameters
-    ----------
-    text : str
-        A list with commas of commit ids, tags and branches.
-
-    Returns
-    -------
-    tuple of str
-        In order, each once.
-
-    Raises
-    ------
-    UsageError
-        If a part cannot be the name of a commit.
+    Returns: in order, each once.
     """
     chosen = _parts(text, "commits", "commit ids, tags or branches")
     for part in chosen:

@@ -1,17 +1,238 @@
 """A chosen environment: where something builds, which finding says so, and all that in words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from buildvm_nb.model.case import (
+    ArchiveSource,
+    Case,
+    DebianBinarySource,
+    DebianSource,
+    GitSource,
+    GuixSource,
+    LocalSource,
+    PyPISource,
+    Source,
+    WheelsSource,
+    Window,
+)
 from buildvm_nb.model.display import card, describe_machine
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
-from buildvm_nb.model.instants import Instant, format_instant
+from buildvm_nb.model.instants import (
+    EARLIEST,
+    LATEST_CLOCK,
+    Instant,
+    format_instant,
+    is_within,
+    occurrences,
+)
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.value import Value
-from buildvm_nb.study.packages import packages_of
 
-__all__ = ["Basis", "Choice", "Mention", "Unproved"]
+__all__ = [
+    "Basis",
+    "Choice",
+    "Mention",
+    "Package",
+    "Unproved",
+    "common_windows",
+    "holds",
+    "nearest_inside",
+    "package_of",
+    "packages_of",
+    "passes_at",
+    "shown_windows",
+]
+
+# Packages: under which name and version people know what a case builds.
+
+
+class Package(Value):
+    """A package as findings are looked up by it."""
+
+    name: str
+    """As its index names it; a URL for a git repository."""
+    version: str = ""
+    """Version, tag or commit; empty: any."""
+    kind: str = ""
+    """``pypi``, ``git``, ``debian-source``, ``debian-binary`` or ``guix``; empty: any."""
+
+    def is_same(self, other: "Package") -> bool:
+        """Tell whether another one is this package, in whatever version.
+
+        Returns: names are compared as PyPI does, so ``Foo_Bar`` is ``foo-bar``; one without a kind
+        may be of any, and a git repository is then known by the last part of its URL, too.
+        """
+        if self.kind and other.kind:
+            ours, theirs = (_ECOSYSTEMS.get(one.kind, one.kind) for one in (self, other))
+            return ours == theirs and _plain(self.name) == _plain(other.name)
+        return bool(_names(self.name) & _names(other.name))
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}".strip()
+
+
+_ECOSYSTEMS = {"debian-source": "deb", "debian-binary": "deb"}
+"""Kinds of sources whose packages have another name for where they are from."""
+
+
+def packages_of(case: Case) -> tuple[Package, ...]:
+    """Return the packages by which a case is looked up.
+
+    Returns: what the case says that it is about, then what its source is; one, both or none.
+    """
+    told = case.subject
+    about = told and Package(kind=told.ecosystem, name=told.name, version=told.version)
+    return tuple(one for one in (about, package_of(case.source)) if one)
+
+
+def package_of(source: Source | None) -> Package | None:
+    """Return the package that a source is.
+
+    Returns: None where it has no name of its own: a local tree, an archive, none at all. Of wheels
+    it is the first that is asked for.
+    """
+    match source:
+        case PyPISource(name=name, version=version):
+            return Package(kind="pypi", name=name, version=version)
+        case WheelsSource(requirements=requirements):
+            return _required(requirements[0])
+        case DebianSource() | DebianBinarySource():
+            # without a version it is whatever the suite has
+            version = source.version or f"of {source.suite}"
+            return Package(kind=source.kind, name=source.name, version=version)
+        case GitSource(url=url, commit=commit):
+            return Package(kind="git", name=url, version=commit or "")
+        case GuixSource(packages=packages, commit=commit) if packages:
+            name, _, version = packages[0].partition(":")[0].partition("@")
+            return Package(kind="guix", name=name, version=version or commit or "")
+        case LocalSource() | ArchiveSource() | GuixSource() | None:
+            return None
+
+
+def _required(requirement: str) -> Package | None:
+    try:
+        parsed = Requirement(requirement)
+    except InvalidRequirement:
+        return None
+    pins = [one.version for one in parsed.specifier if one.operator in {"==", "==="}]
+    return Package(kind="pypi", name=parsed.name, version=pins[0] if pins else "")
+
+
+def _names(name: str) -> set[str]:
+    last = name.rstrip("/").removesuffix(".git").rpartition("/")[2]
+    return {_plain(name), _plain(last)}
+
+
+def _plain(name: str) -> str:
+    return canonicalize_name(name)
+
+
+# Windows of dates in which a case passes: their ends, what they have in common, a date inside.
+
+_MARGIN = timedelta(days=1)
+_SECOND = timedelta(seconds=1)
+_RULED = timedelta(days=400)
+"""How far around a date a rule's days and hours are cut out of windows: more than a year."""
+
+
+def shown_windows(finding: Finding, *near: datetime | None) -> tuple[Window, ...]:
+    """Return the windows of a finding with ends: beyond the studied dates nothing is shown.
+
+    `near`: aware. Of what fails by a recurring rule, only windows around these dates are told.
+    Returns: in the finding's order.
+    """
+    first, last = finding.studied_from or EARLIEST, finding.studied_until or LATEST_CLOCK
+    windows = tuple(
+        Window(passes_from=one.passes_from or first, passes_until=one.passes_until or last)
+        for one in (finding.windows or _whole(finding))
+    )
+    if not finding.recurs:
+        return windows
+    gaps = {gap for date in near if date for gap in _between(finding.recurs, date)}
+    return common_windows(sorted(gaps, key=_begins), windows)
+
+
+def passes_at(finding: Finding, date: datetime) -> bool:
+    """Tell whether a case passes at a date, as a finding on dates says.
+
+    Returns: whether it lies in a window, and not on a day or in an hour that fails by a rule.
+    """
+    if not holds(finding.windows or _whole(finding), date):
+        return False
+    return not (finding.recurs and is_within(finding.recurs, date))
+
+
+def _whole(finding: Finding) -> tuple[Window, ...]:
+    """Return the one window of what fails by a rule alone; a trap without windows has none."""
+    has_edges = bool(finding.boundaries)
+    return (Window(),) if finding.recurs and not has_edges else ()
+
+
+def _begins(window: Window) -> datetime:
+    return window.passes_from or EARLIEST
+
+
+def _between(rule: str, date: datetime) -> list[Window]:
+    """Return the windows between a rule's days or hours around a date, overlaps joined."""
+    at, end = date - _RULED, date + _RULED
+    gaps = []
+    for first, after in occurrences(rule, at, end):
+        if first > at:
+            gaps.append(Window(passes_from=at, passes_until=first - _SECOND))
+        at = max(at, after)
+    if at < end:
+        gaps.append(Window(passes_from=at, passes_until=end))
+    return gaps
+
+
+def holds(windows: Iterable[Window], date: datetime) -> bool:
+    """Tell whether a date lies in one of the windows, their ends included."""
+    spans = [(one.passes_from or EARLIEST, one.passes_until or LATEST_CLOCK) for one in windows]
+    return any(first <= date <= last for first, last in spans)
+
+
+def common_windows(ones: Sequence[Window], others: Sequence[Window]) -> tuple[Window, ...]:
+    """Return the windows of the dates that lie in windows of both sides.
+
+    Returns: None of them is empty; a window may be a single second.
+    """
+    spans = [
+        (
+            max(one.passes_from or EARLIEST, other.passes_from or EARLIEST),
+            min(one.passes_until or LATEST_CLOCK, other.passes_until or LATEST_CLOCK),
+        )
+        for one in ones
+        for other in others
+    ]
+    return tuple(
+        Window(passes_from=first, passes_until=last) for first, last in spans if first <= last
+    )
+
+
+def nearest_inside(windows: Iterable[Window], wanted: datetime) -> datetime | None:
+    """Return the date nearest to a wanted one that is not close to an end: the clock runs on.
+
+    `wanted`: aware; taken as it is where it lies in a window and a margin before its end.
+    Returns: a whole second; the margin is a day, or a quarter of a short window. None: no window.
+    """
+    dates = [_inside(window, wanted) for window in windows]
+    return min(dates, key=lambda date: abs(date - wanted), default=None)
+
+
+def _inside(window: Window, wanted: datetime) -> datetime:
+    first, last = window.passes_from or EARLIEST, window.passes_until or LATEST_CLOCK
+    margin = min(_MARGIN, (last - first) / 4)
+    if first <= wanted <= last - margin:
+        return wanted.replace(microsecond=0)
+    nearest = min(max(wanted, first + margin), last - margin)
+    return nearest.replace(microsecond=0)
+
 
 _WORDS = {
     Axis.DATE: "the date",
@@ -58,20 +279,7 @@ class Mention(Value):
 
     @classmethod
     def of(cls, finding: Finding, *, is_curated: bool) -> Self:
-        """Mention a finding.
-
-        Parameters
-        ----------
-        finding : Finding
-            Any.
-        is_curated : bool
-            Whether it is of the curated catalog.
-
-        Returns
-        -------
-        Mention
-            Of it.
-        """
+        """Mention a finding."""
         return cls(
             id=finding.id,
             case=finding.case.id,

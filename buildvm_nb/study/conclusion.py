@@ -6,17 +6,17 @@ from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from buildvm_nb.model.case import Window
 from buildvm_nb.model.finding import (
     Axis,
     Boundary,
     Count,
     Finding,
     FindingKind,
+    Hint,
     Reruns,
     Support,
-    Window,
 )
-from buildvm_nb.model.hint import Hint
 from buildvm_nb.model.instants import format_instant, parse_instant
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.search import (
@@ -29,11 +29,10 @@ from buildvm_nb.search import (
     Transition,
     coin_confidence,
 )
+from buildvm_nb.study.choice import passes_at
 from buildvm_nb.study.cpus import CpuStudy
-from buildvm_nb.study.dates import DateStudy, state_of, when
-from buildvm_nb.study.explaining import explain_boundary, hint_within
-from buildvm_nb.study.kernels import OrderedStudy
-from buildvm_nb.study.windows import passes_at
+from buildvm_nb.study.dates import DateStudy, explain_boundary, hint_within, state_of, when
+from buildvm_nb.study.ordered import OrderedStudy
 
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
@@ -59,19 +58,7 @@ _SECOND = timedelta(seconds=1)
 def date_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Finding:
     """Conclude from changes along the date axis.
 
-    Parameters
-    ----------
-    study : DateStudy
-        With one change at least.
-    hints : sequence of Hint
-        What may explain them.
-    base : Finding
-        What is the same whatever is found.
-
-    Returns
-    -------
-    Finding
-        A time trap.
+    `study`: with one change at least.
     """
     transitions = study.survey.transitions
     boundaries = tuple(_date_boundary(study, change, hints) for change in transitions)
@@ -95,20 +82,7 @@ def date_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Find
 
 
 def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
-    """Conclude from differences between CPUs.
-
-    Parameters
-    ----------
-    study : CpuStudy
-        With a passing and a failing model.
-    base : Finding
-        What is the same whatever is found.
-
-    Returns
-    -------
-    Finding
-        CPU-dependent.
-    """
+    """Conclude from differences between CPUs."""
     good, bad = study.good, study.bad
     if good is None or bad is None:
         raise AssertionError("a CPU finding needs a passing and a failing model")
@@ -144,17 +118,7 @@ def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
 def both_finding(dated: Finding, by_cpu: Finding) -> Finding:
     """Conclude from a date and a CPU that make a difference only together.
 
-    Parameters
-    ----------
-    dated : Finding
-        On the CPU on which dates make it.
-    by_cpu : Finding
-        At the date at which CPUs make it.
-
-    Returns
-    -------
-    Finding
-        A time trap that only some CPUs have.
+    Returns: a time trap that only some CPUs have.
     """
     return dated.model_copy(
         update={
@@ -174,21 +138,7 @@ def both_finding(dated: Finding, by_cpu: Finding) -> Finding:
 def ordered_finding(study: OrderedStudy, axis: Axis, kind: FindingKind, base: Finding) -> Finding:
     """Conclude from changes along an axis of a few values.
 
-    Parameters
-    ----------
-    study : OrderedStudy
-        With one change at least.
-    axis : Axis
-        Which one.
-    kind : FindingKind
-        What a change on it means.
-    base : Finding
-        What is the same whatever is found.
-
-    Returns
-    -------
-    Finding
-        Of that kind.
+    `study`: with one change at least.
     """
     transitions = study.survey.transitions
     boundaries = tuple(_ordered_boundary(study, axis, change) for change in transitions)
@@ -216,22 +166,7 @@ def ordered_finding(study: OrderedStudy, axis: Axis, kind: FindingKind, base: Fi
 
 
 def flaky_finding(disagreeing: Iterable[Outcome], axis: Axis | None, base: Finding) -> Finding:
-    """Conclude from runs of the same thing in the same environment that do not agree.
-
-    Parameters
-    ----------
-    disagreeing : iterable of Outcome
-        All of those runs.
-    axis : Axis or None
-        Along which they were noticed.
-    base : Finding
-        What is the same whatever is found.
-
-    Returns
-    -------
-    Finding
-        Flaky, with counts.
-    """
+    """Conclude from runs of the same thing in the same environment that do not agree."""
     runs = list(disagreeing)
     bad = _first(runs, State.BAD)
     good = _first(runs, State.GOOD)
@@ -254,22 +189,7 @@ def flaky_finding(disagreeing: Iterable[Outcome], axis: Axis | None, base: Findi
 
 
 def flaky_boundary(flaky: Finding, located: Finding, study: DateStudy) -> Finding:
-    """Conclude where it fails by chance, and from some date on much more or less often.
-
-    Parameters
-    ----------
-    flaky : Finding
-        What the runs that disagreed say.
-    located : Finding
-        What the change says.
-    study : DateStudy
-        With a change of how often it fails.
-
-    Returns
-    -------
-    Finding
-        A time trap, with the runs that disagreed.
-    """
+    """Conclude where it fails by chance, and from some date on much more or less often."""
     change = study.change
     if change is None:
         raise AssertionError("without a change it is only flaky")
@@ -282,38 +202,12 @@ def flaky_boundary(flaky: Finding, located: Finding, study: DateStudy) -> Findin
 
 
 def assumptions_of(survey: Survey) -> tuple[str, ...]:
-    """Say what a search along the date axis took for granted.
-
-    Parameters
-    ----------
-    survey : Survey
-        Along the date axis.
-
-    Returns
-    -------
-    tuple of str
-        Each in a sentence.
-    """
+    """Say what a search along the date axis took for granted."""
     return tuple(map(_in_words, survey.assumptions))
 
 
 def support_of(finding: Finding, outcomes: Iterable[Outcome], study: DateStudy | None) -> Support:
-    """Count what a finding rests on.
-
-    Parameters
-    ----------
-    finding : Finding
-        As concluded.
-    outcomes : iterable of Outcome
-        All of its evidence.
-    study : DateStudy or None
-        Of its dates, where they were searched.
-
-    Returns
-    -------
-    Support
-        Counts of runs on both sides, and what was covered.
-    """
+    """Count what a finding rests on."""
     told = [one for one in outcomes if _is_told(one)]
     expected = [(one, _expected(finding, one)) for one in told]
     counts = {}
@@ -381,18 +275,10 @@ def _expected_at(finding: Finding, outcome: Outcome) -> State | None:
 def gaps_of(outcomes: Iterable[Outcome], base: "Case") -> tuple[str, ...]:
     """Say where a case was run and no run gave a verdict.
 
-    Parameters
-    ----------
-    outcomes : iterable of Outcome
-        All runs. Those under a held clock do not count: they locate what running clocks show.
-    base : Case
-        Under study; others are variants of it, of another commit.
-
-    Returns
-    -------
-    tuple of str
-        One for each CPU, kernel or number of cores without any verdict, and for other dates and
-        commits, with the reason.
+    `outcomes`: all runs. Those under a held clock do not count: they locate what running clocks
+    show.
+    Returns: one for each CPU, kernel or number of cores without any verdict, and for other dates
+    and commits, with the reason.
     """
     places: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
@@ -439,15 +325,8 @@ def _each_once(*told: Sequence[str]) -> tuple[str, ...]:
 def reruns_of(outcomes: Iterable[Outcome]) -> tuple[Reruns, ...]:
     """Count verdicts for each machine.
 
-    Parameters
-    ----------
-    outcomes : iterable of Outcome
-        In any order.
-
-    Returns
-    -------
-    tuple of Reruns
-        One for each machine, in the order of its first run.
+    `outcomes`: in any order.
+    Returns: one for each machine, in the order of its first run.
     """
     counts: dict[str, Counter[Verdict]] = {}
     machines: dict[str, MachineSpec] = {}
@@ -461,15 +340,7 @@ def reruns_of(outcomes: Iterable[Outcome]) -> tuple[Reruns, ...]:
 def windows_of(survey: Survey) -> tuple[Window, ...]:
     """Return when a case passes.
 
-    Parameters
-    ----------
-    survey : Survey
-        Along the date axis.
-
-    Returns
-    -------
-    tuple of Window
-        In order. Where a change is not exact, only what is known to pass belongs to them.
+    Returns: in order. Where a change is not exact, only what is known to pass belongs to them.
     """
     windows = []
     starts: int | None = None

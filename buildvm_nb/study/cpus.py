@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from buildvm_nb.errors import BudgetSpent
-from buildvm_nb.model.cpu import CPU_MODELS, Vendor
-from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.machine import CPU_MODELS, MachineSpec, Vendor
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.search import Answer, Plan, Probe, State, find_transitions, reduce_set
 from buildvm_nb.study.dates import state_of
-from buildvm_nb.study.keeping import home_of
-from buildvm_nb.study.laboratory import Laboratory
-from buildvm_nb.study.probe import Order
+from buildvm_nb.study.laboratory import Laboratory, Order
+from buildvm_nb.study.prepare import home_of
 from buildvm_nb.vm import INSTRUCTION_SETS, find_emulator
 
 __all__ = ["GENERATIONS", "CpuStudy", "study_cpus"]
@@ -55,30 +53,7 @@ def study_cpus(
 ) -> CpuStudy:
     """Find out whether a case depends on the CPU, and on which features.
 
-    Parameters
-    ----------
-    lab : Laboratory
-        Runs the case.
-    spec : MachineSpec
-        The machine; its CPU is one of those tried.
-    models : sequence of str
-        More models to try, beside the oldest, that of `spec` and all that QEMU can give.
-    repeats : int
-        Confirming runs on each side.
-
-    Returns
-    -------
-    CpuStudy
-        Without features where none were seen to decide it.
-
-    Raises
-    ------
-    UsageError
-        If QEMU does not know a model.
-    HostError
-        If the executor breaks.
-    CatalogError
-        If an outcome cannot be recorded.
+    `models`: more models to try, beside the oldest, that of `spec` and all that QEMU can give.
     """
     asked = tuple(dict.fromkeys([spec.cpu, *models, _OLDEST, _EVERYTHING]))
     bench = _Bench(lab, spec, asked)

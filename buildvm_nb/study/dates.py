@@ -1,22 +1,44 @@
-"""The date axis: at which seconds a case's verdict changes, asked of machines."""
+"""The date axis: at which seconds a case's verdict changes, and which hint may be the cause."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from math import ceil
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from buildvm_nb.hints import midnights, year_turns
-from buildvm_nb.model.machine import MachineSpec
+from debian.deb822 import Packages
+
+from buildvm_nb.errors import BuildVMError
+from buildvm_nb.hints import calendar_hints, midnights, scan_tree, text_hints, year_turns
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.process import find_tool, run_tool
+from buildvm_nb.image import build_image
+from buildvm_nb.model.finding import (
+    VALIDITIES,
+    VALIDITY_BEGINS,
+    VALIDITY_ENDS,
+    Axis,
+    Finding,
+    FindingKind,
+    Hint,
+    HintKind,
+)
+from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.machine import ImageSpec, MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing, Verdict
 from buildvm_nb.search import (
     CHECKS,
     QUICK_CHECKS,
+    US_RULES_SINCE,
     Answer,
     Assumption,
     AssumptionKind,
     ChanceChange,
     Disagreement,
+    Feature,
     Plan,
     Probe,
     Rhythm,
@@ -24,14 +46,214 @@ from buildvm_nb.search import (
     State,
     Survey,
     Thoroughness,
+    coin_confidence,
     search_dates,
 )
-from buildvm_nb.study.keeping import split_steps
-from buildvm_nb.study.laboratory import Laboratory
-from buildvm_nb.study.probe import Order
+from buildvm_nb.study.laboratory import Laboratory, Order
+from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.questions import Effort
+from buildvm_nb.study.run import STEP_MARK
 
-__all__ = ["DateRange", "DateStudy", "Prober", "position", "state_of", "study_dates", "when"]
+__all__ = [
+    "DateRange",
+    "DateStudy",
+    "Prober",
+    "collect_hints",
+    "dates_in_logs",
+    "explain_boundary",
+    "hint_within",
+    "position",
+    "rule_text",
+    "rule_words",
+    "state_of",
+    "study_dates",
+    "unexplained_finding",
+    "validities_among",
+    "when",
+    "with_rule",
+    "worth_revealing",
+]
+
+# Which hint may be the cause of a change on the date axis.
+
+_RANKS = (
+    VALIDITIES,
+    {HintKind.OUTPUT_DATE},
+    {HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT},
+    {HintKind.ROLLOVER},
+    {HintKind.CALENDAR},
+)
+_STRONG = VALIDITIES | {HintKind.ROLLOVER}
+
+
+def explain_boundary(hints: Iterable[Hint], first_after: int, *, becomes_good: bool) -> Hint | None:
+    """Find what says that something changes at just this second.
+
+    `first_after`: first second of the new state, since 1970.
+    Returns: the most telling one: a validity that begins where the case begins to pass or ends
+    where it begins to fail, before dates in logs and in sources, overflows, and the calendar. None
+    where nothing says so.
+    """
+    matching = []
+    for second, hint in _fitting(hints, becomes_good=becomes_good):
+        # the end of a validity may be its last good second or the first bad one
+        if second == first_after or (hint.kind in VALIDITY_ENDS and second == first_after - 1):
+            matching.append(hint)
+    return min(matching, key=_telling, default=None)
+
+
+def hint_within(
+    hints: Iterable[Hint], last_before: int, first_after: int, *, becomes_good: bool
+) -> Hint | None:
+    """Find what would explain a change that was not located to the second.
+
+    `last_before`, `first_after`: between which seconds it lies, since 1970.
+    Returns: a validity or an overflow, where all that lie in between are of one instant.
+    """
+    inside = [
+        hint
+        for second, hint in _fitting(hints, becomes_good=becomes_good)
+        if last_before <= second <= first_after and hint.kind in _STRONG
+    ]
+    is_one = len({hint.instant for hint in inside}) == 1
+    return min(inside, key=_telling) if is_one else None
+
+
+def _fitting(hints: Iterable[Hint], *, becomes_good: bool) -> Iterator[tuple[int, Hint]]:
+    """Leave out validities that begin where it should end, and the other way round."""
+    unfitting = VALIDITY_ENDS if becomes_good else VALIDITY_BEGINS
+    for hint in hints:
+        is_pivot = hint.kind is HintKind.ROLLOVER and _is_new_year(hint)
+        if hint.instant is not None and hint.kind not in unfitting and not is_pivot:
+            yield int(hint.instant.timestamp()), hint
+
+
+def _is_new_year(hint: Hint) -> bool:
+    """Tell whether it is a pivot of short years: tables of years end on that day as well."""
+    at = hint.instant
+    return at is not None and (at.month, at.day, at.hour, at.minute, at.second) == (1, 1, 0, 0, 0)
+
+
+def _telling(hint: Hint) -> tuple[int, bool, int, str]:
+    rank = next((number for number, kinds in enumerate(_RANKS) if hint.kind in kinds), len(_RANKS))
+    return rank, "test" not in hint.path, len(hint.path), hint.path
+
+
+# Hints for a case: read from its sources, from the packages of its image and from failing logs.
+
+_KIND = "package-hints"
+_RECIPE = 1
+
+
+def collect_hints(lab: Laboratory, image: ImageSpec, first: datetime, last: datetime) -> list[Hint]:
+    """Read all hints on dates for a case."""
+    places = [entry.path for entry in lab.case.inputs]
+    if lab.case.source:
+        places.insert(0, "")
+    found: list[Hint] = []
+    for place, fetched in zip(places, lab.inputs.fetched, strict=True):
+        with lab.progress.task(f"look for dates in {fetched.record.name}"):
+            prefix = f"{place}/" if place else ""
+            found += (
+                hint.model_copy(update={"path": f"{prefix}{hint.path}"})
+                for hint in scan_tree(fetched.tree)
+            )
+    if image.packages:
+        with lab.progress.task("look for dates in the image's packages"):
+            found += _in_packages(image, lab.cache)
+    found += calendar_hints(first, last)
+    return [hint for hint in found if hint.instant and first <= hint.instant <= last]
+
+
+def dates_in_logs(texts: Iterable[str]) -> list[Hint]:
+    """Read the dates that failing steps printed."""
+    printed = (
+        "\n".join(line for line in text.splitlines() if not line.startswith(STEP_MARK))
+        for text in texts
+    )
+    return [hint for text in printed for hint in text_hints(text)]
+
+
+def validities_among(hints: Iterable[Hint], named: Iterable[Hint]) -> list[datetime]:
+    """Choose the hints that a failing run named itself.
+
+    Returns: ends and beginnings of validities that are among the instants named, in order.
+    """
+    said = {hint.instant for hint in named}
+    found = {h.instant for h in hints if h.kind in VALIDITIES and h.instant in said}
+    return sorted(instant for instant in found if instant)
+
+
+def worth_revealing(
+    hints: Iterable[Hint], around: datetime, beside: Iterable[str] = ()
+) -> list[datetime]:
+    """Choose the hints behind which a short window may begin.
+
+    `beside`: directories of what the case only uses: what ends there is seldom what it depends on.
+    Returns: ends and beginnings of validities, the nearest first. What an overflow breaks stays
+    broken, so that the scan sees it.
+    """
+    others = tuple(f"{place}/" for place in beside)
+    instants = {
+        hint.instant
+        for hint in hints
+        if hint.instant and hint.kind in VALIDITIES and not hint.path.startswith(others)
+    }
+    return sorted(instants, key=lambda instant: abs(instant - around))
+
+
+def _in_packages(image: ImageSpec, cache: Cache) -> list[Hint]:
+    """Look through the packages that an image was asked to have, once for each image."""
+    built = build_image(image, cache)
+    names = sorted(package.split("=", maxsplit=1)[0] for package in image.packages)
+
+    def make(work: Path) -> dict[str, Any]:
+        found = _scan_packages(built.path, names, work)
+        return {"hints": [hint.model_dump(mode="json") for hint in found]}
+
+    recipe = {"recipe": _RECIPE, "image": built.digest, "packages": names}
+    place = cache.entry(_KIND, recipe, make)
+    return [Hint.model_validate(hint) for hint in cache.record(place)["facts"]["hints"]]
+
+
+def _scan_packages(root: Path, names: list[str], work: Path) -> Iterator[Hint]:
+    with TemporaryDirectory(prefix="packages-", dir=work) as scratch:
+        listed = Path(scratch) / "listed"
+        tree = Path(scratch) / "tree"
+        listed.write_text("\n".join(_files(root, names)))
+        unpack = [find_tool("unsquashfs"), "-quiet", "-no-progress", "-no-xattrs", "-force"]
+        try:
+            run_tool([*unpack, "-dest", tree, "-ef", listed, root])
+        except BuildVMError:
+            return  # hints are a help, no more
+        yield from scan_tree(tree)
+
+
+def _files(root: Path, packages: list[str]) -> Iterator[str]:
+    """Name the files of packages and of those that they depend on directly; no directories."""
+    for package in _with_dependencies(root, packages):
+        for name in (f"{package}.list", f"{package}:amd64.list"):
+            paths = _read(root, f"var/lib/dpkg/info/{name}").splitlines()
+            parents = {str(PurePosixPath(path).parent) for path in paths}
+            yield from (path.lstrip("/") for path in paths if path not in parents and path != "/.")
+
+
+def _with_dependencies(root: Path, packages: list[str]) -> list[str]:
+    wanted = set(packages)
+    status = _read(root, "var/lib/dpkg/status")
+    for paragraph in Packages.iter_paragraphs(status, use_apt_pkg=False):
+        if paragraph["Package"] in packages:
+            groups = paragraph.relations["depends"] or ()
+            wanted |= {alternative["name"] for group in groups for alternative in group}
+    return sorted(wanted)
+
+
+def _read(root: Path, name: str) -> str:
+    try:
+        return run_tool([find_tool("unsquashfs"), "-cat", root, name]).decode(errors="replace")
+    except BuildVMError:
+        return ""  # hints are a help, no more
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SCAN_STEP_S = 5 * 365 * 86_400
@@ -105,48 +327,18 @@ class DateStudy:
 def position(instant: datetime) -> int:
     """Return an instant as the search counts: whole seconds since 1970.
 
-    Parameters
-    ----------
-    instant : datetime
-        Aware.
-
-    Returns
-    -------
-    int
-        The second that it lies in.
+    Returns: the second that it lies in.
     """
     return (instant - _EPOCH) // timedelta(seconds=1)
 
 
 def when(at: int) -> datetime:
-    """Return the instant of a position.
-
-    Parameters
-    ----------
-    at : int
-        Seconds since 1970.
-
-    Returns
-    -------
-    datetime
-        Aware, UTC.
-    """
+    """Return the instant of a position."""
     return _EPOCH + timedelta(seconds=at)
 
 
 def state_of(outcome: Outcome) -> State:
-    """Return what an outcome says about its case.
-
-    Parameters
-    ----------
-    outcome : Outcome
-        Of a run.
-
-    Returns
-    -------
-    State
-        UNKNOWN where it says nothing.
-    """
+    """Return what an outcome says about its case."""
     if outcome.verdict is Verdict.PASSED:
         return State.GOOD
     return State.BAD if outcome.verdict in _BAD else State.UNKNOWN
@@ -155,14 +347,8 @@ def state_of(outcome: Outcome) -> State:
 class Prober:
     """Puts a search's questions to machines: probes become orders, outcomes become answers.
 
-    Parameters
-    ----------
-    lab : Laboratory
-        Runs the case.
-    spec : MachineSpec
-        The machine; its date does not matter.
-    prepared_at : datetime or None
-        Where machines are prepared that the test runs in forks of; None: all steps are run anew.
+    `prepared_at`: where machines are prepared that the test runs in forks of; None: all steps are
+    run anew.
     """
 
     def __init__(self, lab: Laboratory, spec: MachineSpec, prepared_at: datetime | None) -> None:
@@ -176,22 +362,7 @@ class Prober:
     def run(self, probes: Sequence[Probe]) -> dict[Probe, Outcome]:
         """Run probes, side by side where there are workers.
 
-        Parameters
-        ----------
-        probes : sequence of Probe
-            Each once.
-
-        Returns
-        -------
-        dict of Probe to Outcome
-            In their order.
-
-        Raises
-        ------
-        HostError
-            If the executor breaks.
-        CatalogError
-            If an outcome cannot be recorded.
+        Returns: in their order.
         """
         outcomes = self._lab.run([self._order(probe) for probe in probes])
         return dict(zip(probes, outcomes, strict=True))
@@ -199,17 +370,7 @@ class Prober:
     def answer(self, probe: Probe, outcome: Outcome) -> Answer:
         """Return what an outcome says, and about which stretch of the clock.
 
-        Parameters
-        ----------
-        probe : Probe
-            What was asked.
-        outcome : Outcome
-            What came of it.
-
-        Returns
-        -------
-        Answer
-            UNKNOWN where the clock was not where it was meant to be.
+        Returns: UNKNOWN where the clock was not where it was meant to be.
         """
         state = state_of(outcome)
         if probe.held:
@@ -245,30 +406,7 @@ def study_dates(
     or where preparing and building at the date itself makes a difference, every probe is a run of
     all steps.
 
-    Parameters
-    ----------
-    lab : Laboratory
-        Runs the case.
-    spec : MachineSpec
-        The machine; its date does not matter.
-    span : DateRange
-        What to search.
-    plain : sequence of Outcome
-        Runs of all steps in such a machine, at dates within the range.
-
-    Returns
-    -------
-    DateStudy
-        With the outcomes behind each answer.
-
-    Raises
-    ------
-    UsageError
-        If a date is out of a guest's range.
-    HostError
-        If the executor breaks.
-    CatalogError
-        If an outcome cannot be recorded.
+    `plain`: runs of all steps in such a machine, at dates within the range.
     """
     builders = {step.name for step in split_steps(lab.case)[0]}
     if builders:  # a fork cannot tell whether they pass at its date
@@ -403,3 +541,187 @@ def _agrees(study: DateStudy, plain: Outcome) -> bool:
         if probe.at == at and not probe.held
     }
     return states <= {state_of(plain), State.UNKNOWN} or study.survey.is_flaky
+
+
+# Recurring traps in words and as rules of RFC 5545.
+
+_DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
+_DAY_NAMES = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_RECURRING_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
+    *("October", "November", "December"),
+)
+_SUNDAYS = {
+    Feature.EU_SUMMER: ((3, 25), (10, 25)),
+    Feature.US_SUMMER: ((3, 8), (11, 1)),
+}
+"""Month and earliest day of the Sundays on which summer time begins and ends."""
+_CHANGES = {
+    Feature.EU_CHANGE: {"begins": "BYMONTH=3;BYDAY=-1SU", "ends": "BYMONTH=10;BYDAY=-1SU"},
+    Feature.US_CHANGE: {"begins": "BYMONTH=3;BYDAY=2SU", "ends": "BYMONTH=11;BYDAY=1SU"},
+}
+_MOST_SHOWN = 6
+
+
+def rule_text(rule: Rule) -> str:
+    """Write a rule as RFC 5545 does.
+
+    Returns: one line for each rule of which any matches, after a ``DTSTART`` where one is needed.
+    Of summer time whole days are told, though it begins and ends in the night.
+    """
+    lines = list(_lines(rule))
+    since = rule.since
+    if since is None and rule.feature in {Feature.US_SUMMER, Feature.US_CHANGE}:
+        since = int(datetime(US_RULES_SINCE, 1, 1, tzinfo=UTC).timestamp())
+    if not rule.shift_s and since is None:
+        return "\n".join(lines)
+    zone = ""
+    if rule.shift_s:
+        sign, minutes = "-" if rule.shift_s < 0 else "+", abs(rule.shift_s) // 60
+        zone = f";TZID=UTC{sign}{minutes // 60:02}:{minutes % 60:02}"
+    start = f"DTSTART{zone}:{when((since or 0) + rule.shift_s):%Y%m%dT%H%M%S}"
+    return "\n".join([start, *(f"RRULE:{line}" for line in lines)])
+
+
+def rule_words(rule: Rule) -> str:
+    """Say when something fails by a rule.
+
+    For example ``on Mondays``.
+    """
+    told = _words(rule.feature, sorted(rule.values))
+    if rule.shift_s:
+        told += f", as days are counted {_hours(rule.shift_s)} UTC"
+    if rule.since is not None:
+        told += f", since {format_instant(when(rule.since))}"
+    return told
+
+
+def with_rule(study: DateStudy, base: Finding, found: Finding | None) -> Finding:
+    """Conclude from a rule, and changes beside it."""
+    rule = study.rule
+    if rule is None:
+        raise AssertionError("a recurring finding needs a rule")
+    inside = [
+        (outcome, rule.covers(probe.at + study.duration // 2))
+        for probe, outcome in study.outcomes.items()
+        if not probe.held
+    ]
+    told = [one for one, hit in inside if hit and state_of(one) is not State.UNKNOWN]
+    failed = [one for one in told if state_of(one) is State.BAD]
+    passed = [one for one, hit in inside if not hit and state_of(one) is State.GOOD]
+    kept = found or base
+    summary = (
+        f"fails {rule_words(rule)}: {len(failed)} of {len(told)} runs then failed, "
+        f"and {len(passed)} at other times passed"
+    )
+    good = next(iter(passed), None)
+    machine = base.environment
+    if machine is None or rule.covers(int(machine.date.timestamp())):
+        machine = good.machine if good else None
+    changes = {
+        "kind": FindingKind.RECURRING,
+        "axis": Axis.DATE,
+        "recurs": rule_text(rule),
+        "summary": "; ".join([summary, *([found.summary] if found else [])]),
+        "failing_line": failed[0].evidence if failed else kept.failing_line,
+        "environment": machine,
+        "confidence": coin_confidence(min(len(failed), len(passed))),
+    }
+    return kept.model_copy(update=changes)
+
+
+def unexplained_finding(study: DateStudy, base: Finding) -> Finding:
+    """Conclude where it fails at dates that neither a window nor a rule explains."""
+    dates = [format_instant(when(at)) for at in study.unexplained]
+    shown = ", ".join(dates[:_MOST_SHOWN]) + (", …" if len(dates) > _MOST_SHOWN else "")
+    failed = [one for one in study.outcomes.values() if state_of(one) is State.BAD]
+    summary = (
+        f"passes at some dates and fails at others, by no rule of the calendar that was tried and "
+        f"in no window with ends: it failed at {shown}"
+    )
+    changes = {
+        "kind": FindingKind.UNDETERMINED,
+        "axis": None,
+        "summary": summary,
+        "failing_line": failed[0].evidence if failed else "",
+    }
+    return base.model_copy(update=changes)
+
+
+def _lines(rule: Rule) -> Iterator[str]:
+    values = sorted(rule.values)
+    numbers = ",".join(map(str, values))
+    plain = {
+        Feature.MONTH: f"FREQ=DAILY;BYMONTH={numbers}",
+        Feature.MONTHDAY: f"FREQ=MONTHLY;BYMONTHDAY={numbers}",
+        Feature.FROM_END: f"FREQ=MONTHLY;BYMONTHDAY={numbers}",
+        Feature.HOUR: f"FREQ=DAILY;BYHOUR={numbers}",
+        Feature.WEEK: f"FREQ=YEARLY;BYWEEKNO=53;BYDAY={','.join(_DAYS)}",
+        Feature.YEARDAY: "FREQ=YEARLY;BYYEARDAY=366",
+    }
+    if rule.feature in plain:
+        yield plain[rule.feature]
+        return
+    match rule.feature:
+        case Feature.WEEKDAY:
+            yield f"FREQ=WEEKLY;BYDAY={','.join(_DAYS[value] for value in values)}"
+        case Feature.DATE:
+            for month, day in values:
+                yield f"FREQ=YEARLY;BYMONTH={month};BYMONTHDAY={day}"
+        case Feature.EU_CHANGE | Feature.US_CHANGE:
+            for value in values:
+                yield f"FREQ=YEARLY;{_CHANGES[rule.feature][value]}"
+        case _:
+            yield from _summer(rule.feature, is_summer=True in rule.values)
+
+
+def _summer(feature: Feature, *, is_summer: bool) -> Iterator[str]:
+    """Write the days of summer time, or the others: those after a Sunday differ by weekday."""
+    (first, low), (last, high) = _SUNDAYS[feature]
+    months = [m for m in range(1, 13) if (first < m < last) is is_summer and m not in {first, last}]
+    yield f"FREQ=DAILY;BYMONTH={','.join(map(str, months))}"
+    for month, earliest, is_after in ((first, low, is_summer), (last, high, not is_summer)):
+        for weekday, name in enumerate(_DAYS):
+            turn = earliest + (weekday + 1) % 7
+            days = range(turn, 32) if is_after else range(1, turn)
+            if days:
+                listed = ",".join(map(str, days))
+                yield f"FREQ=YEARLY;BYMONTH={month};BYDAY={name};BYMONTHDAY={listed}"
+
+
+def _words(feature: Feature, values: Sequence[Any]) -> str:
+    told: dict[Feature, Callable[[], str]] = {
+        Feature.WEEKDAY: lambda: f"on {_listed(_DAY_NAMES[v] + 's' for v in values)}",
+        Feature.MONTH: lambda: f"in {_listed(_RECURRING_MONTHS[v - 1] for v in values)}",
+        Feature.MONTHDAY: lambda: f"on day {_listed(map(str, values))} of a month",
+        Feature.FROM_END: lambda: (
+            "on the last day of a month"
+            if list(values) == [-1]
+            else f"on day {_listed(map(str, values))} of a month, counted from its end"
+        ),
+        Feature.HOUR: lambda: f"in hour {_listed(map(str, values))} of a day (UTC)",
+        Feature.WEEK: lambda: "in ISO week 53",
+        Feature.YEARDAY: lambda: "on the 366th day of a year",
+        Feature.DATE: lambda: (
+            f"on {_listed(f'{day} {_RECURRING_MONTHS[month - 1]}' for month, day in values)}"
+        ),
+        Feature.EU_CHANGE: lambda: f"on the day on which the EU's summer time {_listed(values)}",
+        Feature.US_CHANGE: lambda: f"on the day on which the US's summer time {_listed(values)}",
+        Feature.EU_SUMMER: lambda: f"in {_season(values)} time by the rules of the EU",
+        Feature.US_SUMMER: lambda: f"in {_season(values)} time by the rules of the US",
+    }
+    return told[feature]()
+
+
+def _season(values: Sequence[bool]) -> str:
+    return "summer" if True in values else "winter"
+
+
+def _hours(shift_s: int) -> str:
+    minutes = abs(shift_s) // 60
+    return f"{minutes // 60}:{minutes % 60:02} {'east' if shift_s > 0 else 'west'} of"
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,18 +1,22 @@
 """Diagnosis: from one case to one finding, with as few guest runs as possible."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
-from typing import Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from buildvm_nb.errors import BudgetSpent, UsageError
-from buildvm_nb.model.cpu import CPU_MODELS, OLDEST_QEMU
-from buildvm_nb.model.finding import Axis, Finding, FindingKind
-from buildvm_nb.model.hint import Hint, HintKind
+from buildvm_nb.errors import BudgetSpent, SourceError, UsageError
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.progress import SILENT, Progress
+from buildvm_nb.model.case import Case, GitSource
+from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.instants import now
-from buildvm_nb.model.machine import Accelerator, MachineSpec
+from buildvm_nb.model.machine import CPU_MODELS, OLDEST_QEMU, Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, new_id
-from buildvm_nb.search import State
-from buildvm_nb.study.commits import between_commits, study_commits
+from buildvm_nb.search import Plan, State
+from buildvm_nb.source import Commit, list_commits
 from buildvm_nb.study.conclusion import (
     assumptions_of,
     both_finding,
@@ -25,25 +29,147 @@ from buildvm_nb.study.conclusion import (
     support_of,
 )
 from buildvm_nb.study.cpus import GENERATIONS, study_cpus
-from buildvm_nb.study.dates import DateRange, DateStudy, state_of, study_dates
-from buildvm_nb.study.environment import kvm_status
-from buildvm_nb.study.evidence import missing_part
-from buildvm_nb.study.hinting import (
+from buildvm_nb.study.dates import (
+    DateRange,
+    DateStudy,
     collect_hints,
     dates_in_logs,
+    state_of,
+    study_dates,
+    unexplained_finding,
     validities_among,
+    with_rule,
     worth_revealing,
 )
-from buildvm_nb.study.kernels import KERNELS, OrderedStudy, study_cores, study_kernels
-from buildvm_nb.study.laboratory import Laboratory, Within
-from buildvm_nb.study.outputs import study_outputs
-from buildvm_nb.study.probe import Order
+from buildvm_nb.study.evidence import missing_part
+from buildvm_nb.study.executors import default_jobs, fit_jobs, is_local, open_executor
+from buildvm_nb.study.laboratory import Laboratory, OnOutcome, Order, Within, claimed_line
+from buildvm_nb.study.ordered import (
+    KERNELS,
+    OrderedStudy,
+    study_cores,
+    study_kernels,
+    study_order,
+    study_outputs,
+)
+from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
-from buildvm_nb.study.quoting import claimed_line
-from buildvm_nb.study.recurring import unexplained_finding, with_rule
-from buildvm_nb.study.trial import machine_for
+from buildvm_nb.study.run import kvm_status, machine_for, prepare
 
-__all__ = ["diagnose", "machines_of"]
+if TYPE_CHECKING:
+    from buildvm_nb.catalog import Catalog
+
+__all__ = [
+    "between_commits",
+    "diagnose",
+    "diagnose_case",
+    "machines_of",
+    "open_laboratory",
+]
+
+# The commit axis: which commit broke a case or mended it, at a fixed date, in one machine.
+
+_SCAN_PARTS = 8
+"""What is undone in between shows where both ends are alike: so many parts are looked at."""
+
+
+def between_commits(lab: Laboratory, good: str, bad: str) -> tuple[Commit, ...]:
+    """List the commits to search.
+
+    Raises `SourceError` if a commit cannot be had, or neither is an ancestor of the other.
+    """
+    source = _git_source(lab.case)
+
+    ends = (good, bad)
+    try:
+        return _listed(lab, source, *ends)
+    except SourceError as error:
+        try:
+            return _listed(lab, source, *reversed(ends))
+        except SourceError:
+            raise error from None
+
+
+def study_commits(
+    lab: Laboratory,
+    spec: MachineSpec,
+    commits: Sequence[Commit],
+    base: Finding,
+    *,
+    repeats: int = 2,
+) -> Finding | None:
+    """Find the commits at which the verdict changes.
+
+    What the ends show decides what failing means: where an end does not build, that is it; else
+    commits that do not build are skipped. Where both ends are alike, some between are looked at.
+    """
+    source = _git_source(lab.case)
+    builders = {step.name for step in split_steps(lab.case)[0]}
+
+    def order(commit: Commit, attempt: int) -> Order:
+        chosen = source.model_copy(update={"commit": commit.id, "before": None, "branch": None})
+        case = lab.case.model_copy(update={"source": chosen})
+        return Order(case=case, machine=spec, probing={"attempt": attempt})
+
+    ends = lab.run([order(commit, 0) for commit in (commits[0], commits[-1])])
+    failing = [one for one in ends if state_of(one) is State.BAD]
+    is_of_build = any(one.failing_step in builders for one in failing)
+
+    def judge(outcome: Outcome) -> State:
+        """Skip what does not build, unless that is what an end fails by."""
+        is_skipped = outcome.failing_step in builders and not is_of_build
+        return State.UNKNOWN if is_skipped else state_of(outcome)
+
+    is_alike = len({state_of(one) for one in ends}) == 1
+    last = len(commits) - 1
+    parts = min(last, _SCAN_PARTS if is_alike else 1) or 1
+    plan = Plan(
+        first=0,
+        last=last,
+        scan=[last * part // parts for part in range(1, parts)],
+        repeats=repeats,
+        workers=lab.workers,
+        can_hold=False,
+        reveal=0,
+    )
+    study = study_order(lab, commits, order, plan, name=lambda commit: commit.id, judge=judge)
+    if study.survey.is_flaky:
+        split = {one.at for one in study.survey.disagreements}
+        runs = [outcome for index in sorted(split) for outcome in study.at(index)]
+        return flaky_finding(runs, Axis.COMMIT, base)
+    if not study.survey.transitions:
+        return None
+    finding = ordered_finding(study, Axis.COMMIT, FindingKind.COMMIT_DEPENDENT, base)
+    told = [
+        _tell(commits, change.last_before, change.first_after, change.after)
+        for change in study.survey.transitions
+    ]
+    return finding.model_copy(update={"summary": "; ".join(told)})
+
+
+def _listed(lab: Laboratory, source: GitSource, older: str, newer: str) -> tuple[Commit, ...]:
+    return list_commits(source, older, newer, cache=lab.cache, base=lab.base, progress=lab.progress)
+
+
+def _git_source(case: Case) -> GitSource:
+    if not isinstance(case.source, GitSource):
+        kind = case.source.kind if case.source else "none"
+        raise UsageError(
+            f"the commit axis needs a git source; case {case.id} has {kind}",
+            hint='a [source] with kind = "git", or --git URL',
+        )
+    return case.source
+
+
+def _tell(commits: Sequence[Commit], before: int, after: int, state: State) -> str:
+    verb = "passes" if state is State.GOOD else "fails"
+    first = commits[after]
+    told = f"{verb} from commit {first.id[:12]} on ({first.committed_at:%Y-%m-%d}, {first.subject})"
+    skipped = after - before - 1
+    if skipped:
+        told += f", or from one of the {skipped} before it, which do not build"
+    return told
+
 
 _CONSTANTS = frozenset({HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT})
 _WEAK = _CONSTANTS | {HintKind.CALENDAR, HintKind.ROLLOVER}
@@ -52,31 +178,7 @@ _WEAK = _CONSTANTS | {HintKind.CALENDAR, HintKind.ROLLOVER}
 def diagnose(
     lab: Laboratory, questions: Questions, overrides: Mapping[str, Any] | None = None
 ) -> Finding:
-    """Find out when, on which CPU and on which kernel a case stops building.
-
-    Parameters
-    ----------
-    lab : Laboratory
-        Runs the case.
-    questions : Questions
-        What to find out.
-    overrides : mapping, optional
-        Fields of `MachineSpec` that hold for every machine.
-
-    Returns
-    -------
-    Finding
-        Not recorded yet.
-
-    Raises
-    ------
-    UsageError
-        If the request is wrong.
-    HostError
-        If this host lacks something, or the executor breaks.
-    CatalogError
-        If an outcome cannot be recorded.
-    """
+    """Find out when, on which CPU and on which kernel a case stops building."""
     lab = cast("Laboratory", Within(lab, questions.budget))
     study = _Diagnosis(lab, questions, dict(overrides or {}))
     finding = study.run()
@@ -98,25 +200,8 @@ def machines_of(
 ) -> tuple[MachineSpec, MachineSpec]:
     """Return the machines from which axes are varied.
 
-    Parameters
-    ----------
-    lab : Laboratory
-        Of a case.
-    axes : sequence of Axis
-        What will be varied: CPUs need emulation.
-    overrides : mapping
-        Fields of `MachineSpec` that hold for both.
-
-    Returns
-    -------
-    tuple of MachineSpec
-        At the case's own date and today; the same one twice where the source tells no date. A
-        date among `overrides` holds for both clocks, while each has the CPU of its own time.
-
-    Raises
-    ------
-    UsageError
-        If a field is wrong.
+    Returns: at the case's own date and today; the same one twice where the source tells no date. A
+    date among `overrides` holds for both clocks, while each has the CPU of its own time.
     """
     if Axis.DATE in axes:
         refuse_fixed(overrides, ["date"], "a study of dates")
@@ -521,3 +606,97 @@ def _accelerator(lab: Laboratory, axes: Sequence[Axis]) -> Accelerator:
         return Accelerator.TCG
     works, _ = kvm_status(lab.cache)
     return Accelerator.KVM if works else Accelerator.TCG
+
+
+# A whole diagnosis: a laboratory opened, questions asked, the finding recorded.
+
+_DEFAULT_QUESTIONS = Questions()
+
+
+def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are places
+    case: Case,
+    questions: Questions = _DEFAULT_QUESTIONS,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    cache: Cache,
+    catalog: "Catalog",
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    base: Path = Path(),
+    progress: Progress = SILENT,
+    on_outcome: OnOutcome | None = None,
+    fresh: bool = False,
+) -> Finding:
+    """Find out when, on which CPU and on which kernel a case stops building, and record it.
+
+    Every answer is recorded as it comes, so that a diagnosis that was interrupted goes on where it
+    was when it is asked for again.
+
+    `overrides`: fields of `MachineSpec` that hold for every machine; no date where dates are
+    varied.
+    `cache`: keeps sources, images, kernels and checkpoints; a remote worker has its own.
+    `catalog`: gets outcomes and the finding, and is asked for what it has.
+    `executor`: where runs are executed, of any kind; it is not shut down. By default one is opened.
+    `jobs`: guests side by side; by default as many as there are cores and fit into memory.
+    `on_outcome`: gets each outcome as it comes, and whether the catalog had it already.
+    """
+    if Axis.DATE in questions.axes:
+        refuse_fixed(overrides, ["date"], "a diagnosis of dates")
+    with open_laboratory(
+        case,
+        overrides,
+        cache=cache,
+        catalog=catalog,
+        executor=executor,
+        jobs=jobs,
+        scheduler=scheduler,
+        base=base,
+        progress=progress,
+        on_outcome=on_outcome,
+        fresh=fresh,
+        study="diagnose",
+    ) as lab:
+        return catalog.record_finding(diagnose(lab, questions, overrides))
+
+
+@contextmanager
+def open_laboratory(  # noqa: PLR0913 - what `diagnose_case` takes, handed on
+    case: Case,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    cache: Cache,
+    catalog: "Catalog",
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    base: Path = Path(),
+    progress: Progress = SILENT,
+    on_outcome: OnOutcome | None = None,
+    fresh: bool = False,
+    study: str,
+) -> Iterator[Laboratory]:
+    """Open a laboratory for a case, with its sources, image and kernel at hand.
+
+    `study`: what the study does, in a word; outcomes are recorded under it and the case's digest.
+    """
+    remote = scheduler is not None if executor is None else not is_local(executor)
+    if scheduler is None:
+        jobs = fit_jobs(jobs, machine_for(case, overrides or {}, None).memory_mib)
+    with nullcontext(executor) if executor else open_executor(jobs, scheduler) as chosen:
+        lab = Laboratory(
+            case,
+            cache=cache,
+            catalog=catalog,
+            executor=chosen,
+            workers=jobs or default_jobs(),
+            base=base,
+            progress=progress,
+            on_outcome=on_outcome,
+            fresh=fresh,
+            is_remote=remote,
+            study=f"{study}-{case.build_digest()[:16]}",
+        )
+        own = machine_for(case, overrides or {}, lab.inputs.main)
+        prepare(own, cache=cache, progress=progress)  # what cannot be had at all ends it here
+        yield lab

@@ -1,4 +1,4 @@
-"""The line of a log that says why a step failed: what a person would look for first.
+"""What a log tells: the line that says why a step failed, and which tests ran and failed.
 
 References
 ----------
@@ -11,7 +11,152 @@ import signal
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
-__all__ = ["failing_lines", "missing_part", "name_signal"]
+__all__ = [
+    "count_tests",
+    "failed_tests",
+    "failing_lines",
+    "missing_part",
+    "name_signal",
+    "section_of",
+    "stopped_early",
+]
+
+# How many tests a test runner says that it really ran: a skipped test is not a pass.
+#
+# References: The closing lines of pytest, unittest, Python's own regrtest, CTest, Automake, Meson,
+# prove (TAP), cargo and Go.
+
+_UNITTEST = re.compile(
+    # what the tests themselves print may come in between
+    r"^Ran (\d+) tests? in [^\n]*\n(?:(?!Ran \d)[^\n]*\n)*?"
+    r"(?:OK|PASSED|FAILED|NO TESTS RAN)(?: \(([^)]*)\))?$",
+    re.MULTILINE,
+)
+_SKIPPED = re.compile(r"skip(?:s|ped)?=(\d+)", re.IGNORECASE)
+# less than no time passes by a clock that is held
+_PYTEST = re.compile(
+    r"^(?:=+ )?((?:\d+ [a-z -]+(?:, )?)+) in -?[\d.]+(?:s| seconds)\b", re.MULTILINE
+)
+_PYTEST_RAN = re.compile(r"(\d+) (?:passed|failed|errors?|xfailed|xpassed)\b")
+_REGRTEST = re.compile(r"^Total tests: run=([\d,]+)(?: [^\n]*?skipped=([\d,]+))?", re.MULTILINE)
+_SUMS = (
+    re.compile(r"tests passed, \d+ tests? failed out of (\d+)"),
+    re.compile(r"^# (?:PASS|FAIL|XPASS|XFAIL|ERROR): +(\d+)$", re.MULTILINE),
+    re.compile(r"^(?:Ok|Fail|Expected Fail|Unexpected Pass|Timeout): +(\d+)\s*$", re.MULTILINE),
+    re.compile(r"^Files=\d+, Tests=(\d+),", re.MULTILINE),
+    re.compile(r"^test result: \w+\. (\d+) passed", re.MULTILINE),
+    re.compile(r"^test result: \w+\. \d+ passed; (\d+) failed", re.MULTILINE),
+)
+_CTEST_SKIPPED = re.compile(r"^\s+\d+ - .+ \(Skipped\)\s*$", re.MULTILINE)
+_GO = re.compile(r"^--- (?:PASS|FAIL): ", re.MULTILINE)
+
+
+def count_tests(output: str) -> int | None:
+    """Count the tests that ran, skipped ones not among them."""
+    counts = [
+        int(ran.replace(",", "")) - int(skipped.replace(",", "") or 0)
+        for ran, skipped in _REGRTEST.findall(output)
+    ] or [  # where regrtest gives a total, what unittest says is part of it
+        int(ran) - sum(map(int, _SKIPPED.findall(rest))) for ran, rest in _UNITTEST.findall(output)
+    ]
+    counts += [sum(map(int, _PYTEST_RAN.findall(summary))) for summary in _PYTEST.findall(output)]
+    for pattern in _SUMS:
+        counts += map(int, pattern.findall(output))
+    if go := len(_GO.findall(output)):
+        counts.append(go)
+    skipped = len(_CTEST_SKIPPED.findall(output))  # CTest counts them among those that passed
+    return max(sum(counts) - skipped, 0) if counts else None
+
+
+# The names of the tests that a runner says have failed.
+#
+# References: The reports of pytest, unittest, Python's own regrtest, Automake, prove and other TAP,
+# CTest, Meson, cargo, Go, GoogleTest, Maven, Gradle and Jest.
+
+_PATTERNS = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        # pytest's short summary
+        r"^(?:FAILED|ERROR) (\S+\.py(?:::[^\[\n]+?(?:\[.*?\])?)?)(?: - .*)?$",
+        r"^FAILED:? ([\w./:+-]*\w)$",  # scripts
+        # unittest; Automake and many scripts; a single word, lest a sentence is taken for a name
+        r"^(?:FAIL|ERROR|UNEXPECTED SUCCESS): (\S+ \([\w.<>]+\)(?: .+)?|[\w./+-]+)$",
+        r"^test (\S+) (?:failed|crashed) -- ",  # CPython's regrtest, by module
+        r"^not ok \d+(?: -)? +([^#\n]*?[^#\s])\s*$",  # TAP; with # TODO or # SKIP it is none
+        r"^#\s+Failed test '(.+)'$",  # Test::More
+        r"^(\S+)\s+\(Wstat: (?:[1-9].*|0 .*Failed: [1-9]\d*)\)$",  # prove
+        r"^\s+\d+ - (\S.*?) \((?!Skipped|Disabled)[A-Z][^()\n]*\)",  # CTest
+        r"^\s*\d+/\d+ (\S.*?)\s+(?:FAIL|TIMEOUT|ERROR)\s+[\d.]+\s?s\b",  # Meson
+        r"^test (\S.*?) \.\.\. FAILED$",  # cargo
+        r"^\s*--- FAIL: (\S+)",  # Go
+        r"^FAIL\t(\S+) \[.*\]$",  # Go: a package that cannot be built
+        r"^\[  FAILED  \] ([\w/]+\.[\w/]+)",  # GoogleTest
+        r"^\[ERROR\] (?!Tests run: )([\w.$]+).*<<< (?:FAILURE|ERROR)!",  # Maven
+        r"^(\w\S* > .+) FAILED$",  # Gradle
+        r"^  ● (?!Console$|Test suite failed)(\S.*)$",  # Jest
+    )
+)
+_STOPPED = re.compile(
+    r"^!+ (?:stopping after \d+ failures|Interrupted: |xdist\.dsession\.Interrupted)"
+    r"|^Bail out!|^FAILED--Further testing stopped",
+    re.MULTILINE,
+)
+_DRAWN_NAMES = re.compile(r"={10}|_{5,} ")
+_VARYING = (
+    (re.compile(r"0x[0-9a-fA-F]+"), "0x…"),
+    (
+        re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"),
+        "…",
+    ),
+    (re.compile(r"\b\d{10}(?:\.\d+)?\b"), "…"),
+)
+_LONGEST_NAME = 300
+
+
+def failed_tests(text: str) -> tuple[str, ...]:
+    """Return the names of the tests that failed.
+
+    Returns: in order, each once. Addresses, dates and times in a name, which no two runs have in
+    common, are left out. Empty where no runner that we know names any.
+    """
+    return tuple(dict.fromkeys(_steady(name) for name in _names(text)))
+
+
+def section_of(text: str, name: str) -> str:
+    """Return what a runner prints about a failed test.
+
+    Returns: from the first line that names it as failed, up to a line that is drawn across or names
+    another one; empty where there is none.
+    """
+    section: list[str] = []
+    for line in text.splitlines():
+        named = failed_tests(line)
+        if section and (_DRAWN_NAMES.match(line) or (named and name not in named)):
+            break
+        if section or name in named:
+            section.append(line)
+    return "\n".join(section)
+
+
+def stopped_early(text: str) -> bool:
+    """Tell whether a runner says that it did not run all tests because some failed."""
+    return bool(_STOPPED.search(text))
+
+
+def _names(text: str) -> Iterator[str]:
+    found = (
+        (match.start(), match[1].strip())
+        for pattern in _PATTERNS
+        for match in pattern.finditer(text)
+    )
+    yield from (name for _, name in sorted(found))
+
+
+def _steady(name: str) -> str:
+    for pattern, instead in _VARYING:
+        name = pattern.sub(instead, name)
+    return name[:_LONGEST_NAME]
+
 
 _LONGEST = 400
 _TAIL = 200_000
@@ -301,17 +446,8 @@ _MISSING = tuple(
 def failing_lines(output: str, kernel_log: str = "") -> str:
     """Return the line of a log that best says why a step failed.
 
-    Parameters
-    ----------
-    output : str
-        What the step printed.
-    kernel_log : str
-        What the guest's kernel said, where a process crashed.
-
-    Returns
-    -------
-    str
-        One line, or two where the kernel has something to say; empty where nothing was printed.
+    Returns: one line, or two where the kernel has something to say; empty where nothing was
+    printed.
     """
     lines = [line.rstrip()[: 2 * _LONGEST] for line in output[-_TAIL:].splitlines()]
     found = [_reported(lines) or _chosen(lines, _Rank.DRAWN)]
@@ -323,15 +459,7 @@ def failing_lines(output: str, kernel_log: str = "") -> str:
 def missing_part(line: str) -> str:
     """Name the module, program or file that a failing line says is not there.
 
-    Parameters
-    ----------
-    line : str
-        As `failing_lines` returns it.
-
-    Returns
-    -------
-    str
-        For example ``ModuleNotFoundError: numpy``; empty where nothing is said to be missing.
+    For example ``ModuleNotFoundError: numpy``; empty where nothing is said to be missing.
     """
     for pattern, what in _MISSING:
         if found := pattern.search(line):
@@ -342,15 +470,7 @@ def missing_part(line: str) -> str:
 def name_signal(number: int) -> str:
     """Return a signal's name.
 
-    Parameters
-    ----------
-    number : int
-        As the kernel counts them.
-
-    Returns
-    -------
-    str
-        For example ``SIGILL``; ``signal 70`` where it has none.
+    For example ``SIGILL``; ``signal 70`` where it has none.
     """
     try:
         return signal.Signals(number).name

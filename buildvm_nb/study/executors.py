@@ -20,9 +20,49 @@ from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from buildvm_nb.errors import HostError, UsageError
-from buildvm_nb.study.jobs import default_jobs
+from buildvm_nb.host.facts import available_mib
 
-__all__ = ["LocalExecutor", "is_local", "open_executor"]
+__all__ = [
+    "LocalExecutor",
+    "default_jobs",
+    "fit_jobs",
+    "is_local",
+    "open_executor",
+]
+
+# How many guests run side by side on this host.
+
+
+def default_jobs() -> int:
+    """Return how many runs this host can do side by side.
+
+    Returns: the cores that this process may use, at least 1.
+    """
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def fit_jobs(jobs: int | None, memory_mib: int) -> int:
+    """Choose how many guests run side by side, so that they fit into memory.
+
+    `jobs`: what was asked for; None: as many as there are cores and fit.
+    """
+    available = available_mib()
+    if available is None:
+        return jobs or default_jobs()
+    most = available // memory_mib
+    if most < 1:
+        raise HostError(
+            f"too little memory for a guest of {memory_mib} MiB: {available} MiB are available",
+            hint="give guests less: --memory 512",
+        )
+    if jobs is not None and jobs > most:
+        raise UsageError(
+            f"{jobs} guests of {memory_mib} MiB need {jobs * memory_mib} MiB; {available} MiB are "
+            f"available, for {most} at most",
+            hint=f"--jobs {most}, or give guests less with --memory",
+        )
+    return jobs or min(default_jobs(), most)
+
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -38,10 +78,7 @@ class LocalExecutor(Executor):
     A call whose process died is done again. The processes end when this one does, however it
     ends, and Ctrl-C does not reach them: leaving the context by an exception ends them.
 
-    Parameters
-    ----------
-    jobs : int
-        Calls at the same time, at least 1.
+    `jobs`: calls at the same time, at least 1.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -66,32 +103,11 @@ class LocalExecutor(Executor):
         self.shutdown(wait=True)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """Run a call in one of the processes.
-
-        Parameters
-        ----------
-        fn : callable
-            A function of a module.
-        *args, **kwargs
-            Its arguments; they are pickled.
-
-        Returns
-        -------
-        Future
-            Its result; `HostError` where its process died again and again.
-        """
+        """Run a call in one of the processes."""
         return self._threads.submit(self._call, fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the interface
-        """Take no more calls.
-
-        Parameters
-        ----------
-        wait : bool
-            Return when all are done and the processes have ended.
-        cancel_futures : bool
-            Drop the calls that have not begun.
-        """
+        """Take no more calls."""
         self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
         if wait:
             for pool in self._pools.values():
@@ -143,26 +159,14 @@ def open_executor(
 ) -> AbstractContextManager[Executor]:
     """Open what runs are executed on.
 
-    Parameters
-    ----------
-    jobs : int, optional
-        Processes on this host; by default as many as it has cores.
-    scheduler : str, optional
-        Address of a Dask scheduler, ``tcp://HOST:PORT``; runs go to its workers instead, each of
-        which runs as many at a time as it has threads.
-
-    Returns
-    -------
-    context manager
-        Yields an `Executor`. Leaving it by an exception drops what has not begun and, on this
-        host, ends what runs; a Dask worker finishes the run that it is at.
-
-    Raises
-    ------
-    UsageError
-        If the number of jobs or the address is none, or both are given.
-    HostError
-        On entering: if Dask is not installed, or the scheduler or its workers cannot be reached.
+    `jobs`: processes on this host; by default as many as it has cores.
+    `scheduler`: address of a Dask scheduler, ``tcp://HOST:PORT``; runs go to its workers instead,
+    each of which runs as many at a time as it has threads.
+    Returns: yields an `Executor`. Leaving it by an exception drops what has not begun and, on this
+    host, ends what runs; a Dask worker finishes the run that it is at.
+    Raises `UsageError` if the number of jobs or the address is none, or both are given.
+    Raises `HostError` (On entering: if Dask is not installed, or the scheduler or its workers
+    cannot be reached).
     """
     if scheduler is not None:
         if jobs is not None:
@@ -179,18 +183,7 @@ def open_executor(
 
 
 def is_local(executor: Executor) -> bool:
-    """Tell whether an executor's calls run on this host.
-
-    Parameters
-    ----------
-    executor : Executor
-        Any.
-
-    Returns
-    -------
-    bool
-        False where it is not known to.
-    """
+    """Tell whether an executor's calls run on this host."""
     return isinstance(executor, (LocalExecutor, ProcessPoolExecutor, ThreadPoolExecutor))
 
 

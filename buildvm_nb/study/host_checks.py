@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from buildvm_nb.debian import without_password
-from buildvm_nb.debian.mirrors import KEYRING, MIRROR_VARIABLE, host_mirrors
+from buildvm_nb.debian import KEYRING, MIRROR_VARIABLE, host_mirrors, without_password
 from buildvm_nb.errors import BuildVMError, HostError
 from buildvm_nb.host.cache import Cache, free_bytes
-from buildvm_nb.host.tools import DEBIAN_PACKAGES, find_tool, run_tool
-from buildvm_nb.model.cpu import OLDEST_QEMU
-from buildvm_nb.study.environment import kvm_status, uml_status
+from buildvm_nb.host.process import DEBIAN_PACKAGES, find_tool, run_tool
+from buildvm_nb.model.machine import OLDEST_QEMU
+from buildvm_nb.study.run import kvm_status, uml_status
 
 __all__ = ["Check", "State", "check_host", "check_space", "qemu_version"]
 
@@ -50,15 +49,7 @@ class Check:
 def check_host(cache: Cache | None) -> Iterator[Check]:
     """Look at programs, processor, memory and package mirror.
 
-    Parameters
-    ----------
-    cache : Cache or None
-        Holds the kernel that KVM is tried with; None: there is no usable one.
-
-    Yields
-    ------
-    Check
-        One for each thing, what is needed most first.
+    `cache`: holds the kernel that KVM is tried with; None: there is no usable one.
     """
     yield _check_processor()
     yield _check_qemu()
@@ -76,18 +67,7 @@ def check_host(cache: Cache | None) -> Iterator[Check]:
 
 
 def check_space(cache: Path) -> Check:
-    """Look at the room for images, kernels and sources.
-
-    Parameters
-    ----------
-    cache : Path
-        The cache's directory; it exists.
-
-    Returns
-    -------
-    Check
-        Missing where an image would not fit.
-    """
+    """Look at the room for images, kernels and sources."""
     free = free_bytes(cache)
     enough = free >= _NEEDED_DISK
     return Check(
@@ -103,15 +83,7 @@ def check_space(cache: Path) -> Check:
 def qemu_version(text: str) -> tuple[int, int] | None:
     """Read QEMU's version from what ``--version`` prints.
 
-    Parameters
-    ----------
-    text : str
-        The program's output.
-
-    Returns
-    -------
-    tuple of int or None
-        Major and minor number; None: there is none in it.
+    Returns: major and minor number; None: there is none in it.
     """
     match = re.search(r"version (\d+)\.(\d+)", text)
     return (int(match[1]), int(match[2])) if match else None

@@ -1,9 +1,12 @@
 """A laboratory: one case, run wherever it is asked for, with no answer bought twice."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
-from itertools import islice
+from dataclasses import replace
+from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +14,143 @@ from buildvm_nb.errors import BudgetSpent, BuildVMError, HostError, SourceError,
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
-from buildvm_nb.model.machine import Accelerator
-from buildvm_nb.model.outcome import Outcome, Verdict
-from buildvm_nb.study.cells import compared, trial_of
-from buildvm_nb.study.environment import engine_for, prepare
-from buildvm_nb.study.inputs import gather
-from buildvm_nb.study.probe import Order, order_key, run_probe
-from buildvm_nb.study.recording import Basis, as_host_error, broken, unavailable
-from buildvm_nb.study.trial import Trial
+from buildvm_nb.model.machine import Accelerator, MachineSpec
+from buildvm_nb.model.outcome import Outcome, Probing, Verdict
+from buildvm_nb.model.value import Value, says
+from buildvm_nb.study.prepare import Prepared, prepare_case, run_carried, run_fork
+from buildvm_nb.study.run import (
+    Basis,
+    Inputs,
+    Part,
+    Setting,
+    Trial,
+    as_host_error,
+    broken,
+    engine_for,
+    finish,
+    gather,
+    prepare,
+    run_once,
+    unavailable,
+)
+from buildvm_nb.study.sweep import check_basis, compared, trial_of, worker
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
 
-__all__ = ["Laboratory", "OnOutcome", "Within"]
+__all__ = [
+    "Laboratory",
+    "OnOutcome",
+    "Order",
+    "Within",
+    "claimed_line",
+    "order_key",
+    "quote_line",
+    "run_probe",
+]
+
+# One probe: a case run once somewhere, plainly or in a fork; wherever an executor runs it.
+
+
+class Order(Value):
+    """What to run."""
+
+    case: Case
+    machine: MachineSpec
+    probing: Probing = Probing()
+    """With `Probing.prepared_at`, the test runs in a fork of a machine prepared at that date."""
+    basis: Basis = Basis()
+    """What it must be made with; by default anything."""
+
+
+def order_key(order: Order | Outcome) -> str:
+    """Return what tells two orders, or their outcomes, apart.
+
+    Returns: equal for an order and its outcome.
+    """
+    probing = order.probing.model_copy(update={"drift_s": None})
+    return f"{order.case.build_digest()} {order.machine.content_digest()} {probing!r}"
+
+
+def run_probe(order: Order, cache_root: Path | None = None, base: Path = Path()) -> Trial:
+    """Run an order on this host.
+
+    `cache_root`: this host's cache; None: the user's.
+    Returns: outcome and log; trouble of sources, host or machine is a verdict.
+    """
+    began = time.monotonic()
+    inputs: Inputs | None = None
+    cache = Cache(cache_root)
+    try:
+        _check(order, cache)
+        inputs = _gather(order.case.model_dump_json(by_alias=True), cache.root, base)
+        trial = _run(order, Setting(case=order.case, cache=cache), inputs)
+    except UsageError:
+        raise
+    except SourceError as error:
+        trial = Trial(outcome=unavailable(order.case, order.machine, error), log=b"")
+    except BuildVMError as error:
+        trial = Trial(outcome=broken(order.case, order.machine, error), log=b"")
+    except OSError as error:
+        told = as_host_error(error, cache)
+        trial = Trial(outcome=broken(order.case, order.machine, told), log=b"")
+    probing = order.probing.model_copy(update={"drift_s": trial.outcome.probing.drift_s})
+    outcome = trial.outcome.model_copy(update={"probing": probing})
+    sources = tuple(one.record for one in inputs.fetched) if inputs else ()
+    return replace(trial, outcome=finish(outcome, sources, began))
+
+
+def _check(order: Order, cache: Cache) -> None:
+    try:
+        check_basis(order.basis, order.machine, cache)
+    except HostError as error:
+        raise HostError(f"{worker()}: {error.message}", hint=error.hint) from error
+
+
+def _run(order: Order, setting: Setting, inputs: Inputs) -> Trial:
+    prepared_at, held = order.probing.prepared_at, order.probing.held
+    home = order.probing.prepared_on
+    if home is not None and home != order.machine:
+        return run_carried(setting, order.machine, inputs, home, held=held)
+    if prepared_at is None:
+        return run_once(setting, order.machine, inputs, Part(held=held))
+    spec = order.machine.model_copy(update={"date": prepared_at})
+    prepared = _prepared(setting, spec, inputs)
+    if isinstance(prepared, Trial):
+        return _not_prepared(order, prepared)
+    return run_fork(setting, order.machine, inputs, prepared, held=held)
+
+
+def _not_prepared(order: Order, trial: Trial) -> Trial:
+    """Take the verdict back: it is about another date than the one that was asked for."""
+    reason = trial.outcome.reason
+    if trial.outcome.verdict is not Verdict.ERROR:
+        reason = f"not prepared, as at {order.probing.prepared_at:%Y-%m-%d} {reason}"
+    changes = {"machine": order.machine, "verdict": Verdict.ERROR, "reason": reason}
+    return replace(trial, outcome=trial.outcome.model_copy(update=changes))
+
+
+@lru_cache(maxsize=32)
+def _gather(document: str, root: Path, base: Path) -> Inputs:
+    """Fetch the sources of a case once in this process."""
+    case = Case.model_validate_json(document)
+    return gather(case, cache=Cache(root), base=base)
+
+
+_known: dict[tuple[str, str], Prepared] = {}
+"""What this process has prepared, or found prepared: the way to a checkpoint costs 0.1 s."""
+
+
+def _prepared(setting: Setting, spec: MachineSpec, inputs: Inputs) -> Prepared | Trial:
+    key = (setting.case.build_digest(), spec.content_digest())
+    prepared = _known.get(key)
+    if prepared is None or not prepared.place.exists():
+        made = prepare_case(setting, spec, inputs)
+        if isinstance(made, Trial):
+            return made
+        prepared = _known[key] = made
+    return prepared
+
 
 OnOutcome = Callable[[Outcome, bool], None]
 """Gets each outcome as it comes, and whether the catalog had it already."""
@@ -34,39 +161,8 @@ _SAYS_NOTHING = frozenset({Verdict.ERROR, Verdict.UNAVAILABLE})
 class Laboratory:
     """Runs a case and remembers every answer.
 
-    Parameters
-    ----------
-    case : Case
-        Under study.
-    cache : Cache
-        Keeps sources, images, kernels and checkpoints.
-    catalog : Catalog
-        Gets every outcome as it comes, and is asked for those that it has.
-    executor : Executor
-        Where runs are executed.
-    workers : int
-        How many runs go on side by side.
-    base : Path
-        Directory that relative paths of the case are below.
-    progress : Progress
-        Shows what is being fetched or made.
-    on_outcome : callable, optional
-        Gets each outcome as it comes.
-    fresh : bool
-        Do not reuse what the catalog has.
-    is_remote : bool
-        Whether the executor's workers have caches of their own.
-    study : str, optional
-        Identifier under which outcomes are recorded.
-    budget : int, optional
-        Guest runs at most, whatever asks for them; may be set later.
-
-    Raises
-    ------
-    SourceError
-        If a source cannot be had.
-    HostError
-        If this host lacks something.
+    `catalog`: gets every outcome as it comes, and is asked for those that it has.
+    `budget`: guest runs at most, whatever asks for them; may be set later.
     """
 
     def __init__(  # noqa: PLR0913 - what a study needs; the last five have defaults
@@ -112,26 +208,9 @@ class Laboratory:
 
         An error says nothing about the case, so it is tried once more.
 
-        Parameters
-        ----------
-        orders : sequence of Order
-            Of this laboratory's case, or variants of it.
-
-        Returns
-        -------
-        list of Outcome
-            In the order of the orders, each recorded in the catalog.
-
-        Raises
-        ------
-        UsageError
-            If an order is wrong.
-        BudgetSpent
-            If more runs are needed than may be made; then none is.
-        HostError
-            If the executor breaks.
-        CatalogError
-            If an outcome cannot be recorded.
+        Returns: in the order of the orders, each recorded in the catalog.
+        Raises `UsageError` if an order is wrong.
+        Raises `BudgetSpent` if more runs are needed than may be made; then none is.
         """
         keys = [order_key(order) for order in orders]
         answers: dict[str, Outcome] = {}
@@ -150,18 +229,7 @@ class Laboratory:
         return [answers[key] for key in keys]
 
     def log(self, outcome: Outcome) -> str:
-        """Return what an outcome's steps printed.
-
-        Parameters
-        ----------
-        outcome : Outcome
-            Of this laboratory.
-
-        Returns
-        -------
-        str
-            Empty where there is no log.
-        """
+        """Return what an outcome's steps printed."""
         if not outcome.log_digest:
             return ""
         return self._catalog.log(outcome.log_digest).decode(errors="replace")
@@ -310,3 +378,38 @@ class Within:
 
 def _spent(budget: int | None) -> BudgetSpent:
     return BudgetSpent(f"the budget of {budget} runs is spent", hint="a larger --budget")
+
+
+# Which line of the logs of failing runs shows what a claim says of them.
+
+
+def claimed_line(lab: Laboratory, text: str, line: str, failed: Iterable[Outcome]) -> str:
+    """Choose the line that shows why a case fails.
+
+    A log may show several, and which one comes last may be a matter of chance.
+
+    `text`: what a log is claimed to say; empty where nothing is claimed.
+    Returns: the one that the claim quotes, where there is such a line.
+    """
+    if not text or quote_line(text, [line]):
+        return line
+    logs = (lab.log(outcome) for outcome in failed)
+    evidence = (outcome.evidence for outcome in failed)
+    return quote_line(text, chain(evidence, logs)) or line
+
+
+def quote_line(text: str, logs: Iterable[str]) -> str:
+    """Find a text in logs.
+
+    `text`: what a log is claimed to say; how its words are spaced does not matter, nor do
+    durations, addresses and the like.
+    `logs`: in the order in which they are looked through.
+    Returns: the first line that says it, or the text itself where only several lines together do;
+    empty where no log does.
+    """
+    for log in logs:
+        if found := next((line for line in log.splitlines() if says(line, text)), ""):
+            return found.strip()
+        if says(log, text):
+            return text
+    return ""

@@ -73,10 +73,7 @@ class Questions:
     def expected_runs(self) -> str:
         """Tell about how many guest runs it takes.
 
-        Returns
-        -------
-        str
-            For example ``about 38 guest runs where nothing differs, 90 where something does``.
+        For example ``about 38 guest runs where nothing differs, 90 where something does``.
         """
         few, many = self.effort.runs
         others = len([axis for axis in self.axes if axis is not Axis.DATE])
@@ -87,23 +84,7 @@ class Questions:
         return told if self.budget is None else f"{told}; at most {self.budget}"
 
     def dates(self, own: datetime, today: datetime) -> tuple[datetime, datetime]:
-        """Return the range of the date axis.
-
-        Parameters
-        ----------
-        own, today : datetime
-            The case's own date and today's.
-
-        Returns
-        -------
-        tuple of datetime
-            Its beginning and its end.
-
-        Raises
-        ------
-        UsageError
-            If it ends before it begins.
-        """
+        """Return the range of the date axis."""
         expected = [min(at, LATEST_CLOCK) for at in self.around]
         earliest = min([_shifted(own, -_YEARS_BEFORE), *(_shifted(at, -1) for at in expected)])
         # the same until the year ends, so that what is asked again next day has its answers
@@ -117,22 +98,7 @@ class Questions:
 
 
 def refuse_fixed(overrides: Mapping[str, Any] | None, varied: Collection[str], study: str) -> None:
-    """Refuse a machine that fixes what a study varies: it would be a study of something else.
-
-    Parameters
-    ----------
-    overrides : mapping or None
-        Fields of `MachineSpec` that are to hold for every machine.
-    varied : collection of str
-        The fields that the study chooses itself.
-    study : str
-        What it is, for the message.
-
-    Raises
-    ------
-    UsageError
-        If one of them is fixed.
-    """
+    """Refuse a machine that fixes what a study varies: it would be a study of something else."""
     fixed = {name: value for name in varied if (value := (overrides or {}).get(name)) is not None}
     if fixed:
         told = ", ".join(

@@ -1,32 +1,457 @@
-"""Sweeps: one case run in every cell of a grid, on any executor, and gone on with after a break."""
+"""Sweeps: one case run in every cell of a grid, on any executor, resumable."""
 
 import hashlib
+import os
+import re
+import socket
 import time
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from buildvm_nb.errors import HostError
+from pydantic import Field
+
+from buildvm_nb.errors import BuildVMError, HostError, SourceError, Unreachable, UsageError
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.facts import host_facts
 from buildvm_nb.host.progress import SILENT, Progress, Task
-from buildvm_nb.model.case import Case
+from buildvm_nb.image import build_image, list_kernels
+from buildvm_nb.model.case import ArchiveSource, Case, GitSource, LocalSource, Source
+from buildvm_nb.model.instants import Instant, parse_instant
+from buildvm_nb.model.machine import Accelerator, KernelName, MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
-from buildvm_nb.study.answers import find_answers
-from buildvm_nb.study.cells import compared, run_cell, trial_of
-from buildvm_nb.study.executors import is_local, open_executor
-from buildvm_nb.study.grid import Cell, Grid, Place, make_cells, pin_cells
-from buildvm_nb.study.jobs import fit_jobs
-from buildvm_nb.study.trial import Trial, machine_for
+from buildvm_nb.model.value import Digest, Value
+from buildvm_nb.source import Fetched, fetch
+from buildvm_nb.study import axes
+from buildvm_nb.study.executors import fit_jobs, is_local, open_executor
+from buildvm_nb.study.questions import refuse_fixed
+from buildvm_nb.study.run import (
+    Basis,
+    Trial,
+    engine_for,
+    kernel_for,
+    kvm_status,
+    machine_for,
+    run_case,
+)
+from buildvm_nb.vm import check_cpu, find_emulator
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
     from buildvm_nb.catalog.frames import Frame
 
-__all__ = ["CellResult", "SweepResult", "run_cells", "sweep"]
+__all__ = [
+    "Cell",
+    "CellResult",
+    "Grid",
+    "Place",
+    "SweepResult",
+    "check_basis",
+    "compared",
+    "find_answers",
+    "make_cells",
+    "pin_cells",
+    "read_grid",
+    "run_cell",
+    "run_cells",
+    "sweep",
+    "trial_of",
+    "worker",
+]
+
+# The cells of a sweep: which case runs in which machine, with nothing left open.
+#
+# What a user leaves out is decided here, once, for all cells: a date or CPU that followed from each
+# cell's own would vary along with the axis under study.
+
+_FIELDS = {"dates": "date", "cpus": "cpu", "kernels": "kernel", "cores": "cpu_count"}
+"""Which field of a machine an axis varies."""
+
+_FAR = re.compile(r"(?!file:)([a-z+]+://|[^/]+:)")
+"""A URL, or an address as scp takes it: ``host:path``."""
+
+
+class Grid(Value):
+    """What varies: all combinations are run. An axis without values is left to the case."""
+
+    dates: tuple[Instant, ...] = ()
+    commits: tuple[str, ...] = ()
+    """Commits of the case's git source."""
+    cpus: tuple[str, ...] = ()
+    kernels: tuple[KernelName, ...] = ()
+    cores: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        size = 1
+        for _, values in self:
+            size *= max(len(values), 1)
+        return size
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """Names of the axes that have more than one value."""
+        return tuple(name for name, values in self if len(values) > 1)
+
+
+class Cell(Value):
+    """One run of a sweep, complete: another host that runs it runs the same."""
+
+    index: int = Field(ge=0)
+    """Its place in the sweep."""
+    case: Case
+    """With the commit of this cell."""
+    machine: MachineSpec
+    """With nothing that follows from something else."""
+    image_digest: str = ""
+    """SHA-256 that the image must have; empty: any."""
+    kernel_digest: str = ""
+    """Key that the kernel must have; empty: any."""
+    source_digests: tuple[Digest, ...] | None = None
+    """What the source and the inputs must be; None: they could not be had."""
+    engine: str = ""
+    """Name and version that QEMU must have; empty: any."""
+
+    @property
+    def basis(self) -> Basis:
+        """What an outcome must have been made with to be one of this cell."""
+        return Basis(
+            image_digest=self.image_digest,
+            kernel_digest=self.kernel_digest,
+            source_digests=self.source_digests,
+            engine=self.engine,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a sweep is planned."""
+
+    cache: Cache
+    """Keeps sources, images and kernels."""
+    base: Path = Path()
+    """Directory that relative paths of the case are below."""
+    progress: Progress = SILENT
+    """Shows what is being had ready."""
+    remote: bool = False
+    """Whether cells run on other hosts."""
+
+
+def make_cells(
+    case: Case, grid: Grid, overrides: Mapping[str, Any] | None = None, *, place: Place
+) -> tuple[Cell, ...]:
+    """Work out the cells of a sweep; sources are fetched for it.
+
+    Returns: in the order of commits, dates, CPUs, kernels and cores. A date that is left open is
+    that of the commit, else today's midnight; a CPU the one that was current then.
+    Raises `UsageError` if a value is none, a field is both fixed and varied, commits are given
+    without a git source, or the case has files of this host and runs on others.
+    """
+    fixed = dict(overrides or {})
+    chosen = [_FIELDS[axis] for axis, values in grid if axis in _FIELDS and values]
+    refuse_fixed(fixed, chosen, "the sweep")
+    variants = _variants(case, grid.commits)
+    if place.remote:
+        _refuse_local_files(case, grid.kernels or (fixed.get("kernel") or "",))
+    cells: list[Cell] = []
+    for variant in variants:
+        fetched = _fetched(variant, place)
+        own = _own_machine(variant, grid, dict(fixed), fetched)
+        digests = None if fetched is None else tuple(one.record.digest for one in fetched)
+        for date, cpu, kernel, cores in product(
+            grid.dates or (own.date,),
+            [_spelled(cpu, place) for cpu in grid.cpus or (own.cpu,)],
+            grid.kernels or (own.kernel,),
+            grid.cores or (own.cpu_count,),
+        ):
+            varied = {"date": date, "cpu": cpu, "kernel": kernel, "cpu_count": cores}
+            machine = MachineSpec.parse({**dict(own), **varied})
+            cells.append(
+                Cell(index=len(cells), case=variant, machine=machine, source_digests=digests)
+            )
+    return tuple(cells)
+
+
+def pin_cells(cells: tuple[Cell, ...], place: Place) -> tuple[Cell, ...]:
+    """Have images and kernels ready, and say in each cell which ones it must run with.
+
+    Returns: with digests, and with one accelerator for all where it was left open: KVM where it is
+    proven to work and cells run on this host, else emulation.
+    """
+    images = {
+        spec: build_image(spec, place.cache, place.progress).digest
+        for spec in dict.fromkeys(cell.machine.image for cell in cells)
+    }
+    kernels = {
+        key: kernel_for(cell.machine, place.cache, place.progress).path.name
+        for key, cell in {_kernel_key(cell.machine): cell for cell in cells}.items()
+    }
+    is_open = any(cell.machine.accelerator is Accelerator.AUTO for cell in cells)
+    works = is_open and not place.remote and kvm_status(place.cache)[0]
+    chosen = Accelerator.KVM if works else Accelerator.TCG
+    pinned = []
+    for cell in cells:
+        spec = cell.machine
+        if spec.accelerator is Accelerator.AUTO:
+            spec = spec.model_copy(update={"accelerator": chosen})
+        digests = {"image_digest": images[spec.image], "kernel_digest": kernels[_kernel_key(spec)]}
+        engine = _engine(spec, place)
+        pinned.append(cell.model_copy(update={"machine": spec, "engine": engine, **digests}))
+    return tuple(pinned)
+
+
+def _variants(case: Case, commits: tuple[str, ...]) -> list[Case]:
+    if not commits:
+        return [case]
+    if not isinstance(case.source, GitSource):
+        kind = case.source.kind if case.source else "none"
+        raise UsageError(
+            f"commits need a git source; that of case {case.id} is {kind}",
+            hint='give the case a [source] with kind = "git"',
+        )
+    fields = {**dict(case.source), "before": None, "branch": None}
+    return [
+        case.model_copy(update={"source": GitSource.parse({**fields, "commit": commit})})
+        for commit in commits
+    ]
+
+
+def _fetched(case: Case, place: Place) -> list[Fetched] | None:
+    """Fetch source and inputs; None: they cannot be had, which is for the run to tell."""
+    wanted = [case.source] if case.source else []
+    wanted += [entry.source for entry in case.inputs]
+    try:
+        return [
+            fetch(source, place.cache, base=place.base, progress=place.progress)
+            for source in wanted
+        ]
+    except (SourceError, Unreachable):
+        return None
+
+
+def _own_machine(
+    case: Case, grid: Grid, overrides: dict[str, Any], fetched: list[Fetched] | None
+) -> MachineSpec:
+    """Complete a machine at the case's own date."""
+    dated = fetched[0] if fetched and case.source else None
+    if overrides.get("date") is None and not (dated and dated.record.dated_at):
+        overrides["date"] = parse_instant("today")
+    own = machine_for(case, overrides, dated)
+    if grid.cpus and own.accelerator is Accelerator.AUTO:
+        return own.model_copy(update={"accelerator": Accelerator.TCG})
+    return own
+
+
+def _spelled(cpu: str, place: Place) -> str:
+    """Check a CPU; where cells run elsewhere, this host may have no QEMU to ask."""
+    try:
+        return check_cpu(cpu, find_emulator(place.cache.root))
+    except HostError:
+        if place.remote:
+            return cpu
+        raise
+
+
+def _kernel_key(spec: MachineSpec) -> tuple[str, bool]:
+    return spec.kernel, spec.accelerator is Accelerator.UML
+
+
+def _engine(spec: MachineSpec, place: Place) -> str:
+    """Return what runs guests here; empty where they run elsewhere and this host has none."""
+    try:
+        return engine_for(spec, place.cache, place.progress)
+    except HostError:
+        if place.remote:
+            return ""
+        raise
+
+
+def _refuse_local_files(case: Case, kernels: tuple[str, ...]) -> None:
+    sources = [case.source, *(entry.source for entry in case.inputs)]
+    paths = [path for source in sources if source and (path := _local_path(source))]
+    paths += [kernel for kernel in kernels if kernel.startswith("/")]
+    if paths:
+        raise UsageError(
+            f"workers on other hosts have no files of this one: {', '.join(paths)}",
+            hint="name a source by URL and a kernel by suite, or run without a scheduler",
+        )
+
+
+def _local_path(source: Source) -> str:
+    if isinstance(source, LocalSource):
+        return source.path
+    if isinstance(source, (GitSource, ArchiveSource)):
+        return "" if _FAR.match(source.url) else source.url
+    return ""
+
+
+# What the catalog knows already: verdicts that need not be asked for again.
+
+_NO_ANSWER = frozenset({Verdict.ERROR, Verdict.UNAVAILABLE})
+
+
+def find_answers(cells: tuple[Cell, ...], catalog: "Catalog") -> dict[int, Outcome]:
+    """Look up cells whose answer is known.
+
+    Returns: by the cell's index: the newest verdict on the same case in the same machine, with the
+    same image, kernel, sources and QEMU.
+    """
+    wanted = {
+        (cell.case.build_digest(), cell.machine): cell
+        for cell in cells
+        if cell.source_digests is not None
+    }
+    answers = {}
+    for outcome in catalog.documents(case=cells[0].case.id):
+        probing = outcome.probing
+        if outcome.verdict in _NO_ANSWER or probing.held or probing.prepared_at is not None:
+            continue
+        cell = wanted.get((outcome.case.build_digest(), outcome.machine))
+        if cell is not None and cell.engine and not cell.basis.difference(outcome):
+            answers[cell.index] = outcome
+    return answers
+
+
+# Runs on workers: one with another image, kernel, source or QEMU says nothing about a case.
+
+
+def run_cell(cell: Cell, cache_root: Path | None, base: Path) -> Trial:
+    """Run a cell on this host.
+
+    A difference to what the cell says it must run with, and whatever else this host lacks, is an
+    error that names the host: never a verdict about the case.
+
+    `cache_root`: this host's cache; None: the user's.
+    """
+    try:
+        cache = Cache(cache_root)
+        check_basis(cell.basis, cell.machine, cache)
+        trial = run_case(cell.case, dict(cell.machine), cache=cache, base=base)
+    except (BuildVMError, OSError) as error:
+        return broken_run(cell.case, cell.machine, f"{worker()}: {error}")
+    return compared(cell.basis, trial)
+
+
+def trial_of(future: Future[Trial], case: Case, spec: MachineSpec) -> Trial:
+    """Return what a worker gave; one that breaks, in whatever way, ran nothing."""
+    try:
+        return future.result()
+    except UsageError:
+        raise
+    except CancelledError:
+        return broken_run(case, spec, "the executor dropped it: was the cluster restarted?")
+    except Exception as error:  # noqa: BLE001 - of an executor of any kind
+        return broken_run(case, spec, f"the worker broke: {type(error).__name__}: {error}")
+
+
+def broken_run(case: Case, spec: MachineSpec, reason: str) -> Trial:
+    """Tell that something could not be run."""
+    outcome = Outcome(
+        case=case,
+        machine=spec,
+        verdict=Verdict.ERROR,
+        reason=reason,
+        host=host_facts(),
+        tool_version=version("buildvm-nb"),
+    )
+    return Trial(outcome=outcome, log=b"")
+
+
+def check_basis(basis: Basis, spec: MachineSpec, cache: Cache) -> None:
+    """Make image and kernel here, and compare them before anything runs."""
+    if basis.image_digest:
+        seen = build_image(spec.image, cache).digest
+        _require(f"image {spec.image}", seen, basis.image_digest, "`buildvm image rm` and build")
+    if basis.kernel_digest:
+        seen = kernel_for(spec, cache).path.name
+        refresh = f"`buildvm kernels --fetch {spec.kernel} --refresh`"
+        _require(f"kernel {spec.kernel}", seen, basis.kernel_digest, refresh)
+    if basis.engine and (seen := engine_for(spec, cache)) != basis.engine:
+        raise HostError(
+            f"QEMU is another one here: {seen}; the study's is {basis.engine}",
+            hint="install the same version of QEMU on all hosts",
+        )
+
+
+def _require(what: str, seen: str, expected: str, remedy: str) -> None:
+    if seen != expected:
+        raise HostError(
+            f"{what} is another one here: its digest is {seen}; the study's is {expected}",
+            hint=f"make it anew on both hosts from the same state of the mirror: {remedy}",
+        )
+
+
+def compared(basis: Basis, trial: Trial) -> Trial:
+    """Take a verdict back where it was made with something else than the study has."""
+    outcome = trial.outcome
+    if outcome.verdict is Verdict.ERROR:
+        return trial
+    if outcome.verdict is Verdict.UNAVAILABLE:
+        if not basis.source_digests:
+            return trial
+        reason = f"a worker cannot have the sources, which are here: {outcome.reason}"
+    elif difference := basis.difference(outcome):
+        reason = f"a worker has {difference}"
+    else:
+        return trial
+    changes = {"verdict": Verdict.ERROR, "reason": reason, "failing_step": None}
+    return replace(trial, outcome=outcome.model_copy(update=changes))
+
+
+def worker() -> str:
+    """Name this host and process."""
+    return f"worker {socket.gethostname()} (process {os.getpid()})"
+
+
+# A grid, read from text: one list for each axis.
+
+
+def read_grid(
+    texts: Mapping[str, str | None], cache: Cache, *, names: Mapping[str, str] | None = None
+) -> Grid:
+    """Read the axes of a grid.
+
+    `texts`: by the name of a field of `Grid`, what `buildvm_nb.study.axes` reads; None, and a field
+    that is not in it: nothing was given.
+    """
+    parsers: dict[str, Callable[[str], object]] = {
+        "dates": axes.parse_dates,
+        "cpus": lambda text: axes.parse_cpus(text, _known_models(cache, text)),
+        "kernels": lambda text: axes.parse_kernels(text, _known_kernels(cache, text)),
+        "cores": axes.parse_cores,
+        "commits": axes.parse_commits,
+    }
+    values = {}
+    for axis, parse in parsers.items():
+        text = texts.get(axis)
+        try:
+            values[axis] = () if text is None else parse(text)
+        except UsageError as error:
+            name = (names or {}).get(axis, axis)
+            raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
+    return Grid.parse(values)
+
+
+def _known_models(cache: Cache, text: str) -> frozenset[str]:
+    """Return QEMU's models; where none are asked for as a set, a host without QEMU will do."""
+    if axes.CPU_SETS.isdisjoint(part.strip() for part in text.split(",")):
+        return frozenset()
+    return find_emulator(cache.root).models
+
+
+def _known_kernels(cache: Cache, text: str) -> list[str]:
+    """Return the names of kernels; where they are named, nobody has to be asked."""
+    if "all" not in (part.strip() for part in text.split(",")):
+        return []
+    return [each.name for each in list_kernels(cache)]
+
 
 _TRIES = 2
 """An error says nothing about the case, so it is tried again."""
@@ -90,48 +515,13 @@ def sweep(  # noqa: PLR0913 - all but case and grid have defaults
 ) -> SweepResult:
     """Run a case in every cell of a grid and record the outcomes as they come.
 
-    Parameters
-    ----------
-    case : Case
-        What to build.
-    grid : Grid
-        What varies.
-    overrides : mapping, optional
-        Fields of `MachineSpec` that are the same in all cells.
-    cache : Cache
-        Keeps sources, images and kernels; a remote worker has its own.
-    catalog : Catalog
-        Gets the outcomes, and is asked for those that it has.
-    executor : Executor, optional
-        Where cells run, of any kind; it is not shut down. By default one is opened.
-    jobs : int, optional
-        Guests side by side on this host; by default as many as there are cores and fit.
-    scheduler : str, optional
-        Address of a Dask scheduler to use instead.
-    base : Path
-        Directory that relative paths of the case are below.
-    progress : Progress
-        Shows how far it is.
-    on_outcome : callable, optional
-        Gets each result as it comes, and a few words on how far the sweep is.
-    fresh : bool
-        Run cells also where the catalog has an answer.
-
-    Returns
-    -------
-    SweepResult
-        One result for each cell. A cell that ended as an error was tried twice.
-
-    Raises
-    ------
-    UsageError
-        If the request is wrong: an unknown CPU, image or kernel, more jobs than fit.
-    SourceError
-        If a package of the image or of a kernel cannot be had.
-    HostError
-        If this host lacks something, or the executor breaks.
-    CatalogError
-        If an outcome cannot be recorded.
+    `executor`: where cells run, of any kind; it is not shut down. By default one is opened.
+    `jobs`: guests side by side on this host; by default as many as there are cores and fit.
+    `on_outcome`: gets each result as it comes, and a few words on how far the sweep is.
+    Returns: one result for each cell. A cell that ended as an error was tried twice.
+    Raises `UsageError` if the request is wrong: an unknown CPU, image or kernel, more jobs than
+    fit.
+    Raises `SourceError` if a package of the image or of a kernel cannot be had.
     """
     remote = scheduler is not None if executor is None else not is_local(executor)
     place = Place(cache=cache, base=base, progress=progress, remote=remote)
@@ -158,31 +548,7 @@ def run_cells(
     on_outcome: OnResult | None = None,
     fresh: bool = False,
 ) -> SweepResult:
-    """Run cells and record their outcomes as they come.
-
-    Parameters
-    ----------
-    cells : tuple of Cell
-        Of one case, as of `pin_cells`.
-    executor : Executor
-        Where they run.
-    place : Place
-        As they were made for.
-    catalog, on_outcome, fresh
-        As for `sweep`.
-
-    Returns
-    -------
-    SweepResult
-        One result for each cell.
-
-    Raises
-    ------
-    HostError
-        If the executor breaks.
-    CatalogError
-        If an outcome cannot be recorded.
-    """
+    """Run cells and record their outcomes as they come."""
     study = _study(cells)
     answers = {} if fresh else find_answers(cells, catalog)
     results = [
@@ -254,14 +620,7 @@ def _run(
 ) -> Generator[tuple[Cell, Trial, bool]]:
     """Run cells and yield what they come to, in the order in which they end.
 
-    Yields
-    ------
-    Cell
-        Which one.
-    Trial
-        What came of it.
-    bool
-        Whether it is the last word: an error is tried once more.
+    Yields: whether it is the last word: an error is tried once more.
     """
     ended: SimpleQueue[Future[Trial]] = SimpleQueue()
     running: dict[Future[Trial], tuple[Cell, int]] = {}

@@ -17,13 +17,10 @@ from filelock import FileLock
 from ulid import ULID
 
 from buildvm_nb.errors import HostError, UsageError
-from buildvm_nb.host.interruption import interruptible
+from buildvm_nb.host.process import interruptible
 from buildvm_nb.model.machine import Accelerator
-from buildvm_nb.vm.boot import BootFiles
-from buildvm_nb.vm.command import KERNEL_PARAMETERS
-from buildvm_nb.vm.console import Console
-from buildvm_nb.vm.emulator import Emulator
-from buildvm_nb.vm.process import OwnedProcess
+from buildvm_nb.vm.command import KERNEL_PARAMETERS, BootFiles
+from buildvm_nb.vm.qemu import Console, Emulator, OwnedProcess
 
 __all__ = ["choose_accelerator", "is_kvm_offered", "prove_kvm"]
 
@@ -97,29 +94,9 @@ def choose_accelerator(
 ) -> Accelerator:
     """Decide what executes a guest's instructions.
 
-    Parameters
-    ----------
-    wanted : Accelerator
-        What was asked for.
-    emulator : Emulator
-        The QEMU that will run it.
-    boot : BootFiles or None
-        The kernel that will run; for a guest with a kernel of its own any; None where KVM is not
-        offered.
-    memo : Path, optional
-        As for `prove_kvm`.
-
-    Returns
-    -------
-    Accelerator
-        `Accelerator.KVM` or `Accelerator.TCG`.
-
-    Raises
-    ------
-    HostError
-        If KVM was asked for and does not work.
-    UsageError
-        If user-mode Linux was asked for, which is no accelerator of QEMU's.
+    `boot`: the kernel that will run; for a guest with a kernel of its own any; None where KVM is
+    not offered.
+    Raises `UsageError` if user-mode Linux was asked for, which is no accelerator of QEMU's.
     """
     if wanted is Accelerator.TCG:
         return wanted

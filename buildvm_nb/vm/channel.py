@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from buildvm_nb.errors import GuestLost
-from buildvm_nb.vm.keys import ChannelKeys
+from buildvm_nb.vm.session import ChannelKeys
 
 __all__ = ["GuestChannel"]
 
@@ -34,19 +34,8 @@ _OPEN_ATTEMPTS = 3
 class GuestChannel:
     """An SSH session with a guest.
 
-    Parameters
-    ----------
-    connection : socket.socket
-        Leads to the guest's port; owned by the session from now on.
-    keys : ChannelKeys
-        This machine's.
-    timeout_s : float
-        For the handshake, by the host's monotonic clock.
-
-    Raises
-    ------
-    GuestLost
-        If the handshake fails or the server is not the one we made.
+    `connection`: leads to the guest's port; owned by the session from now on.
+    Raises `GuestLost` if the handshake fails or the server is not the one we made.
     """
 
     def __init__(self, connection: socket.socket, keys: ChannelKeys, *, timeout_s: float) -> None:
@@ -66,25 +55,7 @@ class GuestChannel:
             raise GuestLost(f"no SSH session with the guest: {error}") from error
 
     def start(self, line: str, *, terminal: tuple[str, int, int] | None = None) -> paramiko.Channel:
-        """Start a command in the guest.
-
-        Parameters
-        ----------
-        line : str
-            For the shell of the guest's initramfs.
-        terminal : tuple of str and two int, optional
-            Type, columns and rows, where it is to have one.
-
-        Returns
-        -------
-        paramiko.Channel
-            Of the running command.
-
-        Raises
-        ------
-        GuestLost
-            If the session is gone.
-        """
+        """Start a command in the guest."""
         try:
             session = self._open()
             with self._limited():

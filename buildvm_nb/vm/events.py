@@ -1,4 +1,4 @@
-"""What passes on the events port: what the guest says of itself and its steps, and our orders."""
+"""What a guest says of itself on the events port, and the proof that it is what was asked for."""
 
 import socket
 import threading
@@ -6,10 +6,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from buildvm_nb.errors import GuestLost
-from buildvm_nb.model.cpu import CpuIdentity
+from buildvm_nb.errors import ClockError, CpuError, GuestLost, MachineError
+from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.machine import CpuIdentity, MachineSpec
+from buildvm_nb.vm.command import RTC_RANGE
 
-__all__ = ["Awakening", "Events", "GuestFacts", "Room", "StepReport"]
+__all__ = [
+    "INSTRUCTION_SETS",
+    "Events",
+    "GuestFacts",
+    "Room",
+    "StepReport",
+    "linux_flag",
+    "prove",
+    "prove_clock",
+    "prove_machine",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_LINE = 1 << 16
@@ -108,13 +120,7 @@ class _Inbox:
 
 
 class Events:
-    """Reads the events port in a thread of its own.
-
-    Parameters
-    ----------
-    port : socket.socket
-        Our end; it is closed when the other end is.
-    """
+    """Reads the events port in a thread of its own."""
 
     def __init__(self, port: socket.socket) -> None:
         self._port = port
@@ -125,18 +131,7 @@ class Events:
         self._thread.start()
 
     def wait_ready(self, timeout_s: float) -> GuestFacts | None:
-        """Wait until the guest has said what it is.
-
-        Parameters
-        ----------
-        timeout_s : float
-            Seconds of the host's monotonic clock.
-
-        Returns
-        -------
-        GuestFacts or None
-            None when it did not in time, or is gone.
-        """
+        """Wait until the guest has said what it is."""
         with self._news:
             self._news.wait_for(
                 lambda: self._closed or self._inbox.facts.clock_at is not None, timeout_s
@@ -154,55 +149,20 @@ class Events:
         return report is not None and report.is_over
 
     def order(self, line: str) -> None:
-        """Give the guest an order.
-
-        Parameters
-        ----------
-        line : str
-            As its ``control`` script knows it.
-
-        Raises
-        ------
-        GuestLost
-            If the other end is gone.
-        """
+        """Give the guest an order."""
         try:
             self._port.sendall(f"{line}\n".encode())
         except OSError as error:
             raise GuestLost(f"the guest takes no orders any more: {error.strerror}") from error
 
     def wait_quiet(self, stage: str, timeout_s: float) -> bool:
-        """Wait until the guest has come to a stage of becoming quiet.
-
-        Parameters
-        ----------
-        stage : str
-            ``closing``: the channel may be closed. ``quiet``: it is.
-        timeout_s : float
-            Seconds of the host's monotonic clock.
-
-        Returns
-        -------
-        bool
-            Whether it has.
-        """
+        """Wait until the guest has come to a stage of becoming quiet."""
         with self._news:
             self._news.wait_for(lambda: self._closed or stage in self._inbox.quiet, timeout_s)
             return stage in self._inbox.quiet
 
     def wait_awake(self, timeout_s: float) -> Awakening | None:
-        """Wait until a resumed guest has set its clocks.
-
-        Parameters
-        ----------
-        timeout_s : float
-            Seconds of the host's monotonic clock.
-
-        Returns
-        -------
-        Awakening or None
-            None when it did not in time, or is gone.
-        """
+        """Wait until a resumed guest has set its clocks."""
         with self._news:
             self._news.wait_for(lambda: self._closed or self._inbox.awakening, timeout_s)
             return self._inbox.awakening
@@ -307,3 +267,116 @@ def _instant(text: str) -> datetime:
     seconds, _, fraction = text.partition(".")
     microseconds = int(fraction[:6].ljust(6, "0") or 0)
     return _EPOCH + timedelta(seconds=int(seconds), microseconds=microseconds)
+
+
+# Proof that a guest is what was asked for: its clock, CPU, cores and kernel, read in the guest.
+#
+# References: QEMU, target/i386/cpu.c (feature names); Linux, arch/x86/include/asm/cpufeatures.h
+# (flag names).
+
+_LINUX_NAMES = {"sse3": "pni", "pni": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2"}
+
+INSTRUCTION_SETS = frozenset(
+    """
+    mmx sse sse2 pni ssse3 sse4.1 sse4.2 sse4a cx16 popcnt movbe aes pclmulqdq avx avx2 f16c fma
+    fma4 xop tbm bmi1 bmi2 abm lahf-lm 3dnow 3dnowext misalignsse adx rdrand rdseed
+    sha-ni gfni vaes vpclmulqdq clflushopt clwb erms avx512f avx512bw avx512cd avx512dq avx512vl
+    avx512ifma avx512vbmi syscall nx lm
+    """.split()  # noqa: SIM905 - a list of 50 quoted words is harder to read
+)
+"""Features that programs see and that Linux shows as QEMU gives them.
+
+Left out is what a kernel may hide or invent for its own reasons: xsave and its kin, rtm, pku, umip,
+and 3dnowprefetch, which it adds to every 64-bit AMD processor (arch/x86/kernel/cpu/amd.c).
+"""
+
+
+def prove(
+    facts: GuestFacts,
+    *,
+    spec: MachineSpec,
+    elapsed_s: float,
+    features: tuple[str, ...],
+    identity: CpuIdentity,
+    kernel_release: str,
+) -> None:
+    """Compare what the guest says of itself with what it was meant to be.
+
+    `spec`: what was asked for; its date is what the clock was set to.
+    `elapsed_s`: most seconds that can have passed in the guest since its clock was set.
+    `identity`: what the model that was asked for says of itself, by QEMU.
+    """
+    prove_machine(facts, spec=spec, elapsed_s=elapsed_s, kernel_release=kernel_release)
+    _prove_identity(facts.cpu_identity, identity)
+    _prove_cpu(facts.cpu_flags, features)
+
+
+def prove_machine(
+    facts: GuestFacts, *, spec: MachineSpec, elapsed_s: float, kernel_release: str
+) -> None:
+    """Compare all but the CPU, which not every engine controls; as `prove` does."""
+    _prove_clock("clock", facts.clock_at, spec.date, elapsed_s)
+    if facts.kernel_release != kernel_release:
+        raise MachineError(
+            f"the guest runs kernel {facts.kernel_release!r}; allowed: {kernel_release!r}"
+        )
+    if facts.cpu_count != spec.cpu_count:
+        raise MachineError(f"the guest has {facts.cpu_count} cores; allowed: {spec.cpu_count}")
+
+
+def prove_clock(awakening: Awakening, date: datetime, elapsed_s: float) -> None:
+    """Compare what a resumed guest's clocks say with what they were meant to.
+
+    `elapsed_s`: most seconds that can have passed in the guest since then.
+    """
+    _prove_clock("clock", awakening.clock_at, date, elapsed_s)
+    first, end = RTC_RANGE
+    if first <= date < end:
+        _prove_clock("clock chip", awakening.rtc_at, date, elapsed_s)
+
+
+def _prove_clock(name: str, seen: datetime | None, date: datetime, elapsed_s: float) -> None:
+    latest = date + timedelta(seconds=elapsed_s)
+    if seen is None or not date <= seen <= latest:
+        said = format_instant(seen) if seen else "nothing"
+        raise ClockError(
+            f"the guest's {name} says {said}; allowed: from {format_instant(date)} "
+            f"to {format_instant(latest)}",
+            hint="this kernel or engine cannot hold the date; try another --kernel",
+        )
+
+
+def _prove_identity(seen: CpuIdentity | None, expected: CpuIdentity) -> None:
+    if seen != expected:
+        raise CpuError(
+            f"the guest's CPU says that it is {seen or 'nothing that can be read'}; "
+            f"allowed: {expected}",
+            hint="--accelerator tcg (emulation) gives every model's identity",
+        )
+
+
+def _prove_cpu(flags: frozenset[str], features: tuple[str, ...]) -> None:
+    expected = {linux_flag(name) for name in features if name in INSTRUCTION_SETS}
+    seen = flags & {linux_flag(name) for name in INSTRUCTION_SETS}
+    if expected != seen:
+        more = ", ".join(sorted(seen - expected)) or "none"
+        fewer = ", ".join(sorted(expected - seen)) or "none"
+        raise CpuError(
+            f"the guest's CPU is not the one asked for: it shows {more} beyond it and lacks {fewer}"
+        )
+
+
+def linux_flag(feature: str) -> str:
+    """Return Linux's name of a CPU feature.
+
+    Parameters
+    ----------
+    feature : str
+        QEMU's name.
+
+    Returns
+    -------
+    str
+        As ``/proc/cpuinfo`` has it where the feature is there: ``sse4_2`` for ``sse4.2``.
+    """
+    return _LINUX_NAMES.get(feature, feature.replace("-", "_").replace(".", "_"))

@@ -1,45 +1,457 @@
-"""One run of an engine, from its launch over the proof of its guest to its end; QEMU's."""
+"""One run of QEMU, from its launch over the proof of its guest to its end."""
 
+import errno
+import fcntl
+import hashlib
 import itertools
+import json
+import os
+import re
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from filelock import FileLock
+from pydantic import ValidationError
+
 from buildvm_nb.errors import (
     BootTimeout,
+    BuildVMError,
     GuestLost,
     HostError,
+    LaunchError,
     StateError,
 )
-from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.interruption import interruptible
-from buildvm_nb.model.machine import Environment, MachineSpec
-from buildvm_nb.vm.account import DYING_S, account_for
-from buildvm_nb.vm.boot import BootFiles
-from buildvm_nb.vm.checkpoint import Checkpoint
-from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
-from buildvm_nb.vm.console import Console
-from buildvm_nb.vm.emulator import Emulator, check_wishes
-from buildvm_nb.vm.events import Events, GuestFacts
-from buildvm_nb.vm.keys import ChannelKeys
-from buildvm_nb.vm.monitor import Monitor
-from buildvm_nb.vm.process import OwnedProcess
-from buildvm_nb.vm.proof import prove, prove_clock
-from buildvm_nb.vm.provision import Provision, lay_out, lay_out_fork
-from buildvm_nb.vm.workarounds import kernel_workarounds
-from buildvm_nb.vm.workdir import scratch_directory
+from buildvm_nb.host.cache import Cache, file_digest
+from buildvm_nb.host.process import find_tool, interruptible, run_tool
+from buildvm_nb.model.machine import Accelerator, Environment, MachineSpec
+from buildvm_nb.vm.command import BootFiles, MachineFiles, Sockets, qemu_argv
+from buildvm_nb.vm.events import Events, GuestFacts, prove, prove_clock
+from buildvm_nb.vm.qemu import QEMU, Console, Emulator, Monitor, OwnedProcess, Trouble, check_wishes
+from buildvm_nb.vm.session import ChannelKeys
+from buildvm_nb.vm.transfer import pack_inputs, write_initramfs
 
 if TYPE_CHECKING:
     from buildvm_nb.vm.channel import GuestChannel
 
-__all__ = ["Instance", "QemuInstance", "import_channel"]
+__all__ = [
+    "Checkpoint",
+    "Instance",
+    "Provision",
+    "QemuInstance",
+    "account_for",
+    "import_channel",
+    "kernel_workarounds",
+    "lay_out",
+    "lay_out_copy",
+    "scratch_directory",
+]
+
+# What happened to a guest that was lost: told from its console and from QEMU's end.
+
+DYING_S = 5.0
+"""How long QEMU may take to end after its guest has."""
+
+
+def account_for(error: GuestLost, process: OwnedProcess, console: Console) -> BuildVMError:
+    """Turn a lost guest into a clear account of what happened to it.
+
+    Returns: `GuestLost` with kind of trouble and evidence, or `LaunchError` if QEMU refused its
+    command line.
+    """
+    ended = process.wait(DYING_S)
+    trouble = console.trouble()
+    if trouble:
+        kind, evidence = trouble
+        hint = {
+            Trouble.OUT_OF_MEMORY: "give the machine more memory with --memory",
+            Trouble.OOPS: "another --kernel, or a newer QEMU, may do",
+        }.get(kind, "")
+        return GuestLost(
+            f"the guest died: {kind}", evidence=evidence, is_oops=kind is Trouble.OOPS, hint=hint
+        )
+    if not ended:
+        said = console.text[-4000:]
+        return GuestLost(error.message, evidence=error.evidence or said, hint=error.hint)
+    how = process.describe_end()
+    if not console.text and "was killed" not in how:
+        return LaunchError(f"QEMU did not start: {how}", evidence=how)
+    return GuestLost(f"the guest is gone: {how}", evidence=console.text[-4000:])
+
+
+# A frozen machine in a directory, from which any number of machines can be resumed.
+#
+# All state of a guest is in its memory, so one file with that is a whole machine; what it was
+# booted from is only read. The directory holds the keys of its channel, so it is its user's alone.
+
+_FACTS = "machine.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a machine is resumed from."""
+
+    place: Path
+    environment: Environment
+    """What was proven in the machine before it was frozen."""
+    keys: ChannelKeys
+    exports_mib: int
+    """Size of its exports disk."""
+    steps_run: int
+    """Commands that have run in it; a fork counts on from there."""
+
+    @property
+    def state(self) -> Path:
+        """The guest's memory and devices, as QEMU writes them."""
+        return self.place / "state"
+
+    def take(self, files: MachineFiles) -> None:
+        """Take over the disks of a machine that has ended."""
+        if files.inputs:
+            shutil.copyfile(files.inputs, self.place / "inputs.squashfs")
+        if files.scratch:
+            shutil.move(files.scratch, self.place / "scratch.ext4")
+
+    @property
+    def initramfs(self) -> Path:
+        """What it was booted with."""
+        return self.place / "initramfs.cpio"
+
+    @property
+    def scratch(self) -> Path | None:
+        """Its scratch disk, where it has one; forks write to copies."""
+        path = self.place / "scratch.ext4"
+        return path if path.exists() else None
+
+    @property
+    def inputs(self) -> Path | None:
+        """Its inputs disk, where it has one."""
+        path = self.place / "inputs.squashfs"
+        return path if path.exists() else None
+
+    def write(self) -> None:
+        """Write down what is not in the other files; the last thing that makes it whole."""
+        facts = {
+            "environment": self.environment.model_dump(mode="json"),
+            "keys": self.keys.to_text(),
+            "exports_mib": self.exports_mib,
+            "steps_run": self.steps_run,
+            "state_digest": file_digest(self.state) if self.state.exists() else None,
+            "scratch_digest": self.scratch and _disk_digest(self.scratch),
+        }
+        target = self.place / _FACTS
+        target.touch(mode=0o600)
+        target.write_text(json.dumps(facts))
+        self.place.chmod(0o700)
+
+    @classmethod
+    def read(cls, place: Path) -> "Checkpoint":
+        """Read a checkpoint and verify it.
+
+        Parameters
+        ----------
+        place : Path
+            Its directory.
+
+        Returns
+        -------
+        Checkpoint
+            Whole, as far as can be told without resuming it.
+
+        Raises
+        ------
+        StateError
+            If it is damaged or of another version.
+        """
+        try:
+            facts = json.loads((place / _FACTS).read_text())
+            checkpoint = cls(
+                place=place,
+                environment=Environment.model_validate(facts["environment"]),
+                keys=ChannelKeys.from_text(facts["keys"]),
+                exports_mib=facts["exports_mib"],
+                steps_run=facts["steps_run"],
+            )
+            of_disk = facts["state_digest"] is None
+            digest = None if of_disk else file_digest(checkpoint.state)
+            scratch = checkpoint.scratch and _disk_digest(checkpoint.scratch)
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            raise StateError(f"the checkpoint cannot be read: {place}: {error}") from error
+        if digest != facts["state_digest"]:
+            raise StateError(
+                f"the checkpoint is damaged: {checkpoint.state} has SHA-256 {digest}; "
+                f"it was written with {facts['state_digest']}"
+            )
+        if scratch != facts["scratch_digest"]:
+            raise StateError(f"the checkpoint's scratch disk is damaged or gone: {place}")
+        os.utime(place)  # it is in use: evicted later than others
+        return checkpoint
+
+
+def _disk_digest(disk: Path) -> str:
+    """Return the SHA-256 of what a sparse file holds, and of where: its holes would take long."""
+    digest = hashlib.sha256()
+    with disk.open("rb") as stream:
+        end = 0
+        while (start := _next_data(stream.fileno(), end)) is not None:
+            end = os.lseek(stream.fileno(), start, os.SEEK_HOLE)
+            digest.update(f"{start} {end}\n".encode())
+            stream.seek(start)
+            left = end - start
+            while left and (piece := stream.read(min(1 << 20, left))):
+                digest.update(piece)
+                left -= len(piece)
+    return digest.hexdigest()
+
+
+def _next_data(descriptor: int, start: int) -> int | None:
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # there is none to the end
+            return None
+        raise
+
+
+# What a machine is given beside its description, and the files made for it.
+
+_UML_SCRATCH_MIB = 8192
+"""Sparse: only what is written takes room."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provision:
+    """What a machine is given besides its description."""
+
+    inputs: Mapping[str, Path] | None = None
+    """Place below ``/build`` to a directory of the host; the guest gets copies."""
+    on_note: Callable[[str], None] | None = None
+    """Gets a sentence about each input file that could not be copied; None: that is an error."""
+    built: Path | None = None
+    """Instead of inputs: a build directory that `BuildMachine.export_built` wrote."""
+    exports_mib: int = 1024
+    """Room for artifacts."""
+    scratch_mib: int | None = None
+    """Size of a disk for all that is written in the guest; None: it is kept in memory."""
+    processes: int = 2048
+    """Processes and threads that commands may have, all together."""
+    console_log: Path | None = None
+    """A file that what the serial console says is written to as well."""
+    qemu: str = QEMU
+    """Program that runs the machine: a name on ``PATH``, or a path."""
+
+
+def lay_out(
+    place: Path,
+    spec: MachineSpec,
+    boot: BootFiles,
+    provision: Provision,
+    keys: ChannelKeys,
+    *,
+    cache_root: Path,
+) -> MachineFiles:
+    """Write the files that a machine needs to boot.
+
+    `cache_root`: left out of inputs that hold it.
+    """
+    inputs = place / "inputs.squashfs" if provision.inputs else provision.built
+    initramfs = place / "initramfs.cpio"
+    try:
+        if provision.inputs and inputs:
+            pack_inputs(
+                provision.inputs,
+                inputs,
+                newest=spec.date,
+                without=cache_root,
+                on_note=provision.on_note,
+            )
+        exports = _make_disk(place / "exports.tar", provision.exports_mib)
+        scratch = None
+        if (size_mib := _scratch_mib(spec, provision)) is not None:
+            scratch = _make_disk(place / "scratch.ext4", size_mib)
+            _format(scratch)
+        files = {"inputs": inputs, "exports": exports, "scratch": scratch}
+        disks = [name for name, path in files.items() if path]
+        processes = provision.processes
+        write_initramfs(initramfs, boot.initramfs, spec, keys, disks=disks, processes=processes)
+    except OSError as error:
+        raise _unwritable(error, place) from error
+    return MachineFiles(initramfs=initramfs, inputs=inputs, exports=exports, scratch=scratch)
+
+
+def lay_out_fork(place: Path, checkpoint: Checkpoint) -> MachineFiles:
+    """Write the files that a fork does not share with its checkpoint."""
+    try:
+        exports = _make_disk(place / "exports.tar", checkpoint.exports_mib)
+    except OSError as error:
+        raise _unwritable(error, place) from error
+    return MachineFiles(
+        initramfs=checkpoint.initramfs,
+        inputs=checkpoint.inputs,
+        exports=exports,
+        scratch=checkpoint.scratch,
+        is_fork=True,
+    )
+
+
+def lay_out_copy(
+    place: Path,
+    spec: MachineSpec,
+    boot: BootFiles,
+    provision: Provision,
+    keys: ChannelKeys,
+    *,
+    checkpoint: Checkpoint,
+) -> MachineFiles:
+    """Write the files of a fork that boots anew with a copy of a frozen machine's disk."""
+    initramfs = place / "initramfs.cpio"
+    inputs, scratch = checkpoint.inputs, place / "scratch.ext4"
+    if checkpoint.scratch is None:
+        raise StateError(f"the checkpoint has no disk: {checkpoint.place}")
+    try:
+        run_tool(
+            [find_tool("cp"), "--reflink=auto", "--sparse=always", checkpoint.scratch, scratch]
+        )
+        exports = _make_disk(place / "exports.tar", checkpoint.exports_mib)
+        files = {"inputs": inputs, "exports": exports, "scratch": scratch}
+        write_initramfs(
+            initramfs,
+            boot.initramfs,
+            spec,
+            keys,
+            disks=[name for name, path in files.items() if path],
+            processes=provision.processes,
+            is_resumed=True,
+        )
+    except OSError as error:
+        raise _unwritable(error, place) from error
+    return MachineFiles(
+        initramfs=initramfs, inputs=inputs, exports=exports, scratch=scratch, is_fork=True
+    )
+
+
+def _scratch_mib(spec: MachineSpec, provision: Provision) -> int | None:
+    """Return the size of the scratch disk: user-mode Linux always has one, to be frozen."""
+    if provision.scratch_mib is None and spec.accelerator is Accelerator.UML:
+        return _UML_SCRATCH_MIB
+    return provision.scratch_mib
+
+
+def _make_disk(path: Path, size_mib: int) -> Path:
+    with path.open("wb") as stream:
+        os.truncate(stream.fileno(), size_mib * 2**20)
+    return path
+
+
+def _format(disk: Path) -> None:
+    """Make an empty file system; a guest is never mended, so a journal would only cost time."""
+    features = "^has_journal,^resize_inode"
+    lazily = "lazy_itable_init=1,nodiscard,root_owner=0:0"
+    run_tool(
+        [find_tool("mke2fs"), "-q", "-t", "ext4", "-m", "0", "-O", features, "-E", lazily, disk]
+    )
+
+
+def _unwritable(error: OSError, place: Path) -> HostError:
+    return HostError(
+        f"cannot write the machine's files: {error.strerror}: {error.filename or place}",
+        hint="make room, or choose another --cache",
+    )
+
+
+# What certain kernels need to run well under certain emulators.
+
+_FIXED_IN_QEMU = 10
+_AFFECTED = ((6, 5), (7, 0))
+
+
+def kernel_workarounds(
+    kernel_release: str, accelerator: Accelerator, qemu_version: str
+) -> tuple[str, ...]:
+    """Return the kernel parameters that a known fault of the emulator calls for.
+
+    Linux 6.12 corrupts its slab lists under the emulation of QEMU 7.2, in most boots, by way of
+    ``cmpxchg16b``; 5.10, 6.1 and 7.2 do not, and QEMU 10.0 does not (measured: 8 of 8 boots oopsed
+    without, 0 of 5 with this). Taking the feature away from the CPU would change what software
+    finds. Slabs with consistency checks use a lock instead (mm/slub.c, ``SLAB_NO_CMPXCHG``), which
+    no software sees.
+
+    `qemu_version`: for example ``7.2.22``.
+    """
+    match = re.match(r"(\d+)\.(\d+)", kernel_release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    emulated = accelerator is Accelerator.TCG
+    old = int(qemu_version.split(".", maxsplit=1)[0]) < _FIXED_IN_QEMU
+    affected = _AFFECTED[0] <= version < _AFFECTED[1]
+    return ("slab_debug=F",) if emulated and old and affected else ()
+
+
+# Directories for scratch: private, and cleared by the next start when their owner was killed.
+
+
+@contextmanager
+def scratch_directory(parent: Path, prefix: str = "machine-") -> Iterator[Path]:
+    """Make a directory that is removed on leaving, or by the next start if we are killed.
+
+    Parameters
+    ----------
+    parent : Path
+        Where all such directories are; nothing else is.
+    prefix : str
+        How its name begins: what it is for.
+
+    Yields
+    ------
+    Path
+        An empty directory, readable by this user alone.
+
+    Raises
+    ------
+    HostError
+        If it cannot be made.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(parent / ".lock"):
+            _clear(parent)
+            place = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise HostError(
+            f"cannot make a directory for scratch: {error.strerror}: {parent}",
+            hint="choose another directory with --cache or BUILDVM_CACHE",
+        ) from error
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
+
+
+def _clear(parent: Path) -> None:
+    """Remove directories whose owner holds no lock any more, so is dead."""
+    for place in parent.glob("[!.]*"):
+        try:
+            lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(place, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(lock)
+
 
 _BOOT_TIMEOUT_S = 180.0
 _STATE_TIMEOUT_S = 600.0
@@ -59,17 +471,7 @@ def import_channel() -> "type[GuestChannel]":
 
 
 class Instance(ABC):
-    """An engine's process with its guest; `start` brings it up, `close` ends it.
-
-    Parameters
-    ----------
-    spec : MachineSpec
-        CPU and accelerator must have been decided.
-    boot : BootFiles
-        What is booted.
-    provision : Provision
-        What the machine is given.
-    """
+    """An engine's process with its guest; `start` brings it up, `close` ends it."""
 
     engine_name: ClassVar[str]
     process: OwnedProcess
@@ -92,72 +494,24 @@ class Instance(ABC):
     def start(self, cache: Cache) -> Environment:
         """Launch the engine, wait for its guest and prove it.
 
-        Parameters
-        ----------
-        cache : Cache
-            Where the machine's own files are while it lives.
-
-        Returns
-        -------
-        Environment
-            What was proven.
-
-        Raises
-        ------
-        HostError
-            If this host lacks something.
-        MachineError
-            Of the fitting class, if the engine or the guest does not do its part.
+        Raises `MachineError` (Of the fitting class, if the engine or the guest does not do its
+        part).
         """
 
     @abstractmethod
     def resume(self, cache: Cache, checkpoint: Checkpoint) -> Environment:
         """Bring up a machine that goes on where a frozen one was, and prove its new clock.
 
-        Parameters
-        ----------
-        cache : Cache
-            Where the fork's own files are while it lives.
-        checkpoint : Checkpoint
-            Made with the same description but for the date, and the same engine.
-
-        Returns
-        -------
-        Environment
-            What was proven.
-
-        Raises
-        ------
-        HostError
-            If this host lacks something.
-        StateError
-            If the engine cannot use the checkpoint.
-        MachineError
-            Of the fitting class, if the engine or the guest does not do its part.
+        `checkpoint`: made with the same description but for the date, and the same engine.
+        Raises `MachineError` (Of the fitting class, if the engine or the guest does not do its
+        part).
         """
 
     @abstractmethod
     def freeze(self, place: Path, environment: Environment) -> Checkpoint:
         """Write the machine's state to a directory; it only can be closed then.
 
-        Parameters
-        ----------
-        place : Path
-            An empty directory.
-        environment : Environment
-            What was proven in it.
-
-        Returns
-        -------
-        Checkpoint
-            Written.
-
-        Raises
-        ------
-        HostError
-            If the state cannot be written.
-        MachineError
-            If the guest or the engine does not do its part.
+        `place`: an empty directory.
         """
 
     @abstractmethod
@@ -165,11 +519,6 @@ class Instance(ABC):
         """Make sure that nothing has gone wrong below the guest up to now, which runs on.
 
         An error of its disk reaches the guest too, so a command may have failed for it.
-
-        Raises
-        ------
-        GuestLost
-            If something has.
         """
 
     def next_step(self) -> str:
@@ -180,19 +529,7 @@ class Instance(ABC):
     def watched(self) -> Iterator[None]:
         """Turn a lost guest into a clear account of what happened to it.
 
-        Yields
-        ------
-        None
-            While something is asked of the guest.
-
-        Raises
-        ------
-        GuestLost
-            With the kind of trouble and the evidence.
-        LaunchError
-            If the engine refused its command line.
-        Interrupted
-            If this thread's work is no longer wanted; the engine is ended then.
+        Raises `Interrupted` if this thread's work is no longer wanted; the engine is ended then.
         """
         try:
             with interruptible(self.process.kill):
@@ -254,15 +591,7 @@ class Instance(ABC):
 
 
 class QemuInstance(Instance):
-    """A QEMU with its guest.
-
-    Parameters
-    ----------
-    spec, boot, provision
-        As for `Instance`.
-    emulator : Emulator
-        The QEMU to run.
-    """
+    """A QEMU with its guest."""
 
     engine_name = "QEMU"
     monitor: Monitor
@@ -278,22 +607,7 @@ class QemuInstance(Instance):
     def start(self, cache: Cache) -> Environment:
         """Launch QEMU, wait for its guest and prove it.
 
-        Parameters
-        ----------
-        cache : Cache
-            Where the machine's own files are while it lives.
-
-        Returns
-        -------
-        Environment
-            What was proven.
-
-        Raises
-        ------
-        HostError
-            If this host lacks something.
-        MachineError
-            Of the fitting class, if QEMU or the guest does not do its part.
+        Raises `MachineError` (Of the fitting class, if QEMU or the guest does not do its part).
         """
         started = time.monotonic()
         self.keys = ChannelKeys.generate()
@@ -335,26 +649,8 @@ class QemuInstance(Instance):
     def resume(self, cache: Cache, checkpoint: Checkpoint) -> Environment:
         """Launch QEMU with the state of a frozen machine and prove its new clock.
 
-        Parameters
-        ----------
-        cache : Cache
-            Where the fork's own files are while it lives.
-        checkpoint : Checkpoint
-            Made with the same description but for the date, and the same QEMU.
-
-        Returns
-        -------
-        Environment
-            What was proven before it was frozen.
-
-        Raises
-        ------
-        HostError
-            If this host lacks something.
-        StateError
-            If QEMU cannot use the state.
-        MachineError
-            Of the fitting class, if QEMU or the guest does not do its part.
+        `checkpoint`: made with the same description but for the date, and the same QEMU.
+        Raises `MachineError` (Of the fitting class, if QEMU or the guest does not do its part).
         """
         self.keys = checkpoint.keys
         self._steps = itertools.count(checkpoint.steps_run + 1)
@@ -380,24 +676,7 @@ class QemuInstance(Instance):
     def freeze(self, place: Path, environment: Environment) -> Checkpoint:
         """Write the machine's state to a directory; it only can be closed then.
 
-        Parameters
-        ----------
-        place : Path
-            An empty directory.
-        environment : Environment
-            What was proven in it.
-
-        Returns
-        -------
-        Checkpoint
-            Written.
-
-        Raises
-        ------
-        HostError
-            If the state cannot be written.
-        MachineError
-            If the guest or QEMU does not do its part.
+        `place`: an empty directory.
         """
         with self.watched():
             self.events.order("quiet")

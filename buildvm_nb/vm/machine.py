@@ -1,9 +1,10 @@
 """A running virtual build machine, proven to be what was asked for before anything runs in it."""
 
 import shlex
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -19,20 +20,18 @@ from buildvm_nb.errors import (
     StateError,
 )
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.process import interruptible
 from buildvm_nb.model.display import card, environment_rows, machine_rows
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.machine import Accelerator, Environment, MachineSpec
 from buildvm_nb.vm.accelerator import choose_accelerator
-from buildvm_nb.vm.boot import BootFiles
-from buildvm_nb.vm.checkpoint import Checkpoint
-from buildvm_nb.vm.emulator import check_cpu, find_emulator
+from buildvm_nb.vm.command import BootFiles
 from buildvm_nb.vm.events import StepReport
-from buildvm_nb.vm.instance import Instance, QemuInstance
-from buildvm_nb.vm.keys import ChannelKeys
-from buildvm_nb.vm.provision import Provision
-from buildvm_nb.vm.result import CommandResult
+from buildvm_nb.vm.instance import Checkpoint, Instance, Provision, QemuInstance
+from buildvm_nb.vm.qemu import Console, Emulator, Monitor, OwnedProcess, check_cpu, find_emulator
 from buildvm_nb.vm.session import (
     BUILD_ENVIRONMENT,
+    ChannelKeys,
     GuestCommand,
     RunOptions,
     ask,
@@ -42,7 +41,95 @@ from buildvm_nb.vm.session import (
 from buildvm_nb.vm.transfer import pack_exports, unpack_exports
 from buildvm_nb.vm.uml import UmlInstance, prove_uml
 
-__all__ = ["BuildMachine"]
+__all__ = [
+    "BuildMachine",
+    "CommandResult",
+    "emulated_features",
+]
+
+# What a CPU has under QEMU's emulation, asked of a QEMU that runs no guest.
+
+
+def emulated_features(cpu: str, emulator: Emulator) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the features that a CPU has under emulation, and those that it lacks there.
+
+    Parameters
+    ----------
+    cpu : str
+        Model, then features added or taken away.
+    emulator : Emulator
+        The QEMU to ask.
+
+    Returns
+    -------
+    tuple of two tuples of str
+        QEMU's names, sorted: what the CPU has, and what its model has but emulation cannot give.
+
+    Raises
+    ------
+    UsageError
+        If QEMU knows no such model or feature.
+    LaunchError
+        If QEMU does not start.
+    GuestLost
+        If it does not answer.
+    """
+    name = check_cpu(cpu, emulator)
+    ours, theirs = socket.socketpair()
+    argv = [emulator.path, "-nodefaults", "-no-user-config", "-display", "none", "-S"]
+    argv += ["-machine", "q35,accel=tcg", "-m", "64M", "-cpu", name]
+    argv += ["-chardev", f"socket,id=monitor,fd={theirs.fileno()}"]
+    argv += ["-mon", "chardev=monitor,mode=control"]
+    with ours, theirs:
+        process = OwnedProcess(argv, inherit=[theirs.fileno()], console=Console())
+        try:
+            theirs.close()
+            with interruptible(process.kill):
+                monitor = Monitor(ours)
+                try:
+                    return monitor.cpu_features(name, emulator.features)
+                finally:
+                    monitor.close()
+        finally:
+            process.close()
+
+
+# How a command in a guest ended.
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandResult:
+    """One command, run once in a guest."""
+
+    exit_status: int | None
+    """None when it died of a signal or was stopped."""
+    signal: int | None
+    """The signal that it, or the last command of its shell, died of."""
+    timed_out: bool
+    """Whether we stopped it, as its time was over."""
+    clock_started_at: datetime
+    """The guest's clock just before it began."""
+    clock_ended_at: datetime
+    """The guest's clock just after it ended."""
+    duration_s: float
+    """By the host's monotonic clock."""
+    free_kib: int
+    """The least room for files that was seen in the guest while it ran."""
+    shortage: str = ""
+    """What of the machine's own resources ran out, as the guest's kernel counted: then a failure
+    says nothing about the command. Empty: nothing did."""
+    victim: str = ""
+    """Name of the process that the kernel saw dying of `signal`."""
+    drift_s: float | None = None
+    """How far a held clock strayed from the beginning of its second; None: it was not held."""
+
+    @property
+    def status(self) -> int:
+        """As a shell says it: 0 for success, 128 and the number of a signal."""
+        if self.timed_out:
+            return 124
+        return 128 + self.signal if self.signal else self.exit_status or 0
+
 
 _BOOT_ATTEMPTS = 3
 _END_TIMEOUT_S = 120.0
@@ -373,7 +460,7 @@ class BuildMachine:
         UsageError
             If standard input is no terminal.
         """
-        from buildvm_nb.vm.terminal import interact  # noqa: PLC0415 - rarely needed
+        from buildvm_nb.vm.session import interact  # noqa: PLC0415 - rarely needed
 
         instance = self._up()
         order = GuestCommand(argv=("/bin/sh", "-c", "exec $(command -v bash || echo sh)"))

@@ -1,9 +1,16 @@
-"""One command in a guest: started, streamed, stopped when its time is over."""
+"""What runs over the guest channel: commands, streamed and stopped in time; terminals."""
 
+import os
 import select
 import shlex
+import shutil
+import signal
+import struct
+import sys
+import termios
 import threading
 import time
+import tty
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +18,10 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
-from buildvm_nb.errors import GuestLost
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from buildvm_nb.errors import GuestLost, UsageError
 
 if TYPE_CHECKING:
     import paramiko
@@ -21,14 +31,96 @@ if TYPE_CHECKING:
 __all__ = [
     "ANSWER_TIMEOUT_S",
     "BUILD_ENVIRONMENT",
+    "SILENCE_S",
+    "ChannelKeys",
     "GuestCommand",
     "RunOptions",
-    "SILENCE_S",
-    "Sink",
     "ask",
+    "interact",
     "stream",
     "upload",
 ]
+
+# The keys of the guest channel: made for one machine, known to both ends before they meet.
+
+_TYPE = b"ssh-ed25519"
+
+
+@dataclass(frozen=True)
+class ChannelKeys:
+    """The two key pairs of one machine."""
+
+    host: Ed25519PrivateKey
+    client: Ed25519PrivateKey
+
+    @classmethod
+    def generate(cls) -> "ChannelKeys":
+        """Make new keys.
+
+        Returns
+        -------
+        ChannelKeys
+            Of this machine and no other.
+        """
+        return cls(Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_text(cls, text: str) -> "ChannelKeys":
+        """Read keys that `to_text` wrote.
+
+        Parameters
+        ----------
+        text : str
+            Two private keys in hexadecimal.
+
+        Returns
+        -------
+        ChannelKeys
+            The same as were written.
+
+        Raises
+        ------
+        ValueError
+            If the text is something else.
+        """
+        host, client = (
+            Ed25519PrivateKey.from_private_bytes(bytes.fromhex(part)) for part in text.split()
+        )
+        return cls(host, client)
+
+    def to_text(self) -> str:
+        """Write both private keys.
+
+        Returns
+        -------
+        str
+            In hexadecimal, the server's first.
+        """
+        return f"{self.host.private_bytes_raw().hex()} {self.client.private_bytes_raw().hex()}"
+
+    def host_key_file(self) -> bytes:
+        """Return the server's key in dropbear's own form.
+
+        Returns
+        -------
+        bytes
+            Type, then private and public half as one string (dropbear, src/ed25519.c).
+        """
+        secret = self.host.private_bytes_raw() + self.host.public_key().public_bytes_raw()
+        return b"".join(struct.pack(">I", len(part)) + part for part in (_TYPE, secret))
+
+    def authorized_keys(self) -> bytes:
+        """Return the one line that lets the client in.
+
+        Returns
+        -------
+        bytes
+            In OpenSSH's form.
+        """
+        public = self.client.public_key()
+        form = serialization.PublicFormat.OpenSSH
+        return public.public_bytes(serialization.Encoding.OpenSSH, form) + b"\n"
+
 
 BUILD_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
@@ -91,18 +183,7 @@ class GuestCommand:
     """For setting a machine up, not for what is studied."""
 
     def line(self, step: str) -> str:
-        """Return the command line for the guest's ``step`` script.
-
-        Parameters
-        ----------
-        step : str
-            Identifier of this run.
-
-        Returns
-        -------
-        str
-            Quoted for the guest's shell.
-        """
+        """Return the command line for the guest's ``step`` script."""
         clock = f"{self.clock.timestamp():.6f}" if self.clock else "-"
         if self.clock and self.held:
             clock = f"={int(self.clock.timestamp())}"  # of a second
@@ -119,24 +200,7 @@ def stream(channel: "GuestChannel", command: GuestCommand, step: str) -> bool:
     It may be silent for as long as it likes, the guest may not: that is asked after each
     `SILENCE_S` in which nothing came.
 
-    Parameters
-    ----------
-    channel : GuestChannel
-        Leads into the guest.
-    command : GuestCommand
-        What to run.
-    step : str
-        Identifier of this run.
-
-    Returns
-    -------
-    bool
-        Whether its time was over and it was stopped.
-
-    Raises
-    ------
-    GuestLost
-        If the guest is gone or silent, or does not even stop a command.
+    Raises `GuestLost` if the guest is gone or silent, or does not even stop a command.
     """
     line = command.line(step)
     if len(line.encode()) > _LONGEST_COMMAND:
@@ -244,3 +308,61 @@ def _stop(
         if _drain(channel, session, command.stdout, command.stderr, deadline):
             return
     raise GuestLost("the guest does not answer any more: it did not stop a command when told to")
+
+
+# An interactive terminal in a guest, on the terminal of this process.
+
+_TERMINAL_PIECE = 1 << 14
+
+
+def interact(channel: "GuestChannel", command: GuestCommand, step: str) -> int:
+    """Connect this process's terminal with a command in the guest until that ends."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "an interactive shell needs a terminal on standard input and output",
+            hint="run commands with `buildvm run -- COMMAND`",
+        )
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    size = shutil.get_terminal_size()
+    kind = os.environ.get("TERM", "linux")
+    session = channel.start(command.line(step), terminal=(kind, size.columns, size.lines))
+
+    def resize(*_: object) -> None:
+        now = shutil.get_terminal_size()
+        session.resize_pty(now.columns, now.lines)
+
+    old = signal.signal(signal.SIGWINCH, resize)
+    try:
+        tty.setraw(keyboard)
+        _relay(channel, session, keyboard)
+        if not session.status_event.wait(ANSWER_TIMEOUT_S):
+            raise GuestLost("the guest does not say how the shell ended")
+        return session.recv_exit_status()
+    finally:
+        signal.signal(signal.SIGWINCH, old)
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        session.close()
+
+
+def _relay(channel: "GuestChannel", session: "paramiko.Channel", keyboard: int) -> None:
+    sources = [session.fileno(), keyboard]
+    heard_at = time.monotonic()
+    while True:
+        readable, _, _ = select.select(sources, [], [], SILENCE_S)
+        if session.fileno() in readable:
+            heard_at = time.monotonic()
+        elif time.monotonic() - heard_at > SILENCE_S:
+            channel.check()
+            heard_at = time.monotonic()
+        if session.fileno() in readable:
+            data = session.recv(_TERMINAL_PIECE)
+            if not data:
+                return
+            os.write(sys.stdout.fileno(), data)
+        if keyboard in readable:
+            typed = os.read(keyboard, _TERMINAL_PIECE)
+            if typed:
+                session.sendall(typed)
+            else:
+                sources.remove(keyboard)

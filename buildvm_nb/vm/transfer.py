@@ -1,4 +1,4 @@
-"""Bulk data in and out of a guest: as disks, which is much faster than any channel.
+"""What a guest is given at its start, and bulk data in and out of it.
 
 What goes in becomes a squashfs that the guest mounts as its build directory, so nothing is copied
 there. What comes out is a tar archive on a sparse disk; it was written by an untrusted guest.
@@ -7,20 +7,77 @@ there. What comes out is a tar archive on a sparse disk; it was written by an un
 import errno
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from buildvm_nb.errors import HostError, MachineError
-from buildvm_nb.host.cache import free_bytes
-from buildvm_nb.host.tools import find_tool, run_tool
-from buildvm_nb.host.trees import tree_bytes
+from buildvm_nb.host.cache import free_bytes, tree_bytes
+from buildvm_nb.host.cpio import CpioWriter
+from buildvm_nb.host.process import find_tool, run_tool
+from buildvm_nb.model.machine import Accelerator, MachineSpec, Network
+from buildvm_nb.vm.session import ChannelKeys
 
-__all__ = ["pack_exports", "pack_inputs", "unpack_exports"]
+__all__ = [
+    "pack_exports",
+    "pack_inputs",
+    "unpack_exports",
+    "write_initramfs",
+]
+
+# What one machine's guest is told at its start: an archive appended to the common initramfs.
+
+_RESERVED_MIB = 112
+"""Memory for the guest's kernel and our own programs, which no step may take."""
+
+
+def write_initramfs(  # noqa: PLR0913 - all that one machine's guest is told
+    target: Path,
+    common: Path,
+    spec: MachineSpec,
+    keys: ChannelKeys,
+    *,
+    disks: Iterable[str],
+    processes: int,
+    is_resumed: bool = False,
+) -> None:
+    """Write the initramfs of one machine.
+
+    `disks`: those it has besides the root file system, in the order of QEMU's command line: some of
+    ``inputs``, ``exports`` and ``scratch``.
+    """
+    is_uml = spec.accelerator is Accelerator.UML
+    kind = "/dev/ubd" if is_uml else "/dev/vd"
+    named = zip(("root", *disks), "abcd", strict=False)
+    devices = {name: f"{kind}{letter}" for name, letter in named}
+    settings = {
+        "ROOT": devices["root"],
+        "RESUMED": "yes" if is_resumed else "",
+        "CLOCK": f"{spec.date.timestamp():.6f}",
+        "INPUTS": devices.get("inputs", ""),
+        "EXPORTS": devices["exports"],
+        "SCRATCH": devices.get("scratch", ""),
+        "NETWORK": "" if spec.network is Network.OFF else spec.network.value,
+        "DISK_MIB": str(spec.memory_mib * 3 // 4),
+        "MEMORY_BYTES": str((spec.memory_mib - _RESERVED_MIB) * 2**20),
+        "PROCESSES": str(processes),
+    }
+    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
+    shutil.copyfile(common, target)
+    with target.open("ab") as stream:
+        archive = CpioWriter(stream)
+        archive.file("etc/buildvm/settings", text.encode())
+        archive.file("etc/dropbear/host_key", keys.host_key_file(), 0o600)
+        archive.directory("home/root/.ssh", 0o700)
+        archive.file("home/root/.ssh/authorized_keys", keys.authorized_keys(), 0o600)
+        archive.close()
+    target.chmod(0o600)
+
 
 _BUILD_USER = 1000
 _PIPE = 1 << 20
@@ -49,25 +106,14 @@ def pack_inputs(
 ) -> None:
     """Write directories of the host into a squashfs, owned by the guest's unprivileged user.
 
-    Parameters
-    ----------
-    trees : mapping of str to Path
-        Place below the build directory (``""`` for itself) to a directory of this host.
-    target : Path
-        The squashfs.
-    newest : datetime
-        Times of files after this instant become it, so that none lies in the guest's future:
-        make(1) and its kin would rebuild or refuse.
-    without : Path, optional
-        A directory that is left out where it lies in one of the trees, as the cache does in a home.
-    on_note : callable, optional
-        Gets a sentence about each file that could not be packed, or changed meanwhile. None: a
-        file that cannot be read is an error.
-
-    Raises
-    ------
-    HostError
-        If a file cannot be read, or the disk has no room.
+    `trees`: place below the build directory (``""`` for itself) to a directory of this host.
+    `newest`: times of files after this instant become it, so that none lies in the guest's future:
+    make(1) and its kin would rebuild or refuse.
+    `without`: a directory that is left out where it lies in one of the trees, as the cache does in
+    a home.
+    `on_note`: gets a sentence about each file that could not be packed, or changed meanwhile. None:
+    a file that cannot be read is an error.
+    Raises `HostError` if a file cannot be read, or the disk has no room.
     """
     left_out = [path for tree in trees.values() if (path := _inside(tree, without))]
     _check_room(trees, target, left_out)
@@ -133,20 +179,7 @@ def _tell(notes: list[str], on_note: Callable[[str], None]) -> None:
 
 
 def pack_exports(disk: Path, target: Path) -> None:
-    """Turn what a guest exported into a squashfs, unpacking nothing on this host.
-
-    Parameters
-    ----------
-    disk : Path
-        The exports disk, with a tar archive at its beginning.
-    target : Path
-        The squashfs; owners and times are those in the guest.
-
-    Raises
-    ------
-    HostError
-        If the archive cannot be read, or the disk is full.
-    """
+    """Turn what a guest exported into a squashfs, unpacking nothing on this host."""
     with disk.open("rb") as archive:
         run_tool([find_tool(_PACK[0]), *_PACK[1:], target], stdin=archive)
 
@@ -174,24 +207,8 @@ def _tar(
 def unpack_exports(disk: Path, into: Path) -> tuple[Path, ...]:
     """Unpack what a guest exported: regular files and directories inside the target, no more.
 
-    Parameters
-    ----------
-    disk : Path
-        The exports disk, with a tar archive at its beginning.
-    into : Path
-        Directory to unpack into; made if missing.
-
-    Returns
-    -------
-    tuple of Path
-        The files, relative to `into`, sorted.
-
-    Raises
-    ------
-    MachineError
-        If the archive is damaged or holds names that no files inside the target can have.
-    HostError
-        If the disk of this host is full.
+    Raises `MachineError` if the archive is damaged or holds names that no files inside the target
+    can have.
     """
     into.mkdir(parents=True, exist_ok=True)
     try:

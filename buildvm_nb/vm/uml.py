@@ -24,21 +24,13 @@ from ulid import ULID
 
 from buildvm_nb.errors import GuestLost, HostError, MachineError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.interruption import interruptible
-from buildvm_nb.host.tools import find_tool
-from buildvm_nb.model.cpu import CpuIdentity
-from buildvm_nb.model.machine import Accelerator, Environment, MachineSpec
-from buildvm_nb.vm.boot import BootFiles
-from buildvm_nb.vm.checkpoint import Checkpoint
-from buildvm_nb.vm.command import KERNEL_PARAMETERS, MachineFiles
-from buildvm_nb.vm.console import Console
-from buildvm_nb.vm.events import Events
-from buildvm_nb.vm.instance import Instance, import_channel
-from buildvm_nb.vm.keys import ChannelKeys
-from buildvm_nb.vm.process import OwnedProcess
-from buildvm_nb.vm.proof import INSTRUCTION_SETS, linux_flag, prove_machine
-from buildvm_nb.vm.provision import lay_out, lay_out_copy
-from buildvm_nb.vm.session import ask
+from buildvm_nb.host.process import find_tool, interruptible
+from buildvm_nb.model.machine import Accelerator, CpuIdentity, Environment, MachineSpec
+from buildvm_nb.vm.command import KERNEL_PARAMETERS, BootFiles, MachineFiles
+from buildvm_nb.vm.events import INSTRUCTION_SETS, Events, linux_flag, prove_machine
+from buildvm_nb.vm.instance import Checkpoint, Instance, import_channel, lay_out, lay_out_copy
+from buildvm_nb.vm.qemu import Console, OwnedProcess
+from buildvm_nb.vm.session import ChannelKeys, ask
 
 __all__ = ["UmlInstance", "prove_uml", "uml_argv"]
 

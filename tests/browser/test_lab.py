@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page
 
 from buildvm_nb.catalog import Catalog, read_csv
-from buildvm_nb.cli.exits import ExitStatus
+from buildvm_nb.cli.command import ExitStatus
 from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.machine import MachineSpec

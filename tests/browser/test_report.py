@@ -4,8 +4,8 @@ import pytest
 
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.cli import main
-from buildvm_nb.model.case import Case, Step
-from buildvm_nb.model.finding import Boundary, Finding, Window
+from buildvm_nb.model.case import Case, Step, Window
+from buildvm_nb.model.finding import Boundary, Finding
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 

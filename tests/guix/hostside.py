@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 
-from buildvm_nb.host.tools import find_tool
+from buildvm_nb.host.process import find_tool
 
 _START = """
 mount --bind "$ROOT" "$ROOT"

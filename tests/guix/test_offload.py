@@ -19,14 +19,13 @@ import pytest
 from buildvm_nb.errors import MachineError
 from buildvm_nb.guix.machinefile import MachineFile
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.image.guest_tools import fetch_guest_tools
+from buildvm_nb.image.initramfs import fetch_guest_tools
 from buildvm_nb.image.rootfs import build_image
-from buildvm_nb.model.case import GuixSource
-from buildvm_nb.model.guixsource import guix_steps
+from buildvm_nb.model.case import GuixSource, guix_steps
 from buildvm_nb.model.machine import ImageSpec
 from buildvm_nb.service import Places, machine_status
-from buildvm_nb.service.daemon import GuixDaemon
 from buildvm_nb.service.guixbuild import _Guest
+from buildvm_nb.service.guixdaemon import GuixDaemon
 from buildvm_nb.study import open_machine
 from tests.guix.hostside import GuixHost
 

@@ -7,8 +7,8 @@ import pytest
 
 from buildvm_nb.errors import MachineError
 from buildvm_nb.guix.endpoint import Endpoint
-from buildvm_nb.guix.machinelist import OffloadMachine, with_machine
 from buildvm_nb.guix.secrets import ClientPatience, ServerPatience, receive_secrets, send_secrets
+from buildvm_nb.guix.sexp import OffloadMachine, with_machine
 
 pytestmark = pytest.mark.network
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from buildvm_nb.guix.machinefile import MachineFile
-from buildvm_nb.service.units import shepherd_service
+from buildvm_nb.service.control import shepherd_service
 
 pytestmark = pytest.mark.network
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from buildvm_nb.debian import PackageArchive, mirrors, private_apt, unpack_deb
-from buildvm_nb.debian.mirrors import host_mirrors
+from buildvm_nb import debian as mirrors
+from buildvm_nb import debian as private_apt
+from buildvm_nb.debian import PackageArchive, host_mirrors, unpack_deb
 from buildvm_nb.errors import SourceError, Unreachable
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.image import build_image

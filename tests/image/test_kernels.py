@@ -4,9 +4,8 @@ import pytest
 
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.image import DEBIAN_KERNELS, fetch_guest_tools, fetch_kernel, list_kernels
-from buildvm_nb.image.elf import read_linkage
-from buildvm_nb.image.guest_tools import GUEST_TOOLS
-from buildvm_nb.image.modules import module_needs
+from buildvm_nb.image.initramfs import GUEST_TOOLS, read_linkage
+from buildvm_nb.image.kernel import module_needs
 
 pytestmark = pytest.mark.network
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from buildvm_nb.batch import SUMMARY, run_batch
-from buildvm_nb.batch.handover import read_outcomes
+from buildvm_nb.batch.run import read_outcomes
 from buildvm_nb.catalog import Catalog, read_csv
 from buildvm_nb.cli import main
 from buildvm_nb.errors import HostError, UsageError

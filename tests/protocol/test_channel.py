@@ -9,7 +9,7 @@ import pytest
 
 from buildvm_nb.errors import GuestLost
 from buildvm_nb.vm.channel import GuestChannel, _private
-from buildvm_nb.vm.keys import ChannelKeys
+from buildvm_nb.vm.session import ChannelKeys
 
 # ruff: noqa: ARG002 - paramiko says what its methods are given
 SOON_S = 600.0

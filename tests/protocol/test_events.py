@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from buildvm_nb.errors import GuestLost
-from buildvm_nb.model.cpu import CpuIdentity
+from buildvm_nb.model.machine import CpuIdentity
 from buildvm_nb.vm.events import Events, Room
 
 SOON_S = 600.0

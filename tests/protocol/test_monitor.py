@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from buildvm_nb.errors import GuestLost
-from buildvm_nb.model.cpu import CpuIdentity
-from buildvm_nb.vm.monitor import Monitor
+from buildvm_nb.model.machine import CpuIdentity
+from buildvm_nb.vm.qemu import Monitor
 
 GREETING = {
     "QMP": {

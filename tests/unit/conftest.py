@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from buildvm_nb.model.cpu import CPU_MODELS
-from buildvm_nb.model.machine import Environment
+from buildvm_nb.model.machine import CPU_MODELS, Environment
 
 sys.path.append(str(Path(__file__).parent))  # for what several modules import: worlds
 

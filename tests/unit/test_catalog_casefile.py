@@ -9,9 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildvm_nb.catalog.casefile import LARGEST_FILE, load_case, parse_case
-from buildvm_nb.catalog.caseschema import case_schema
-from buildvm_nb.catalog.casewriter import dump_case, new_case
+from buildvm_nb.catalog.casefile import (
+    LARGEST_FILE,
+    case_schema,
+    dump_case,
+    load_case,
+    new_case,
+    parse_case,
+)
 from buildvm_nb.catalog.curated import curated_cases, find_case_file
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import (
@@ -27,8 +32,8 @@ from buildvm_nb.model.case import (
     PyPISource,
     Step,
     WheelsSource,
+    Window,
 )
-from buildvm_nb.model.entry import Window
 from buildvm_nb.model.machine import ImageSpec
 
 SOUND = """\

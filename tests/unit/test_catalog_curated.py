@@ -27,7 +27,7 @@ from buildvm_nb.catalog import (
     stale_files,
     write_proof,
 )
-from buildvm_nb.catalog.proofs import Proof, load_proof
+from buildvm_nb.catalog.curated import Proof, load_proof
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.machine import MachineSpec

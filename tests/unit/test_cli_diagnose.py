@@ -7,11 +7,11 @@ import pytest
 
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.cli import main
+from buildvm_nb.cli.command import ExitStatus
+from buildvm_nb.cli.describe import Narrator
 from buildvm_nb.cli.diagnose import judged_status
-from buildvm_nb.cli.exits import ExitStatus
-from buildvm_nb.cli.narrator import Narrator
+from buildvm_nb.cli.options import QuestionOptions
 from buildvm_nb.cli.outlook import look_ahead
-from buildvm_nb.cli.question_options import QuestionOptions
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec

@@ -7,21 +7,20 @@ import pytest
 
 import buildvm_nb
 from buildvm_nb.catalog import Catalog, curated_cases, load_case
-from buildvm_nb.catalog.proofs import curated_findings
+from buildvm_nb.catalog.curated import curated_findings
 from buildvm_nb.catalog.reported import reported_rows
 from buildvm_nb.cli import main
-from buildvm_nb.cli.build import _again
-from buildvm_nb.cli.environments import chosen_overrides
-from buildvm_nb.cli.machine_options import MachineOptions
-from buildvm_nb.cli.session import Session
+from buildvm_nb.cli.build import _again, chosen_overrides
+from buildvm_nb.cli.command import Session
+from buildvm_nb.cli.options import MachineOptions
 from buildvm_nb.errors import UsageError
-from buildvm_nb.model.case import Case, GitSource, PyPISource, Step
-from buildvm_nb.model.finding import Finding, Window
+from buildvm_nb.model.case import Case, GitSource, PyPISource, Step, Window
+from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
-from buildvm_nb.study.advice import environment
 from buildvm_nb.study.choice import Basis
+from buildvm_nb.study.choosing import environment
 
 OUTCOME = "01K0000000000000000000000A"
 CASE_FILE = """
@@ -151,7 +150,7 @@ def test_a_finding_of_the_curated_catalog_is_found(buildvm, monkeypatch):
         environment=MachineSpec(date="2019-01-29", cpu="Skylake-Server"),
         confidence=1,
     )
-    monkeypatch.setattr("buildvm_nb.study.advice.curated_findings", lambda: (finding,))
+    monkeypatch.setattr("buildvm_nb.study.choosing.curated_findings", lambda: (finding,))
     told = json.loads(buildvm("environment", "requests-toolbelt", "0.9.1", "--json")[1])
     assert (told["basis"], told["level"]) == ("curated-finding", "date")
     assert told["because"]["id"] == finding.id

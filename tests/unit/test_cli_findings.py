@@ -11,9 +11,8 @@ import pytest
 
 from buildvm_nb.catalog import FINDINGS, Catalog, read_csv, read_failures, read_jsonl
 from buildvm_nb.cli import main
-from buildvm_nb.model.case import Case, Step
-from buildvm_nb.model.finding import Boundary, Finding, Reruns, Window
-from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.case import Case, Step, Window
+from buildvm_nb.model.finding import Boundary, Finding, Hint, Reruns
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 
@@ -235,7 +234,7 @@ def test_traps_that_spring_in_time_are_listed(buildvm, findings):
 
 
 def test_the_commands_load_no_pandas_before_they_need_it():
-    code = "import sys, buildvm_nb.cli.catalogs; print({'pandas', 'sqlalchemy'} & set(sys.modules))"
+    code = "import sys, buildvm_nb.cli.catalog; print({'pandas', 'sqlalchemy'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"
 

@@ -9,15 +9,11 @@ import typer
 from typer.testing import CliRunner
 
 from buildvm_nb.cli.app import COMMANDS, app
-from buildvm_nb.cli.case_options import SourceOptions, make_case
-from buildvm_nb.cli.cpus import LEVELS
-from buildvm_nb.cli.environments import EnvironmentOption
-from buildvm_nb.cli.machine_options import MachineOptions
-from buildvm_nb.cli.machines import ShareOptions
-from buildvm_nb.cli.options import GlobalOptions, command, new_group
-from buildvm_nb.cli.session import Session
-from buildvm_nb.model.cpu import CPU_MODELS
-from buildvm_nb.model.machine import Accelerator, ImageSpec, Network
+from buildvm_nb.cli.build import EnvironmentOption, ShareOptions
+from buildvm_nb.cli.command import GlobalOptions, Session, command, new_group
+from buildvm_nb.cli.host import LEVELS
+from buildvm_nb.cli.options import MachineOptions, SourceOptions, make_case
+from buildvm_nb.model.machine import CPU_MODELS, Accelerator, ImageSpec, Network
 
 runner = CliRunner()
 LINES = [

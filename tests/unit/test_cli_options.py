@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from buildvm_nb.cli.case_options import SourceOptions, make_case
-from buildvm_nb.cli.machine_options import MachineOptions
-from buildvm_nb.cli.machines import ShareOptions
+from buildvm_nb.cli.build import ShareOptions
+from buildvm_nb.cli.options import MachineOptions, SourceOptions, make_case
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import Accelerator, ImageSpec, Network, PortForwarding

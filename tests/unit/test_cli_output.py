@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildvm_nb.cli.output import printable, printable_lines, write_fields, write_json, write_table
-from buildvm_nb.cli.progress import LineProgress
-from buildvm_nb.cli.session import Session
+from buildvm_nb.cli.command import Session
+from buildvm_nb.cli.output import (
+    LineProgress,
+    printable,
+    printable_lines,
+    write_fields,
+    write_json,
+    write_table,
+)
 
 ROOT = Path(__file__).parents[2]
 NASTY = "[red]no markup[/red] \x1b[2J\x07 \u202e \udcff"
@@ -93,7 +99,7 @@ def on_terminal(code):
 
 def test_progress_on_a_terminal_shows_notes_as_text_and_is_gone_in_the_end():
     shown = on_terminal(
-        "from buildvm_nb.cli.session import Session\n"
+        "from buildvm_nb.cli.command import Session\n"
         "from threading import Event\n"
         "with Session().progress().task('make [bold]image[/bold]') as task:\n"
         "    with Session().progress().task('inner'):\n"
@@ -111,7 +117,7 @@ def test_progress_on_a_terminal_shows_notes_as_text_and_is_gone_in_the_end():
 def test_progress_of_several_threads_shares_one_display():
     shown = on_terminal(
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from buildvm_nb.cli.progress import TerminalProgress\n"
+        "from buildvm_nb.cli.output import TerminalProgress\n"
         "progress = TerminalProgress()\n"
         "def work(n):\n"
         "    with progress.task(f'job {n}') as task:\n"

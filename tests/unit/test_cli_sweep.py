@@ -6,15 +6,13 @@ import pytest
 
 from buildvm_nb.catalog import read_csv
 from buildvm_nb.cli import main
-from buildvm_nb.cli.matrix import describe_cell, verdict_table
-from buildvm_nb.cli.session import Session
-from buildvm_nb.cli.sweep import _show
+from buildvm_nb.cli.command import Session
+from buildvm_nb.cli.sweep import _show, describe_cell, verdict_table
 from buildvm_nb.errors import HostError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
-from buildvm_nb.study.grid import Cell, Grid
-from buildvm_nb.study.sweep import CellResult, SweepResult
+from buildvm_nb.study.sweep import Cell, CellResult, Grid, SweepResult
 
 # with a scheduler, this host's QEMU is not asked
 ELSEWHERE = ("--scheduler", "tcp://localhost:8786", "--dry-run")

@@ -20,15 +20,21 @@ from typer.testing import CliRunner
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.cli import main
 from buildvm_nb.cli.app import COMMANDS, app
-from buildvm_nb.cli.finding_report import write_report
+from buildvm_nb.cli.command import Session
+from buildvm_nb.cli.describe import write_report
 from buildvm_nb.cli.forecast import _show as show_forecast
-from buildvm_nb.cli.session import Session
-from buildvm_nb.model.case import Case, GitSource, PyPISource, Step
-from buildvm_nb.model.cpu import CpuIdentity
-from buildvm_nb.model.finding import Boundary, Finding, FindingKind, Reruns, Window
-from buildvm_nb.model.forecast import Change, Forecast, Look
-from buildvm_nb.model.hint import Hint
-from buildvm_nb.model.machine import Environment, MachineSpec
+from buildvm_nb.model.case import Case, GitSource, PyPISource, Step, Window
+from buildvm_nb.model.finding import (
+    Boundary,
+    Change,
+    Finding,
+    FindingKind,
+    Forecast,
+    Hint,
+    Look,
+    Reruns,
+)
+from buildvm_nb.model.machine import CpuIdentity, Environment, MachineSpec
 from buildvm_nb.model.outcome import (
     Artifact,
     Outcome,
@@ -336,7 +342,7 @@ def any_terminal(monkeypatch):
     """Have one width, one zone and one language, whatever this machine has."""
     for name, value in {"COLUMNS": "100", "LINES": "50", "TZ": "UTC", "LC_ALL": "C.UTF-8"}.items():
         monkeypatch.setenv(name, value)
-    for module in ("catalog.failurerows", "report.gathering"):  # what springs next differs by day
+    for module in ("catalog.traps", "report.report"):  # what springs next differs by day
         monkeypatch.setattr(f"buildvm_nb.{module}.now", lambda: RECORDED)
     for name in ("FORCE_COLOR", "BUILDVM_DEBUG", "PYTHONUTF8"):
         monkeypatch.delenv(name, raising=False)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildvm_nb.errors import UsageError
-from buildvm_nb.model.recurrence import is_within, next_within, occurrences
+from buildvm_nb.model.instants import is_within, next_within, occurrences
 from buildvm_nb.search import Feature, Rule, features_of
-from buildvm_nb.study.recurring import rule_text, rule_words
+from buildvm_nb.study.dates import rule_text, rule_words
 
 _US_RULES = 13_515 * 86_400
 """Since 2007, and a day for zones."""

@@ -10,17 +10,16 @@ import pytest
 import buildvm_nb
 from buildvm_nb.catalog import Catalog, dump_case, load_case, parse_case
 from buildvm_nb.cli import main
-from buildvm_nb.cli.case_options import SourceOptions, make_case
+from buildvm_nb.cli.options import SourceOptions, make_case
 from buildvm_nb.errors import StateError, UsageError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.tools import run_process
+from buildvm_nb.host.process import run_process
 from buildvm_nb.model.case import PyPISource
 from buildvm_nb.model.machine import ImageSpec, MachineSpec
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.nb import BuildPanel, CommitPicker, Lab, MachinePanel, Panel
+from buildvm_nb.nb.build import Stages, verdict_html
 from buildvm_nb.nb.jobs import TaskEvent
-from buildvm_nb.nb.stages import Stages
-from buildvm_nb.nb.verdicts import verdict_html
 from buildvm_nb.source.history import Revision
 
 LONG_S = 600.0

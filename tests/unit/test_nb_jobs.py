@@ -11,9 +11,14 @@ import pytest
 
 from buildvm_nb.errors import HostError, StateError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.interruption import Interrupted, Interruption
-from buildvm_nb.host.tools import run_process, run_tool
-from buildvm_nb.image.process import alive_lock, owned_group
+from buildvm_nb.host.process import (
+    Interrupted,
+    Interruption,
+    alive_lock,
+    owned_group,
+    run_process,
+    run_tool,
+)
 from buildvm_nb.nb import ownership
 from buildvm_nb.nb.jobs import Job, JobState, TaskEvent
 from buildvm_nb.nb.ownership import end_everything, release, take_over
@@ -211,7 +216,7 @@ def test_what_has_ended_is_forgotten_but_its_successor_is_not():
 def test_the_end_of_the_process_ends_jobs_and_does_not_wait_for_their_work(tmp_path):
     script = f"""
 import threading
-from buildvm_nb.host.tools import run_process
+from buildvm_nb.host.process import run_process
 from buildvm_nb.nb.jobs import Job
 began = threading.Event()
 def work(job):

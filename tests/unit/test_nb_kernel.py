@@ -9,7 +9,7 @@ from jupyter_client.manager import KernelManager
 LONG_S = 600.0
 SETUP = """
 import asyncio, threading
-from buildvm_nb.host.tools import run_process
+from buildvm_nb.host.process import run_process
 from buildvm_nb.nb import Job, LogView, Panel
 gate = threading.Event()
 threads, events = set(), []

@@ -7,7 +7,7 @@ import pytest
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.nb.machinepanel import MachinePanel
+from buildvm_nb.nb.machine import MachinePanel
 
 LONG_S = 600.0
 

@@ -6,8 +6,8 @@ import ipywidgets as widgets
 import pytest
 
 from buildvm_nb.errors import HostError
-from buildvm_nb.host.interruption import Interrupted
-from buildvm_nb.nb.logview import LogView
+from buildvm_nb.host.process import Interrupted
+from buildvm_nb.nb.log import LogView
 from buildvm_nb.nb.panel import Panel
 
 LONG_S = 600.0

@@ -8,17 +8,15 @@ import pytest
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.cli import main
 from buildvm_nb.errors import HostError
-from buildvm_nb.model.case import Case, PyPISource, Step
-from buildvm_nb.model.finding import Boundary, Finding, Window
-from buildvm_nb.model.hint import Hint
+from buildvm_nb.model.case import Case, PyPISource, Step, Window
+from buildvm_nb.model.finding import Boundary, Finding, Hint
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
-from buildvm_nb.model.plaintext import clean
+from buildvm_nb.model.value import clean
 from buildvm_nb.report import Report, gather_report, render_page
-from buildvm_nb.report.content import Cell, Spring
 from buildvm_nb.report.drawing import MOST_ROWS, draw_springs
-from buildvm_nb.report.excerpts import excerpt
+from buildvm_nb.report.report import Cell, Spring, excerpt
 
 CASE = Case(
     id="demo",

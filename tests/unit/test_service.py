@@ -31,11 +31,16 @@ from buildvm_nb.service import (
     stop_machine,
     systemd_unit,
 )
-from buildvm_nb.service.keys import machine_keys, ssh_argv
-from buildvm_nb.service.notify import Notifier
-from buildvm_nb.service.processes import birth, end_process
-from buildvm_nb.service.readiness import check_ports, wait_for_banner
-from buildvm_nb.service.record import Record, claimed, write_record
+from buildvm_nb.service.control import Record, claimed, write_record
+from buildvm_nb.service.places import (
+    Notifier,
+    birth,
+    check_ports,
+    end_process,
+    machine_keys,
+    ssh_argv,
+    wait_for_banner,
+)
 
 MACHINE = MachineFile(name="vm")
 ROOT = Path(__file__).parents[2]
@@ -45,10 +50,10 @@ sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from buildvm_nb.guix.machinefile import MachineFile
 from buildvm_nb.model.instants import now
-from buildvm_nb.service.notify import Notifier
+from buildvm_nb.service.places import Notifier
 from buildvm_nb.service.places import StatePlace
-from buildvm_nb.service.processes import birth
-from buildvm_nb.service.record import Phase, Record, claimed, write_record
+from buildvm_nb.service.places import birth
+from buildvm_nb.service.control import Phase, Record, claimed, write_record
 
 place = StatePlace(root=Path(sys.argv[1]))
 notifier = Notifier()

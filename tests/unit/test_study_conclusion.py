@@ -1,8 +1,7 @@
 from datetime import UTC, datetime
 
 from buildvm_nb.model.case import Case
-from buildvm_nb.model.finding import Axis, Finding, FindingKind
-from buildvm_nb.model.hint import Hint, HintKind
+from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.search import Answer, Plan, State, find_transitions

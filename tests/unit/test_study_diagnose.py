@@ -14,16 +14,14 @@ from buildvm_nb.catalog import Catalog
 from buildvm_nb.errors import SourceError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
-from buildvm_nb.model.cpu import CPU_MODELS
 from buildvm_nb.model.finding import Axis, FindingKind
-from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.machine import CPU_MODELS, MachineSpec
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study import laboratory
 from buildvm_nb.study.diagnose import diagnose
-from buildvm_nb.study.laboratory import Laboratory
-from buildvm_nb.study.probe import Order
+from buildvm_nb.study.laboratory import Laboratory, Order
 from buildvm_nb.study.questions import Questions
-from buildvm_nb.study.trial import Trial
+from buildvm_nb.study.run import Trial
 
 KERNELS = {
     "debian:bullseye": "5.10.0-35-cloud-amd64",
@@ -105,7 +103,7 @@ def had(spec, *_):
 
 @pytest.fixture
 def study(tmp_path, monkeypatch, made):
-    monkeypatch.setattr("buildvm_nb.study.kernels.kernel_for", had)
+    monkeypatch.setattr("buildvm_nb.study.ordered.kernel_for", had)
     monkeypatch.setattr("buildvm_nb.study.diagnose.kvm_status", lambda _cache: (False, ""))
 
     def run(

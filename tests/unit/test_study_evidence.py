@@ -1,10 +1,20 @@
+"""None"""
+
 import signal
 from pathlib import Path
 
 import pytest
 
-from buildvm_nb.model.plaintext import says, steady
-from buildvm_nb.study.evidence import failing_lines, missing_part, name_signal
+from buildvm_nb.model.value import says, steady
+from buildvm_nb.study.evidence import (
+    count_tests,
+    failed_tests,
+    failing_lines,
+    missing_part,
+    name_signal,
+    section_of,
+    stopped_early,
+)
 
 LOG_ENDS = Path(__file__).parent / "log_ends"
 """How logs end, each with several failures.
@@ -300,3 +310,282 @@ def test_what_differs_between_any_two_runs_is_left_out_of_comparisons(one, other
 def test_what_makes_a_difference_stays_in_comparisons(one, other):
     assert steady(one) != steady(other)
     assert not says(one, other)
+
+
+CTEST = """\
+1/4 Test #1: a ................................   Passed    0.01 sec
+2/4 Test #2: b ................................***Failed    0.01 sec
+3/4 Test #3: c ................................***Skipped   0.01 sec
+4/4 Test #4: d ................................***Not Run (Disabled)   0.00 sec
+
+67% tests passed, 1 tests failed out of 3
+
+Total Test time (real) =   0.02 sec
+
+The following tests did not run:
+\t  3 - c (Skipped)
+\t  4 - d (Disabled)
+
+The following tests FAILED:
+\t  2 - b (Failed)
+Errors while running CTest
+"""
+AUTOMAKE = """\
+============================================================================
+Testsuite summary for GNU hello 2.12
+============================================================================
+# TOTAL: 9
+# PASS:  5
+# SKIP:  2
+# XFAIL: 1
+# FAIL:  1
+# XPASS: 0
+# ERROR: 0
+============================================================================
+"""
+MESON = """\
+Ok:                 12
+Expected Fail:      1
+Fail:               0
+Unexpected Pass:    0
+Skipped:            3
+Timeout:            1
+"""
+PROVE = """\
+t/a.t .. ok
+t/b.t .. skipped: no network
+All tests successful.
+Files=2, Tests=3,  0 wallclock secs ( 0.00 usr +  0.01 sys =  0.01 CPU)
+Result: PASS
+"""
+CARGO = """\
+running 5 tests
+test a ... ok
+test result: ok. 5 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s
+
+test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+"""
+GO = """\
+=== RUN   TestA
+--- PASS: TestA (0.00s)
+=== RUN   TestB
+    --- PASS: TestB/inner (0.00s)
+--- FAIL: TestB (0.00s)
+=== RUN   TestC
+    c_test.go:8: no network
+--- SKIP: TestC (0.00s)
+FAIL
+exit status 1
+FAIL\texample.org/a\t0.002s
+"""
+REGRTEST = """\
+0:00:03 load avg: 0.57 [2/2] test_ssl
+Ran 25 tests in 0.120s
+
+OK (skipped=2)
+
+== Tests result: SUCCESS ==
+
+Total duration: 3.1 sec
+Total tests: run=1,225 skipped=1,002
+Total test files: run=2/2
+Result: SUCCESS
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "count"),
+    [
+        ("======== 3 passed, 1 skipped in 0.12s ========\n", 3),
+        ("==== 1 failed, 2 passed, 3 warnings, 1 error in 1.23s ====\n", 4),
+        ("=== 2 passed, 1 xfailed, 1 xpassed, 4 deselected in 75.34s (0:01:15) ===\n", 4),
+        ("3 passed in 0.01s\n", 3),
+        ("3 passed in -0.01s\n", 3),
+        ("2 skipped in 0.01s\n", 0),
+        ("=== 3 passed, 2 subtests passed in 0.10s ===\n", 3),
+        ("=== 3 passed, 1 skipped in 0.12 seconds ===\n", 3),
+        ("=== 2 failed, 5 passed, 1 pytest-warnings in 0.50 seconds ===\n", 7),
+        ("Ran 3 tests in 0.001s\n\nOK\n", 3),
+        ("Ran 1 test in 0.001s\n\nOK (skipped=1)\n", 0),
+        ("Ran 9 tests in 0.010s\n\nFAILED (failures=1, errors=1, skipped=2)\n", 7),
+        ("Ran 4 tests in 0.010s\n\nOK (expected failures=1)\n", 4),
+        ("Ran 0 tests in 0.000s\n\nNO TESTS RAN\n", 0),
+        ("Ran 30 tests in 2.110s\n\nOK (KNOWNFAIL=3, SKIP=5)\n", 25),
+        ("Ran 12 tests in 0.345s\n\nPASSED (skips=2, successes=10)\n", 10),
+        ("Ran 83 tests in 1.555s\nlun\nmar\n\nOK\n", 83),
+        ("Ran 1 test in 0.1s\nRan 2 tests in 0.1s\n\nOK (skipped=1)\n", 1),
+        (REGRTEST, 223),
+        ("Total tests: run=12 failures=1\n", 12),
+        (CTEST, 2),
+        ("100% tests passed, 0 tests failed out of 12\n", 12),
+        (AUTOMAKE, 7),
+        (MESON, 14),
+        (PROVE, 3),
+        (CARGO, 9),
+        (GO, 2),
+    ],
+)
+def test_the_closing_lines_of_each_runner_tell_what_really_ran(output, count):
+    assert count_tests(f"compiling...\n{output}") == count
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "",
+        "make: Nothing to be done for 'check'.\n",
+        "no tests ran in 0.01s\n",
+        "ok  \texample.org/a\t0.002s\n",
+        "All tests passed\n",
+        "Ran 3 tests in",
+        "it took 3 passed exams in 1990s fashion\n",
+    ],
+)
+def test_where_no_runner_says_how_many_the_number_is_unknown(output):
+    assert count_tests(output) is None
+
+
+def test_several_runs_are_added():
+    assert count_tests("2 passed in 0.1s\n===\nRan 3 tests in 0.1s\n\nOK\n") == 5
+
+
+UNITTEST = """\
+test_b (test_x.TestX.test_b) ... ok
+======================================================================
+ERROR: test_a (test_x.TestX.test_a)
+----------------------------------------------------------------------
+Traceback (most recent call last):
+ValueError: expired
+======================================================================
+FAIL: test_c (test_x.TestX.test_c) (i=3)
+----------------------------------------------------------------------
+======================================================================
+ERROR: setUpClass (test_x.TestY)
+----------------------------------------------------------------------
+Ran 3 tests in 0.001s
+
+FAILED (failures=1, errors=2)
+"""
+TESTNAMES_PYTEST = """\
+=================================== FAILURES ===================================
+=========================== short test summary info ============================
+FAILED tests/test_a.py::TestA::test_x[a - b] - AssertionError: no - really
+FAILED tests/test_a.py::test_y
+ERROR tests/test_b.py - ImportError: no module
+======================== 2 failed, 3 passed, 1 error in 0.12s ==================
+"""
+TESTNAMES_PROVE = """\
+#   Failed test 'the key is valid'
+#   at t/key.t line 3.
+# Looks like you failed 1 test of 2.
+t/key.t .. Dubious, test returned 1 (wstat 256, 0x100)
+Test Summary Report
+-------------------
+t/key.t (Wstat: 256 Tests: 2 Failed: 1)
+  Failed test:  1
+t/todo.t (Wstat: 0 Tests: 2 Failed: 0)
+  TODO passed:   1
+"""
+TESTNAMES_TAP = """\
+ok 1 - fine
+not ok 2 - the key is valid
+not ok 3 - some day # TODO
+not ok 4 # SKIP no network
+not ok 5 without a dash
+"""
+TESTNAMES_CTEST = """\
+2/4 Test #2: b ................................***Failed    0.01 sec
+The following tests did not run:
+\t  3 - c (Skipped)
+The following tests FAILED:
+\t  2 - b (Failed)
+\t 14 - long name (Timeout)
+"""
+TESTNAMES_AUTOMAKE = "PASS: one\nFAIL: two.sh\nXFAIL: three\nERROR: four\n"
+TESTNAMES_MESON = (
+    " 3/12 suite / tls        FAIL             0.15s   exit status 1\n 4/12 x  OK 0.1s\n"
+)
+TESTNAMES_CARGO = "test tls::expired ... FAILED\ntest tls::fine ... ok\n"
+TESTNAMES_GO = "--- FAIL: TestVerify (0.01s)\n    --- FAIL: TestVerify/expired (0.00s)\n"
+GTEST = (
+    "[  FAILED  ] Suite.Case (3 ms)\n[  FAILED  ] 1 test, listed below:\n[  FAILED  ] Suite.Case\n"
+)
+MAVEN = "[ERROR] com.x.FooTest.bar  Time elapsed: 0.1 s  <<< FAILURE!\n[ERROR] Failures\n"
+TESTNAMES_REGRTEST = (
+    "test test_httplib failed -- Traceback (most recent\ntest_httplib failed (1 error)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (
+            UNITTEST,
+            (
+                "test_a (test_x.TestX.test_a)",
+                "test_c (test_x.TestX.test_c) (i=3)",
+                "setUpClass (test_x.TestY)",
+            ),
+        ),
+        (
+            TESTNAMES_PYTEST,
+            ("tests/test_a.py::TestA::test_x[a - b]", "tests/test_a.py::test_y", "tests/test_b.py"),
+        ),
+        (TESTNAMES_PROVE, ("the key is valid", "t/key.t")),
+        (TESTNAMES_TAP, ("the key is valid", "without a dash")),
+        (TESTNAMES_CTEST, ("b", "long name")),
+        (TESTNAMES_AUTOMAKE, ("two.sh", "four")),
+        (TESTNAMES_MESON, ("suite / tls",)),
+        (TESTNAMES_CARGO, ("tls::expired",)),
+        (TESTNAMES_GO, ("TestVerify", "TestVerify/expired")),
+        ("FAIL\tx/y [build failed]\nFAIL\tx/z 0.1s\n", ("x/y",)),
+        (GTEST, ("Suite.Case",)),
+        (MAVEN, ("com.x.FooTest.bar",)),
+        (TESTNAMES_REGRTEST, ("test_httplib",)),
+        ("FAILED test_a\n", ("test_a",)),
+        ("", ()),
+        ("ERROR: something went wrong at noon\nFAILED (failures=1)\nFAILED\n", ()),
+    ],
+)
+def test_the_names_that_runners_print_are_found_in_order(text, names):
+    assert failed_tests(text) == names
+
+
+def test_what_no_two_runs_have_in_common_is_left_out_of_a_name():
+    one = "FAILED t/test_a.py::test_x[2028-01-01T00:00:00Z-0x7f00-1851949501]\n"
+    other = "FAILED t/test_a.py::test_x[2031-05-06 01:02-0xdead-1941148800.25]\n"
+    assert failed_tests(one) == failed_tests(other) != ()
+
+
+@pytest.mark.parametrize(
+    ("text", "stopped"),
+    [
+        ("!!!!!!!!!! stopping after 1 failures !!!!!!!!!!!", True),
+        ("!!!!!! Interrupted: 1 error during collection !!!!!!", True),
+        ("Bail out!  no server", True),
+        (TESTNAMES_PYTEST, False),
+    ],
+)
+def test_a_runner_that_stops_early_says_so(text, stopped):
+    assert stopped_early(text) is stopped
+
+
+def test_the_section_about_a_test_ends_at_a_line_across_or_another_test():
+    assert section_of(UNITTEST, "test_a (test_x.TestX.test_a)").endswith("\nValueError: expired")
+    assert section_of("FAILED a\nError: x\nFAILED b\nError: y\n", "a") == "FAILED a\nError: x"
+    assert section_of("FAILED a\n", "b") == ""
+
+
+@pytest.mark.parametrize(
+    ("log", "names"),
+    [
+        ("maven", ("leafIsValid",)),
+        ("gradle", ("ChainTest > leafIsValid",)),
+        ("jest", ("leaf is valid",)),
+        ("go_old", ("TestCertificate", "TestYears", "TestYears/leap")),
+        ("node_tap", ("certificate is valid", "sum")),
+    ],
+)
+def test_the_names_are_found_at_the_ends_of_logs_of_many_runners(log, names):
+    text = (Path(__file__).parent / "log_ends" / f"{log}.txt").read_text()
+    assert failed_tests(text) == names

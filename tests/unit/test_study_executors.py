@@ -7,10 +7,16 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from buildvm_nb.errors import HostError, UsageError
-from buildvm_nb.host import memory
-from buildvm_nb.study import executors, jobs
-from buildvm_nb.study.executors import LocalExecutor, is_local, open_executor
-from buildvm_nb.study.jobs import default_jobs, fit_jobs
+from buildvm_nb.host import facts as memory
+from buildvm_nb.study import executors
+from buildvm_nb.study import executors as jobs
+from buildvm_nb.study.executors import (
+    LocalExecutor,
+    default_jobs,
+    fit_jobs,
+    is_local,
+    open_executor,
+)
 
 DIE_ONCE = """
 import os, pathlib

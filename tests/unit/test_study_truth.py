@@ -11,19 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worlds import World, diagnosed, without_host
 
-from buildvm_nb.catalog.failurerows import failures_of
-from buildvm_nb.catalog.findingrows import finding_row
+from buildvm_nb.catalog.rows import finding_row
+from buildvm_nb.catalog.traps import failures_of
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Count, FindingKind
+from buildvm_nb.model.instants import is_within
 from buildvm_nb.model.outcome import Verdict
-from buildvm_nb.model.recurrence import is_within
 from buildvm_nb.study import laboratory
-from buildvm_nb.study.allowing import allows
-from buildvm_nb.study.choosing import choose_environment
+from buildvm_nb.study.choosing import Host, allows, choose_environment
 from buildvm_nb.study.questions import DEFAULT_AXES, Questions
-from buildvm_nb.study.showing import Host
-from buildvm_nb.study.trial import Trial
+from buildvm_nb.study.run import Trial
 
 OWN = datetime(2017, 6, 12, 14, 31, 7, tzinfo=UTC)
 EDGE = datetime(2030, 11, 27, 15, 28, 58, tzinfo=UTC)

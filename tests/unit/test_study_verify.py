@@ -6,13 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from buildvm_nb.catalog import Catalog
-from buildvm_nb.cli.exits import ExitStatus
-from buildvm_nb.cli.verify import _told, verified_status
+from buildvm_nb.cli.command import ExitStatus
+from buildvm_nb.cli.curated import _told, verified_status
 from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.model.agreement import ClaimCheck, claim_agrees
-from buildvm_nb.model.case import Case
-from buildvm_nb.model.entry import Claim
+from buildvm_nb.model.case import Case, Claim
+from buildvm_nb.model.claims import ClaimCheck, claim_agrees
 from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.outcome import Artifact, Outcome, StepRecord
 from buildvm_nb.search import State
@@ -20,9 +19,8 @@ from buildvm_nb.study.dates import position
 from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.questions import DEFAULT_AXES
-from buildvm_nb.study.spotcheck import points_of, spot_check
-from buildvm_nb.study.trial import Trial
-from buildvm_nb.study.verify import Verification, questions_of, verify_case
+from buildvm_nb.study.run import Trial
+from buildvm_nb.study.verify import Verification, points_of, questions_of, spot_check, verify_case
 
 FIRST = datetime(2019, 5, 1, 12, tzinfo=UTC)
 LAST = datetime(2019, 6, 1, 12, tzinfo=UTC)

@@ -15,8 +15,8 @@ from buildvm_nb.errors import HostError
 from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.vm import accelerator
 from buildvm_nb.vm.accelerator import choose_accelerator, prove_kvm
-from buildvm_nb.vm.boot import BootFiles
-from buildvm_nb.vm.emulator import Emulator
+from buildvm_nb.vm.command import BootFiles
+from buildvm_nb.vm.qemu import Emulator
 
 BOOT = BootFiles(
     kernel=Path("/k/vmlinuz"),
@@ -194,8 +194,8 @@ def test_a_trial_ends_with_the_process_that_made_it_even_if_that_is_killed(qemu,
     asking = f"""
 from pathlib import Path
 from buildvm_nb.vm import accelerator
-from buildvm_nb.vm.boot import BootFiles
-from buildvm_nb.vm.emulator import Emulator
+from buildvm_nb.vm.command import BootFiles
+from buildvm_nb.vm.qemu import Emulator
 accelerator._DEVICE, accelerator._DEADLINE_S = Path({str(emulator.path)!r}), 600.0
 emulator = Emulator(
     path={emulator.path!r}, version="7.2", models=frozenset(), features=frozenset()

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from buildvm_nb.model.machine import MachineSpec
-from buildvm_nb.vm.boot import BootFiles
-from buildvm_nb.vm.command import MachineFiles, Sockets, qemu_argv
-from buildvm_nb.vm.emulator import Emulator
+from buildvm_nb.vm.command import BootFiles, MachineFiles, Sockets, qemu_argv
+from buildvm_nb.vm.qemu import Emulator
 
 BOOT = BootFiles(
     kernel=Path("/c/kernel,1/vmlinuz"),

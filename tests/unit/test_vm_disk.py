@@ -9,7 +9,7 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.vm import DiskImage, DiskMachine, Provision, disk_argv, inspect_disk
-from buildvm_nb.vm.emulator import Emulator
+from buildvm_nb.vm.qemu import Emulator
 
 GIB = 2**30
 QEMU = Emulator(

@@ -10,9 +10,8 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.image.uml import fetch_uml_kernel
 from buildvm_nb.model.machine import Accelerator, MachineSpec
 from buildvm_nb.vm.accelerator import choose_accelerator
-from buildvm_nb.vm.boot import BootFiles
-from buildvm_nb.vm.checkpoint import _disk_digest
-from buildvm_nb.vm.command import MachineFiles
+from buildvm_nb.vm.command import BootFiles, MachineFiles
+from buildvm_nb.vm.instance import _disk_digest
 from buildvm_nb.vm.uml import uml_argv
 
 

@@ -18,15 +18,13 @@ from unittest.mock import patch
 from buildvm_nb.errors import SourceError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case, LocalSource
-from buildvm_nb.model.cpu import CPU_MODELS, Vendor, instruction_sets
 from buildvm_nb.model.finding import Finding
-from buildvm_nb.model.machine import Environment, MachineSpec
+from buildvm_nb.model.machine import CPU_MODELS, Environment, MachineSpec, Vendor, instruction_sets
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study.diagnose import diagnose
-from buildvm_nb.study.laboratory import Laboratory
-from buildvm_nb.study.probe import order_key
+from buildvm_nb.study.laboratory import Laboratory, order_key
 from buildvm_nb.study.questions import Questions
-from buildvm_nb.study.trial import Trial
+from buildvm_nb.study.run import Trial
 
 CASE = Case.parse({"id": "demo", "steps": [{"name": "test", "run": "run-tests"}]})
 KERNELS = {
@@ -183,7 +181,7 @@ def without_host() -> Iterator[None]:
         return SimpleNamespace(release=KERNELS[spec.kernel])
 
     far = {
-        "kernels.kernel_for": had,
+        "ordered.kernel_for": had,
         "diagnose.kvm_status": lambda _cache: (False, ""),
         "laboratory.prepare": lambda *_, **__: _BOOT,
         "laboratory.engine_for": lambda *_: f"qemu {_QEMU.version}",

@@ -9,10 +9,10 @@ from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study import open_machine
-from buildvm_nb.study.environment import kvm_status, uml_status
+from buildvm_nb.study.diagnose import diagnose_case
 from buildvm_nb.study.executors import LocalExecutor
-from buildvm_nb.study.findings import diagnose_case
 from buildvm_nb.study.questions import Questions
+from buildvm_nb.study.run import kvm_status, uml_status
 
 IMAGE = "debian:bookworm,python3"
 QUESTIONS = set(Questions.__dataclass_fields__)

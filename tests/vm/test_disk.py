@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from buildvm_nb.service.processes import birth
+from buildvm_nb.service.places import birth
 from tests.vm.standin import make_disk
 
 pytestmark = pytest.mark.vm

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from buildvm_nb.errors import CpuError, HostError, UsageError
-from buildvm_nb.host.tools import find_tool
+from buildvm_nb.host.process import find_tool
 from buildvm_nb.image import fetch_kernel
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.vm import Provision, accelerator
-from buildvm_nb.vm.emulator import QEMU
+from buildvm_nb.vm.qemu import QEMU
 
 from .conftest import output_of
 

@@ -8,7 +8,7 @@ from jupyter_client.manager import KernelManager
 
 from buildvm_nb.catalog import Catalog, parse_case
 from buildvm_nb.nb import BuildPanel
-from buildvm_nb.vm.process import OwnedProcess
+from buildvm_nb.vm.qemu import OwnedProcess
 
 pytestmark = [pytest.mark.vm, pytest.mark.network]
 

@@ -7,7 +7,7 @@ import pytest
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, FindingKind
-from buildvm_nb.nb.diagnosis import DiagnosisPanel
+from buildvm_nb.nb.study import DiagnosisPanel
 
 pytestmark = pytest.mark.vm
 

@@ -9,8 +9,8 @@ from buildvm_nb.model.case import Case
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Probing, Verdict
-from buildvm_nb.study import probe
-from buildvm_nb.study.probe import Order, run_probe
+from buildvm_nb.study import laboratory as probe
+from buildvm_nb.study.laboratory import Order, run_probe
 
 pytestmark = pytest.mark.vm
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from buildvm_nb.service import Places
-from buildvm_nb.service.processes import birth
+from buildvm_nb.service.places import birth
 from buildvm_nb.vm import ChannelKeys
 
 pytestmark = pytest.mark.vm

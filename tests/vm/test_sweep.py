@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 
 from buildvm_nb.catalog import Catalog, parse_case, read_csv
-from buildvm_nb.study.cells import run_cell
 from buildvm_nb.study.executors import LocalExecutor, open_executor
-from buildvm_nb.study.grid import Cell, Grid, Place, make_cells, pin_cells
-from buildvm_nb.study.sweep import run_cells, sweep
+from buildvm_nb.study.sweep import (
+    Cell,
+    Grid,
+    Place,
+    make_cells,
+    pin_cells,
+    run_cell,
+    run_cells,
+    sweep,
+)
 
 pytestmark = [pytest.mark.vm]
 

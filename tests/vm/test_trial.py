@@ -131,7 +131,7 @@ def test_a_package_that_does_not_exist_is_unavailable(cache):
 
 
 def test_a_host_without_qemu_is_an_error_of_the_host(build, monkeypatch):
-    from buildvm_nb.vm.emulator import find_emulator
+    from buildvm_nb.vm.qemu import find_emulator
 
     monkeypatch.setattr(shutil, "which", lambda *_args, **_kwargs: None)
     find_emulator.cache_clear()

@@ -13,7 +13,7 @@ import pytest
 from buildvm_nb.errors import GuestLost, HostError, LaunchError, MachineError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.machine import MachineSpec
-from buildvm_nb.study.environment import prepare
+from buildvm_nb.study.run import prepare
 from buildvm_nb.vm import BuildMachine, Provision
 
 from .conftest import IMAGE, output_of

@@ -10,7 +10,7 @@ from buildvm_nb.errors import GuestLost
 from buildvm_nb.image.uml import UML_KERNELS
 from buildvm_nb.model.finding import FindingKind
 from buildvm_nb.model.instants import parse_instant
-from buildvm_nb.study.environment import uml_status
+from buildvm_nb.study.run import uml_status
 from buildvm_nb.vm import BuildMachine
 
 from .conftest import output_of

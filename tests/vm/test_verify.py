@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from buildvm_nb.catalog.proofs import load_proof
+from buildvm_nb.catalog.curated import load_proof
 
 pytestmark = [pytest.mark.vm]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from buildvm_nb.hints.armour import find_armour
 from buildvm_nb.hints.openpgp import find_keys, looks_like_openpgp
+from buildvm_nb.hints.scan import find_armour
 
 DATA = Path(__file__).parent / "data"
 KEY, SUBKEY = "OpenPGP key f7f0d93b0dbfc011", "OpenPGP subkey e17b2363085deeb5"

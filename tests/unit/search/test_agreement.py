@@ -2,7 +2,7 @@ import pytest
 
 from buildvm_nb.errors import SearchError
 from buildvm_nb.search import State, coin_confidence
-from buildvm_nb.search.agreement import count_states, is_split
+from buildvm_nb.search.plan import count_states, is_split
 
 
 @pytest.mark.parametrize(("agreeing", "expected"), [(0, 0.0), (1, 0.5), (4, 0.9375)])

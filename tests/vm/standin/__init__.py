@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from buildvm_nb.host.cpio import CpioWriter
-from buildvm_nb.host.tools import run_tool
+from buildvm_nb.host.process import run_tool
 from buildvm_nb.image import fetch_kernel
 from buildvm_nb.image.initramfs import build_initramfs
 

@@ -1,0 +1,84 @@
+"""Studies in one call: whose case is meant, and what is refused before anything runs."""
+
+import pytest
+
+import buildvm_nb
+from buildvm_nb import api as quick
+from buildvm_nb.catalog import Catalog
+from buildvm_nb.errors import UsageError
+from buildvm_nb.model.case import Case, GitSource, LocalSource, PyPISource
+
+CASE = Case.parse({"id": "mine", "steps": [{"name": "test", "run": "true"}]})
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("BUILDVM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BUILDVM_CATALOG", str(tmp_path / "catalog.sqlite"))
+    return tmp_path
+
+
+def test_every_study_is_reached_from_the_package():
+    for name in ("at_commit", "build", "diagnose", "forecast", "run", "sweep"):
+        assert getattr(buildvm_nb, name) is getattr(quick, name)
+        assert name in dir(buildvm_nb)
+
+
+def test_a_build_whose_source_is_gone_is_recorded_as_data(nowhere):
+    case = CASE.model_copy(update={"source": LocalSource(path=str(nowhere / "gone"))})
+    outcome = buildvm_nb.build(case)
+    assert outcome.verdict == "unavailable"
+    with Catalog() as catalog:
+        assert list(catalog.outcomes()["id"]) == [outcome.id]
+
+
+def test_a_commit_goes_into_the_source_and_nothing_else_changes():
+    case = CASE.model_copy(update={"source": GitSource(url="/some/where", before="2020-01-01")})
+    changed = buildvm_nb.at_commit(case, "0012345")
+    assert (changed.source.commit, changed.source.before) == ("0012345", None)
+    assert changed.source.url == "/some/where"
+    assert changed.model_copy(update={"source": case.source}) == case
+    elsewhere = buildvm_nb.at_commit(CASE, "v1", "https://example.org/x.git")
+    assert elsewhere.source == GitSource(url="https://example.org/x.git", commit="v1")
+
+
+def test_a_commit_of_no_repository_is_refused():
+    case = CASE.model_copy(update={"source": PyPISource(name="six", version="1.16.0")})
+    with pytest.raises(UsageError, match=r"commit 'v1' of what.*is pypi; allowed: git"):
+        buildvm_nb.at_commit(case, "v1")
+
+
+@pytest.mark.parametrize("axes", [["dates"], ["commit"], "date", []])
+def test_axes_that_are_none_are_refused(nowhere, axes):
+    with pytest.raises(UsageError, match=r"not axes: .*allowed: a list of date, cpu"):
+        buildvm_nb.diagnose(CASE, axes=axes)
+
+
+def test_a_text_that_is_no_axis_is_told_by_name(nowhere):
+    with pytest.raises(UsageError, match="dates: not a date: 'soon'"):
+        buildvm_nb.sweep(CASE, dates="soon")
+
+
+def test_a_directory_without_a_case_file_says_what_is_missing(nowhere):
+    with pytest.raises(UsageError, match=r"no buildvm\.toml in"):
+        buildvm_nb.forecast(nowhere)
+
+
+def test_a_field_that_no_machine_has_is_refused(nowhere):
+    with pytest.raises(UsageError, match="colour"):
+        buildvm_nb.run("true", colour="blue")
+
+
+def test_an_environment_is_a_choice_or_auto(nowhere):
+    with pytest.raises(UsageError, match="unknown: 'past'; allowed: 'auto', a Choice"):
+        buildvm_nb.build(CASE, environment="past")
+    case = CASE.model_copy(update={"source": LocalSource(path=str(nowhere / "gone"))})
+    outcome = buildvm_nb.build(case, environment="auto")
+    assert (outcome.verdict, outcome.chosen_by) == ("unavailable", ())
+
+
+def test_a_study_of_dates_refuses_a_machine_with_a_date(nowhere):
+    with pytest.raises(UsageError, match="a diagnosis of dates varies the date itself"):
+        buildvm_nb.diagnose(CASE, date="2010-05-05")
+    with pytest.raises(UsageError, match="the sweep varies the date itself"):
+        buildvm_nb.sweep(CASE, dates="2010..2012/1Y", date="2010-05-05")
