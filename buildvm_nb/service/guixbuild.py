@@ -67,6 +67,8 @@ _ASK_TIMEOUT_S = 300.0
 _LITTLE_KIB = 10 * 1024
 """As Guix itself says: less than this may have caused the failure."""
 _KILL_GRACE_S = 10.0
+_TICK_S = 0.01
+"""A file's time is that of the kernel's last tick: a hundredth of a second ago at most."""
 _PIECE = 1 << 16
 _SSH_FAILED = 255
 _SHELL_DIED = 128
@@ -342,7 +344,7 @@ class _Run:
     @property
     def built_there(self) -> frozenset[str]:
         """Derivations that the machine has worked on in this step."""
-        begun = self.before.clock_at.timestamp()
+        begun = self.before.clock_at.timestamp() - _TICK_S
         return frozenset(one for one, at in self.after.logs.items() if at >= begun)
 
 
