@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -434,21 +435,26 @@ def start_machine(name: str, argv: Sequence[str], *, places: Places) -> Status:
         address = f"{directory}/notify"
         news.bind(address)
         start = log.tell()
-        process = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            env={**os.environ, VARIABLE: address},
-            start_new_session=True,
-        )
-        try:
-            is_ready = _wait_ready(process, news, _START_TIMEOUT_S)
-        except BaseException:  # nobody waits for it any more
-            process.terminate()
-            process.wait()
-            raise
+        # in a thread of its own: a Ctrl-C inside Popen would leave a process that nobody knows
+        with ThreadPoolExecutor(1) as starter:
+            starting = starter.submit(
+                subprocess.Popen,
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env={**os.environ, VARIABLE: address},
+                start_new_session=True,
+            )
+            try:
+                process = starting.result()
+                is_ready = _wait_ready(process, news, _START_TIMEOUT_S)
+            except BaseException:  # nobody waits for it any more
+                process = starting.result()
+                process.terminate()
+                process.wait()
+                raise
         if not is_ready:
             raise _not_started(name, process, _said(place.log, start))
     # it is on its own now, and is reaped if it ends before we do

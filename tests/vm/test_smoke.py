@@ -19,6 +19,9 @@ run = 'test "$(date +%s)" -lt 1577836800 || { echo "Error: expired"; exit 1; }'
 """
 
 
+QUICK = ("--effort", "quick")
+
+
 def buildvm(tmp_path, *words):
     argv = [sys.executable, "-m", "buildvm_nb.cli", *words]
     return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -34,7 +37,7 @@ def test_smoke_a_time_trap_is_found_recorded_and_exported(tmp_path):
     (tmp_path / "smoke.toml").write_text(EXPIRED)
     catalog = ["--catalog", str(tmp_path / "catalog.sqlite")]
     years = ["--axis", "date", "--from", "2018-01-01", "--to", "2022-01-01"]
-    done = buildvm(tmp_path, "diagnose", "smoke.toml", *years, *catalog, "--json")
+    done = buildvm(tmp_path, "diagnose", "smoke.toml", *years, *catalog, *QUICK, "--json")
     finding = json.loads(done.stdout)
     assert finding["kind"] == "time-trap", done.stderr
     assert [edge["first_after"] for edge in finding["boundaries"]] == ["2020-01-01T00:00:00Z"]

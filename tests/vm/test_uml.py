@@ -77,6 +77,7 @@ def test_a_time_trap_is_found_with_forks(find_out):
     finding = find_out(
         'test "$(date +%s)" -lt 1577836800 || { echo "Error: expired"; exit 1; }',
         overrides=UML,
+        effort="quick",
         first="2018-01-01",
         last="2022-01-01",
     )
