@@ -94,6 +94,7 @@ def test_both_breaks_are_told_to_the_second_with_their_certificates(forecast):
     assert finding.boundaries[0].first_after == "2028-09-07T14:25:01Z"
 
 
+@pytest.mark.long
 def test_a_sound_project_exits_with_0_and_one_broken_today_with_5(forecast):
     status, out, err = forecast("--until", "8m", a=SECOND)
     assert status == 0, err

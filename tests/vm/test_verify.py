@@ -73,6 +73,7 @@ def test_a_quick_check_tells_a_true_claim_from_one_that_is_off_by_a_second(verif
     assert result["check"]["why"] == ["it passes at 2021-11-27T15:28:57Z"]
 
 
+@pytest.mark.long
 def test_a_proof_is_of_runs_of_its_own_and_carries_them(verify, tmp_path):
     until = "2021-11-27T15:28:57Z"
     (tmp_path / "README.md").write_text("# Demo\n")
