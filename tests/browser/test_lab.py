@@ -219,7 +219,11 @@ def walk_on(page, home):
 def pick_version_and_date(page):
     panel = page.locator(".widget-tab")
     panel.get_by_label("Search").fill("1.8.0")
-    page.locator("select option", has_text="1.8.0").first.wait_for(state="attached")
+    # the whole list has it as well: wait until the search has left it alone
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('select')].some(list => list.options.length"
+        " && [...list.options].every(one => one.text.includes('1.8.0')))"
+    )
     panel.get_by_label("Revision").select_option(index=0)
     show_tab(page, "Machine")
     page.get_by_text("2022-12-08T16:01:13Z").first.wait_for()
