@@ -21,6 +21,7 @@ from buildvm_nb.model.machine import ImageSpec
 pytestmark = pytest.mark.vm
 
 ROOT = Path(__file__).parents[2]
+CODE = {Path(sys.prefix), Path(sys.base_prefix), ROOT}
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 IMAGE = "debian:bookworm,python3"
 UNIT = "buildvm-vm.service"
@@ -70,8 +71,7 @@ class Systemd:
     """A systemd, and commands beside it."""
 
     def __init__(self, place, file):
-        code = {Path(sys.prefix), Path(sys.base_prefix), ROOT}
-        hidden = {path: above for path in code if (above := closed_above(path))}
+        hidden = {path: above for path in CODE if (above := closed_above(path))}
         self.log = place / "systemd.log"
         environment = os.environ | {
             "PLACE": str(place),
@@ -159,6 +159,9 @@ def test_a_system_unit_runs_a_machine_as_an_account_of_its_own(systemd):
     status, said = call("machine", "unit", "vm", "--systemd", "--system", "-o", unit)
     assert status == 0, said
     more = f'[Service]\nEnvironment="PYTHONPATH={ROOT}"\nStandardError=file:/run/said\n'
+    # a checkout in /tmp, of which the unit has one of its own
+    ours = {str(path) for path in CODE if path.is_relative_to("/tmp")}
+    more += f"BindReadOnlyPaths={' '.join(sorted(ours))}\n"
     systemd.run("sh", "-c", f"mkdir {unit}.d; printf '%s' '{more}' >{unit}.d/test.conf")
     assert systemd.run("systemctl", "daemon-reload")[0] == 0
     # the machine's file says auto_start
