@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from ulid import ULID
 
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.process import interruptible
 from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.vm.command import KERNEL_PARAMETERS, BootFiles
-from buildvm_nb.vm.qemu import Console, Emulator, OwnedProcess
+from buildvm_nb.vm.qemu import Console, Emulator, OwnedProcess, write_memo
 
 __all__ = ["choose_accelerator", "is_kvm_offered", "prove_kvm"]
 
@@ -85,7 +84,7 @@ def prove_kvm(
             return known
         works, seen = _try(emulator, boot)
         answers[key] = {"works": works, "seen": seen, "tried_at": _uptime()}
-        _remember(memo, answers)
+        write_memo(memo, {"boot": _boot(), "answers": answers})
     return works, seen
 
 
@@ -149,16 +148,6 @@ def _usable(answer: Any, asked_at: float | None) -> tuple[bool, str] | None:  # 
     except (KeyError, TypeError):
         return None
     return (True, str(seen)) if works is True else (False, str(seen)) if is_new else None
-
-
-def _remember(memo: Path, answers: dict[str, Any]) -> None:
-    partial = memo.with_suffix(f".{ULID()}")
-    with suppress(OSError):  # it only saves time
-        try:
-            partial.write_text(json.dumps({"boot": _boot(), "answers": answers}))
-            partial.replace(memo)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _boot() -> str:

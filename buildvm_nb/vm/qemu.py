@@ -36,6 +36,7 @@ __all__ = [
     "check_cpu",
     "check_wishes",
     "find_emulator",
+    "write_memo",
 ]
 
 # The guest's serial console: kept, and watched for trouble that is the guest's own.
@@ -180,7 +181,7 @@ def find_emulator(cache_root: Path | None = None, program: str = QEMU) -> Emulat
             hint="upgrade qemu-system-x86; Debian 12 has 7.2",
         )
     if memo and not remembered:
-        _remember(memo, {"stamp": stamp, "known": known})
+        write_memo(memo, {"stamp": stamp, "known": known})
     return Emulator(
         path=path,
         version=version,
@@ -200,8 +201,8 @@ def _remembered(memo: Path | None, stamp: list[object]) -> dict[str, Any] | None
         return None
 
 
-def _remember(memo: Path, content: dict[str, Any]) -> None:
-    """Write a memo, where that can be done: it only saves time."""
+def write_memo(memo: Path, content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Write what was found out as JSON, where that can be done: it only saves time."""
     partial = memo.with_suffix(f".{ULID()}")
     with suppress(OSError):
         try:

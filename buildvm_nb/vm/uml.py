@@ -20,16 +20,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ulid import ULID
-
 from buildvm_nb.errors import GuestLost, HostError, MachineError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.process import find_tool, interruptible
 from buildvm_nb.model.machine import Accelerator, CpuIdentity, Environment, MachineSpec
 from buildvm_nb.vm.command import KERNEL_PARAMETERS, BootFiles, MachineFiles
-from buildvm_nb.vm.events import INSTRUCTION_SETS, Events, linux_flag, prove_machine
+from buildvm_nb.vm.events import INSTRUCTION_SETS, Events, GuestFacts, linux_flag, prove_machine
 from buildvm_nb.vm.instance import Checkpoint, Instance, import_channel, lay_out, lay_out_copy
-from buildvm_nb.vm.qemu import Console, OwnedProcess
+from buildvm_nb.vm.qemu import Console, OwnedProcess, write_memo
 from buildvm_nb.vm.session import ChannelKeys, ask
 
 __all__ = ["UmlInstance", "prove_uml", "uml_argv"]
@@ -89,7 +87,11 @@ def uml_argv(
 
 def _sandbox(program: Path, binds: list[str]) -> list[str]:
     root = program.parents[2]
-    inside = [word for name in sorted(root.iterdir()) for word in _shown(name)]
+    inside = [
+        word
+        for path in sorted(root.iterdir())
+        for word in ("--ro-bind", str(path), f"/{path.name}")
+    ]
     return [
         find_tool("bwrap"),
         *("--unshare-all", "--die-with-parent", "--clearenv", "--setenv", "TMPDIR", "/tmp"),  # noqa: S108
@@ -100,10 +102,6 @@ def _sandbox(program: Path, binds: list[str]) -> list[str]:
         "--",
         f"/{program.relative_to(root)}",
     ]
-
-
-def _shown(path: Path) -> tuple[str, str, str]:
-    return ("--ro-bind", str(path), f"/{path.name}")
 
 
 class UmlInstance(Instance):
@@ -255,20 +253,11 @@ class _PacedLine:
 
 def _identity_of_host() -> CpuIdentity | None:
     """Read what the host's CPU says that it is, which is what programs in the guest see."""
-    said: dict[str, str] = {}
+    words: dict[str, str] = {}
     for line in _CPUINFO.read_text().partition("\n\n")[0].splitlines():
         name, _, value = line.partition(":")
-        said[name.strip()] = value.strip()
-    try:
-        return CpuIdentity(
-            vendor=said["vendor_id"],
-            family=int(said["cpu family"]),
-            model=int(said["model"]),
-            stepping=int(said["stepping"]),
-            name=" ".join(said["model name"].split()),
-        )
-    except (KeyError, ValueError):
-        return None
+        words[name.strip().replace(" ", "_")] = " ".join(value.split())
+    return GuestFacts(cpu_words=words).cpu_identity
 
 
 def prove_uml(boot: BootFiles, memo: Path | None = None) -> tuple[bool, str]:
@@ -290,7 +279,7 @@ def prove_uml(boot: BootFiles, memo: Path | None = None) -> tuple[bool, str]:
         bwrap = Path(find_tool("bwrap"))
     except HostError as error:
         return False, error.message
-    key = json.dumps([boot.kernel_digest or str(boot.kernel), bwrap.stat().st_mtime_ns])
+    key = [boot.kernel_digest or str(boot.kernel), bwrap.stat().st_mtime_ns]
     if memo and _remembered(memo) == key:
         return True, "a guest came up before"
     binds = ["--ro-bind", str(boot.initramfs), "/initramfs"]
@@ -303,7 +292,7 @@ def prove_uml(boot: BootFiles, memo: Path | None = None) -> tuple[bool, str]:
             ended = process.wait(_DEADLINE_S)
         if _UP in console.text:
             if memo:
-                _remember(memo, key)
+                write_memo(memo, key)
             return True, "a guest came up"
         how = process.describe_end() if ended else f"it hung for {_DEADLINE_S:.0f} s"
         return False, f"a guest did not come up: {how}"
@@ -312,18 +301,8 @@ def prove_uml(boot: BootFiles, memo: Path | None = None) -> tuple[bool, str]:
         process.close()
 
 
-def _remembered(memo: Path) -> str:
+def _remembered(memo: Path) -> object:
     try:
-        return memo.read_text()
-    except OSError:
-        return ""
-
-
-def _remember(memo: Path, key: str) -> None:
-    partial = memo.with_suffix(f".{ULID()}")
-    with suppress(OSError):  # it only saves time
-        try:
-            partial.write_text(key)
-            partial.replace(memo)
-        finally:
-            partial.unlink(missing_ok=True)
+        return json.loads(memo.read_bytes())
+    except (OSError, ValueError):
+        return None
