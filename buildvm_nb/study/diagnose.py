@@ -590,9 +590,10 @@ class _Diagnosis:
     def _base(self, **fields: Any) -> Finding:  # noqa: ANN401 - fields of Finding
         """Return what is the same whatever is found."""
         first, last = self.questions.dates(self.own.date, self.today.date)
-        passed = [one for one in self.plain if state_of(one) is State.GOOD] or [
-            one for one in self.lab.evidence.values() if state_of(one) is State.GOOD
-        ]
+        passed = [one for one in self.plain if state_of(one) is State.GOOD] or sorted(
+            (one for one in self.lab.evidence.values() if state_of(one) is State.GOOD),
+            key=lambda one: (one.machine.accelerator is Accelerator.UML, one.probing.held),
+        )
         known = {
             "case": self.lab.case,
             "kind": FindingKind.UNDETERMINED,

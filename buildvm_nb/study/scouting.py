@@ -6,6 +6,7 @@ are repeated on the second, whose answer counts.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from buildvm_nb.errors import BudgetSpent, BuildVMError
 from buildvm_nb.image.uml import UML_KERNELS
@@ -69,7 +70,7 @@ def search_and_prove(
     if why := _unclear(study):
         told = f"user-mode Linux {why}: all was searched under QEMU"
         return study_dates(lab, strict, span, plain), told, False
-    deciding = list(dict.fromkeys(_deciding(study)))
+    deciding = list(dict.fromkeys([*_deciding(study), *_passing(study, plain)]))
     prober = Prober(lab, strict, span.first if study.is_forked else None)
     try:
         proven = prober.run(deciding)
@@ -136,6 +137,17 @@ def _deciding(study: DateStudy) -> Iterator[Probe]:
             and not probe.held
             and rule.covers(probe.at + study.duration // 2) is is_bad
         )
+
+
+def _passing(study: DateStudy, plain: Sequence[Outcome]) -> Iterator[Probe]:
+    """Choose a passing run for the finding to name as its environment, where QEMU has none yet."""
+    if not any(state_of(one) is State.GOOD for one in plain):
+        passing = (
+            probe
+            for probe, outcome in study.outcomes.items()
+            if state_of(outcome) is State.GOOD and not probe.held
+        )
+        yield from islice(passing, 1)
 
 
 def _nearest(study: DateStudy, change: Transition, state: State) -> Probe:

@@ -101,6 +101,14 @@ def test_where_the_budget_ends_before_the_proof_the_finding_says_so(found):
     assert parse_instant(finding.boundaries[0].first_after) == EDGE
 
 
+def test_the_environment_that_a_finding_names_was_seen_on_the_strict_engine(found):
+    finding, ran = found(lambda look: look.at < EDGE, own=datetime(2026, 1, 1, tzinfo=UTC))
+    assert finding.environment.accelerator is Accelerator.TCG
+    assert finding.environment.date < EDGE - timedelta(days=1)
+    seen = {one.machine for one in ran if one.verdict is Verdict.PASSED}
+    assert finding.environment in seen
+
+
 def test_a_sound_case_is_called_so_by_both(found):
     finding, _ = found(lambda _look: True)
     assert finding.kind is FindingKind.SOUND
