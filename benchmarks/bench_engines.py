@@ -43,7 +43,10 @@ _WORKLOADS = {
 }
 """In this order: the second builds what the first has configured."""
 _EDGE = parse_instant("2024-11-27T15:28:58Z")
-_TRAP = f'python3 -c "import time; sum(n * n for n in range(10**7)); assert time.time() < {_EDGE.timestamp():.0f}"'
+_TRAP = (
+    'python3 -c "import time; sum(n * n for n in range(10**7)); '
+    f'assert time.time() < {_EDGE.timestamp():.0f}"'
+)
 
 Run = Callable[[str], float]
 """Runs a command in the build directory and returns how long it took, in seconds."""
@@ -51,7 +54,7 @@ Run = Callable[[str], float]
 
 def native(stack: ExitStack, trees: dict[str, Path]) -> Run:
     """Have the image's files on the host, with the sources beside them."""
-    work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))  # noqa: S108
+    work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
     root, build = work / "root", work / "build"
     image = build_image(_IMAGE, CACHE).path
     subprocess.run(
@@ -63,7 +66,7 @@ def native(stack: ExitStack, trees: dict[str, Path]) -> Run:
     for name, tree in trees.items():
         subprocess.run(["cp", "-r", tree, build / name], check=True)
     inside = [find_tool("bwrap"), "--unshare-all", "--die-with-parent", "--bind", root, "/"]
-    inside += ["--bind", build, "/build", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
+    inside += ["--bind", build, "/build", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     inside += ["--chdir", "/build", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin"]
 
     def run(command: str) -> float:
