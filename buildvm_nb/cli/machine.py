@@ -65,9 +65,7 @@ def new(
         fields |= {"disk": str(disk.absolute()), "port_forwardings": GUIX_FORWARDINGS}
     text = write_machine_file(fields)
     path = output or _places().files / f"{name}.toml"
-    if output is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_new_file(path, text)
+    write_new_file(path, text, with_parents=output is None)
     session.note(f"wrote {path}; next: buildvm machine start {output or name}")
 
 
@@ -325,7 +323,8 @@ def unit(
     if output is None:
         write_line(text.rstrip("\n"))
         return
-    write_new_file(output, text)
+    # systemd's directory of a user's units is there only once something has made it
+    write_new_file(output, text, with_parents=systemd and not system)
     manager = "systemctl" if system else "systemctl --user"
     enable = "enable --now" if machine.auto_start else "start"
     following = f"{manager} daemon-reload && {manager} {enable} {output.name}"

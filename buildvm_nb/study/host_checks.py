@@ -20,6 +20,13 @@ __all__ = ["Check", "State", "check_host", "check_space", "qemu_version"]
 _QEMU = "qemu-system-x86_64"
 _KVM = Path("/dev/kvm")
 _GIB = 2**30
+_PURPOSES = {
+    "git": "git sources",
+    "dpkg-source": "Debian source packages",
+    "mke2fs": "disks of machines (disk_mib, --accelerator uml)",
+    "ssh": "`buildvm machine ssh`",
+}
+"""Programs that not everybody needs."""
 _NEEDED_DISK = 4 * _GIB
 _NEEDED_MEMORY = 3 * _GIB // 2
 
@@ -59,7 +66,7 @@ def check_host(cache: Cache | None) -> Iterator[Check]:
     needed += ["fakechroot", "fakeroot"] if os.geteuid() != 0 else []
     for tool in needed:
         yield _check_tool(tool, State.MISSING, "to make images")
-    for tool, purpose in (("git", "git sources"), ("dpkg-source", "Debian source packages")):
+    for tool, purpose in _PURPOSES.items():
         yield _check_tool(tool, State.LIMITED, f"for {purpose}")
     yield _check_mirror()
     yield _check_keyring()

@@ -94,6 +94,15 @@ def test_a_unit_runs_the_machine_with_this_users_directories(call, file, tmp_pat
         assert call("unit", "vm", *words)[0] == 2
 
 
+def test_a_users_unit_is_written_where_no_unit_has_been_yet(call, file, tmp_path):
+    target = tmp_path / "home/.config/systemd/user/vm.service"
+    status, _, err = call("unit", "vm", "--systemd", "-o", target)
+    assert status == 0, err
+    assert "machine vm" in target.read_text()
+    elsewhere = tmp_path / "none/vm.service"  # any other place has to be there: it may be mistyped
+    assert call("unit", "vm", "--systemd", "--system", "-o", elsewhere)[0] != 0
+
+
 def test_a_wrong_machine_file_is_told_with_its_line(call, file):
     file.write_text("cpu_count = 1\nmemory = 3\n")
     status, _, err = call("start", "vm")
