@@ -530,6 +530,8 @@ class _Diagnosis:
             if len(missing) == 1 and any(missing):
                 summary += f" (note: {missing.pop()})"
         else:
+            if flaky := self._asked_again(outcomes):
+                return flaky
             kind = FindingKind.UNDETERMINED
             summary = f"verdicts differ, but not along {tried}"
         if gaps := self._gaps():
@@ -545,6 +547,23 @@ class _Diagnosis:
             environment=good.machine if good else None,
             confidence=0.0 if kind is FindingKind.UNDETERMINED else 1 - 0.5 ** max(count - 1, 0),
         )
+
+    def _asked_again(self, outcomes: Sequence[Outcome]) -> Finding | None:
+        """Repeat what failed where no axis tells why: what then passes fails by chance."""
+        failed = next(one for one in outcomes if state_of(one) is State.BAD)
+        probing = failed.probing.model_copy(update={"drift_s": None})
+        again = [
+            Order(
+                case=failed.case,
+                machine=failed.machine,
+                probing=probing.model_copy(update={"attempt": number}),
+            )
+            for number in range(1, 2 * self.repeats + 2)
+        ]
+        runs = [failed, *self.lab.run(again)]
+        if State.GOOD not in map(state_of, runs):
+            return None
+        return flaky_finding(runs, None, self._base())
 
     def _judged(self) -> list[Outcome]:
         return [one for one in self.lab.evidence.values() if state_of(one) is not State.UNKNOWN]
