@@ -1,8 +1,12 @@
 """Studies in one call: whose case is meant, and what is refused before anything runs."""
 
+import os
 import re
+import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +127,32 @@ def test_a_directory_is_what_it_holds_where_a_command_is_given(nowhere, monkeypa
     assert main(["diagnose", *words, "--", "make"]) == 0
     assert main(["diagnose", *words]) == 2
     assert "no buildvm.toml in tree, and no command" in capsys.readouterr().err
+
+
+def test_the_package_has_what_notebooks_need_and_nothing_else():
+    assert buildvm_nb.__all__ == dir(buildvm_nb) == [
+        *("BuildMachine", "BuildVMError", "Case", "Catalog", "CatalogError", "CommandFailed"),
+        *("Finding", "Forecast", "HostError", "MachineError", "MachineSpec", "Outcome"),
+        *("SourceError", "SweepResult", "UsageError", "build", "diagnose", "environment"),
+        *("forecast", "lab", "run", "sweep"),
+    ]  # fmt: skip
+    for name in buildvm_nb.__all__:
+        assert getattr(buildvm_nb, name).__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'run_case'"):
+        _ = buildvm_nb.run_case
+
+
+def test_the_reference_is_what_the_docstrings_say():
+    root = Path(__file__).parents[2]
+    made = subprocess.run(
+        [sys.executable, root / "scripts" / "api-reference"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = "stale: scripts/api-reference > docs/api.md"
+    assert made.stdout == (root / "docs" / "api.md").read_text(encoding="utf-8"), told
 
 
 def test_a_build_whose_source_is_gone_is_recorded_as_data(nowhere):
