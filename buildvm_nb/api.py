@@ -5,15 +5,17 @@ The command line has the same studies with more to choose; `buildvm_nb.study` ha
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from buildvm_nb.catalog import Catalog, find_case
 from buildvm_nb.catalog.curated import Subject
 from buildvm_nb.errors import CommandFailed, UsageError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.progress import Progress, cell_progress
+from buildvm_nb.host.progress import cell_progress
 from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.model.finding import Finding, Forecast
 from buildvm_nb.model.instants import format_instant, now
@@ -24,8 +26,8 @@ from buildvm_nb.study.axes import parse_distance
 from buildvm_nb.study.choice import Choice
 from buildvm_nb.study.choosing import environment as advise
 from buildvm_nb.study.diagnose import diagnose_case
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.forecast import forecast as run_forecast
-from buildvm_nb.study.laboratory import OnOutcome
 from buildvm_nb.study.options import read_grid, read_option, read_questions
 from buildvm_nb.study.sweep import SweepResult
 from buildvm_nb.study.sweep import sweep as run_sweep
@@ -202,19 +204,17 @@ def sweep(  # noqa: PLR0913 - all but the subject have defaults
     def tell_result(result: "CellResult", far: str) -> None:
         _tell(tell, result.outcome, far)
 
+    grid = read_grid(given, cache)
     with _opened(catalog) as chosen:
-        return run_sweep(
-            case,
-            read_grid(given, cache),
-            machine,
+        means = Means(
             cache=cache,
             catalog=chosen,
             jobs=jobs,
             base=base,
             progress=cell_progress(),
-            on_outcome=tell_result,
             fresh=fresh,
         )
+        return run_sweep(case, grid, means, machine, tell_result)
 
 
 def diagnose(  # noqa: PLR0913 - all but the subject have defaults
@@ -311,19 +311,9 @@ def diagnose(  # noqa: PLR0913 - all but the subject have defaults
         "bad": bad,
     }
     questions = read_questions(given, cache, names={"resolution_s": "resolution"})
-    with _opened(catalog) as chosen, _counted(f"diagnose {case.id}", tell) as (progress, hear):
-        return diagnose_case(
-            case,
-            questions,
-            machine,
-            cache=cache,
-            catalog=chosen,
-            jobs=jobs,
-            base=base,
-            progress=progress,
-            on_outcome=hear,
-            fresh=fresh,
-        )
+    work = _Work(f"diagnose {case.id}", base, jobs, tell, fresh)
+    with _opened(catalog) as chosen, work.means(cache, chosen) as means:
+        return diagnose_case(case, means, questions, machine)
 
 
 def forecast(  # noqa: PLR0913 - all but the subject have defaults
@@ -375,17 +365,12 @@ def forecast(  # noqa: PLR0913 - all but the subject have defaults
         If something cannot be recorded.
     """
     case, base = find_case(subject, catalog)
-    with _opened(catalog) as chosen, _counted(f"forecast {case.id}", tell) as (progress, hear):
+    work = _Work(f"forecast {case.id}", base, jobs, tell, fresh)
+    with _opened(catalog) as chosen, work.means(Cache(), chosen) as means:
         return run_forecast(
             case,
+            means,
             until=parse_distance(until, now().replace(microsecond=0)),
-            cache=Cache(),
-            catalog=chosen,
-            jobs=jobs,
-            base=base,
-            progress=progress,
-            on_outcome=hear,
-            fresh=fresh,
             budget=read_option("budget", budget),
             overrides=machine,
         )
@@ -436,18 +421,36 @@ def _opened(catalog: Catalog | None) -> Iterator[Catalog]:
         yield own
 
 
-@contextmanager
-def _counted(label: str, tell: Tell | None) -> Iterator[tuple[Progress, OnOutcome]]:
-    """Show a study's runs so far, and tell of each."""
-    progress, runs = cell_progress(), count(1)
-    with progress.task(label) as task:
+@dataclass(frozen=True)
+class _Work:
+    """How a study of one call is done."""
 
-        def hear(outcome: Outcome, is_known: bool) -> None:  # noqa: FBT001 - a callback's argument
-            number = next(runs)
-            task.update(number, note=f"{number} outcome{'s' if number > 1 else ''} so far")
-            _tell(tell, outcome, _known(is_known))
+    label: str
+    base: Path
+    jobs: int | None
+    tell: Tell | None
+    fresh: bool
 
-        yield progress, hear
+    @contextmanager
+    def means(self, cache: Cache, catalog: Catalog) -> Iterator[Means]:
+        """Lend what the study works with; its runs so far are shown, and each is told."""
+        progress, runs = cell_progress(), count(1)
+        with progress.task(self.label) as task:
+
+            def hear(outcome: Outcome, is_known: bool) -> None:  # noqa: FBT001 - a callback
+                number = next(runs)
+                task.update(number, note=f"{number} outcome{'s' if number > 1 else ''} so far")
+                _tell(self.tell, outcome, _known(is_known))
+
+            yield Means(
+                cache=cache,
+                catalog=catalog,
+                jobs=self.jobs,
+                base=self.base,
+                progress=progress,
+                on_outcome=hear,
+                fresh=self.fresh,
+            )
 
 
 def _known(is_known: bool) -> str:  # noqa: FBT001 - as studies tell it

@@ -32,7 +32,7 @@ from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import Value
 from buildvm_nb.study import axes
 from buildvm_nb.study.again import batch_notebook
-from buildvm_nb.study.executors import fit_jobs, open_executor
+from buildvm_nb.study.executors import Means, fit_jobs, open_executor
 from buildvm_nb.study.options import OPTIONS, read_grid
 from buildvm_nb.study.sweep import CellResult, sweep
 
@@ -87,7 +87,7 @@ class BatchParameters(Value):
     """Where outcomes are recorded; empty: the user's own."""
 
     def texts(self) -> dict[str, str | None]:
-        """Return what varies, as `buildvm_nb.study.sweep.read_grid` takes it.
+        """Return what varies, as `buildvm_nb.study.options.read_grid` takes it.
 
         Returns
         -------
@@ -398,15 +398,8 @@ def run_parameters(
     outcomes: list[Outcome] = []
     with Catalog(parameters.catalog or None) as catalog:
         for case in parameters.cases():
-            result = sweep(
-                case,
-                grid,
-                cache=cache,
-                catalog=catalog,
-                jobs=parameters.jobs,
-                base=base,
-                on_outcome=tell_result,
-            )
+            means = Means(cache=cache, catalog=catalog, jobs=parameters.jobs, base=base)
+            result = sweep(case, grid, means, on_result=tell_result)
             outcomes += result.outcomes
     return HandOver(tuple(outcomes))
 

@@ -23,15 +23,6 @@ from buildvm_nb.cli.output import (
     write_line,
     write_pieces,
 )
-from buildvm_nb.model.display import (
-    describe_boundary,
-    describe_cause,
-    describe_counts,
-    describe_precision,
-    describe_reruns,
-    describe_window,
-    titled,
-)
 
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
@@ -459,6 +450,8 @@ def finding_fields(
     `named`: words by which the user named the case; left out, they follow from it.
     Returns: names and values; an empty value says that there is nothing to tell.
     """
+    from buildvm_nb.model.display import describe_boundary, describe_cause, describe_reruns, titled
+
     return [
         ("case", titled(finding.case)),
         ("superseded by", " ".join(superseded_by)),
@@ -492,6 +485,7 @@ def describe_machine(machine: "MachineSpec") -> str:
 
 
 def _dates(finding: "Finding") -> list[tuple[str, str]]:
+    from buildvm_nb.model.display import describe_window
     from buildvm_nb.model.instants import format_instant
 
     ends = (finding.studied_from, finding.studied_until)
@@ -654,6 +648,8 @@ def _boundaries(finding: "Finding") -> list[str]:
 
 
 def _row(boundary: "Boundary") -> list[str]:
+    from buildvm_nb.model.display import describe_precision
+
     return [
         boundary.axis.value,
         code(boundary.last_before, in_table=True),
@@ -671,6 +667,8 @@ def table_row(cells: Sequence[str]) -> str:
 
 
 def _causes(finding: "Finding") -> list[str]:
+    from buildvm_nb.model.display import describe_cause
+
     return [f"- {code(describe_cause(b.cause))}" for b in finding.boundaries if b.cause]
 
 
@@ -712,6 +710,8 @@ def _reproduction(finding: "Finding", named: Sequence[str], asked: Sequence[str]
 
 
 def _finding_report_reruns(finding: "Finding") -> list[str]:
+    from buildvm_nb.model.display import describe_counts
+
     return [
         f"- {describe_counts(one)}: {code(describe_machine(one.machine))}" for one in finding.reruns
     ]
@@ -787,6 +787,8 @@ def outcome_fields(outcome: "Outcome", catalog_place: str | None = None) -> list
     `catalog_place`: the catalog that holds it, where it is not the user's own.
     Returns: names and values; an empty value says that there is nothing to tell.
     """
+    from buildvm_nb.model.display import titled
+
     see = ["buildvm", "catalog", "log", outcome.id]
     see += ["--catalog", catalog_place] if catalog_place else []
     return [

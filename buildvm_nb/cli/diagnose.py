@@ -141,18 +141,8 @@ class _Study:
             session.note(narrator.describe(outcome, is_known=is_known))
 
         session.note(questions.expected_runs())
-        with session.catalog() as catalog, session.resumable(scheduler=work.scheduler):
-            return diagnose_case(
-                *self._what,
-                cache=session.cache(),
-                catalog=catalog,
-                jobs=work.jobs,
-                scheduler=work.scheduler,
-                base=self._base,
-                progress=session.progress(),
-                on_outcome=tell,
-                fresh=work.fresh,
-            )
+        with session.studying(work, self._base, tell) as means:
+            return diagnose_case(self._what[0], means, *self._what[1:])
 
     def look_ahead(self, session: Session) -> "Outlook":
         """Work out what it would ask first."""

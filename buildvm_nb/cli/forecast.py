@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from dateutil.relativedelta import relativedelta
 
 from buildvm_nb.cli.command import ExitStatus, Session, command, complete_case, complete_hint_kind
 from buildvm_nb.cli.describe import escaped, table_row
@@ -21,7 +21,6 @@ from buildvm_nb.cli.output import (
     write_table,
 )
 from buildvm_nb.errors import SourceError, UsageError
-from buildvm_nb.model.display import titled
 
 if TYPE_CHECKING:
     from buildvm_nb.model.finding import Change, Forecast, Hint
@@ -218,6 +217,8 @@ def distance(instant: datetime, today: datetime) -> str:
 
     For example ``in 1 year 7 months``, ``5 years ago``, ``now``.
     """
+    from dateutil.relativedelta import relativedelta
+
     early, late = sorted((instant, today))
     apart = relativedelta(late, early)
     parts = [_count(apart.years, "year"), _count(apart.months, "month")]
@@ -262,6 +263,7 @@ def forecast_fields(told: "Forecast") -> list[tuple[str, str]]:
 
     Returns: names and values; an empty value says that there is nothing to tell.
     """
+    from buildvm_nb.model.display import titled
     from buildvm_nb.model.instants import format_instant
 
     machine = told.machine
@@ -439,19 +441,12 @@ def forecast(
         raise UsageError(f"--fail-within {how.fail_within} is later than --until {how.until}")
     image = fixed.machine().overrides().get("image")
     case, base = choose_case(SourceOptions(), words or ["."], image, session.catalog_place)
-    with session.catalog() as catalog, session.resumable(scheduler=how.scheduler):
+    with session.studying(how, base, partial(_tell, session)) as means:
         try:
             told = run_forecast(
                 case,
+                means,
                 until=until,
-                cache=session.cache(),
-                catalog=catalog,
-                jobs=how.jobs,
-                scheduler=how.scheduler,
-                base=base,
-                progress=session.progress(),
-                on_outcome=lambda outcome, known: _tell(session, outcome, known),
-                fresh=how.fresh,
                 budget=how.budget,
                 overrides=fixed.machine().overrides(case.image),
             )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -270,24 +271,13 @@ def sweep(
         else:
             write_table(*cell_table(cells))
         return
-    with session.catalog() as catalog, session.resumable(scheduler=how.scheduler):
-        result = run_sweep(
-            case,
-            grid,
-            overrides,
-            cache=cache,
-            catalog=catalog,
-            jobs=how.jobs,
-            scheduler=how.scheduler,
-            base=base,
-            progress=progress,
-            on_outcome=lambda each, far: _tell(session, each, far, grid),
-            fresh=how.fresh,
-        )
+    with session.studying(how, base) as means:
+        tell = partial(_tell, session, grid)
+        result = run_sweep(case, grid, means, overrides, tell)
     _show(session, result, grid, how.csv)
 
 
-def _tell(session: Session, result: "CellResult", far: str, grid: "Grid") -> None:
+def _tell(session: Session, grid: "Grid", result: "CellResult", far: str) -> None:
     session.note(f"{describe_cell(result.cell, grid)}: {result.outcome.told}; {far}")
 
 

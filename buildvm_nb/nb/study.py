@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from html import escape
 from itertools import count, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
 
@@ -18,7 +19,6 @@ from buildvm_nb.catalog import dump_case, find_case
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.process import interruptible
-from buildvm_nb.host.progress import Progress
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.display import verdict_sign
 from buildvm_nb.model.finding import Axis, Finding, Forecast
@@ -30,7 +30,7 @@ from buildvm_nb.nb.panel import Panel
 from buildvm_nb.study.again import field_options, is_curated, question_options
 from buildvm_nb.study.axes import parse_distance
 from buildvm_nb.study.diagnose import diagnose_case
-from buildvm_nb.study.executors import LocalExecutor, fit_jobs
+from buildvm_nb.study.executors import LocalExecutor, Means, fit_jobs
 from buildvm_nb.study.forecast import forecast
 from buildvm_nb.study.options import OPTIONS, read_option, read_questions
 from buildvm_nb.study.questions import DEFAULT_AXES, Questions, refuse_fixed
@@ -151,18 +151,6 @@ class HasMachine(Protocol):
     @property
     def chosen(self) -> dict[str, Any]:
         """Fields of `MachineSpec`."""
-
-
-class Tools(TypedDict):
-    """What every study takes."""
-
-    cache: Cache
-    catalog: "Catalog"
-    executor: LocalExecutor
-    jobs: int
-    base: Path
-    progress: Progress
-    on_outcome: Callable[[Outcome, bool], None]
 
 
 @dataclass(frozen=True)
@@ -372,8 +360,8 @@ class StudyPanel(Panel):
         """Return the fields of the machine that the study chooses itself."""
 
     @abstractmethod
-    def _prepare(self, subject: Subject) -> "Callable[[Tools, bool], Any]":
-        """Read the fields, and return the study, which takes its tools and whether it is fresh."""
+    def _prepare(self, subject: Subject) -> "Callable[[Means], Any]":
+        """Read the fields, and return the study, which takes its means."""
 
     @abstractmethod
     def _show(self, result: Any) -> str:  # noqa: ANN401 - whatever the study returns
@@ -404,7 +392,7 @@ class StudyPanel(Panel):
         self,
         job: "Job[Any]",
         subject: Subject,
-        work: "Callable[[Tools, bool], Any]",
+        work: "Callable[[Means], Any]",
         memory_mib: int,
         *,
         is_fresh: bool,
@@ -429,7 +417,7 @@ class StudyPanel(Panel):
             LocalExecutor(jobs) as executor,
             interruptible(executor.kill),
         ):
-            tools = Tools(
+            means = Means(
                 cache=self._cache or Cache(),
                 catalog=catalog,
                 executor=executor,
@@ -437,8 +425,9 @@ class StudyPanel(Panel):
                 base=subject.base,
                 progress=job,
                 on_outcome=hear,
+                fresh=is_fresh,
             )
-            result = work(tools, is_fresh)
+            result = work(means)
         job.tell(_Drawn(self._draw(came, result)))
         return result
 
@@ -566,13 +555,10 @@ class DiagnosisPanel(StudyPanel):
     def _words(self, subject: Subject) -> list[str]:
         return ["buildvm", "diagnose", subject.word, *question_options(self.questions)]
 
-    def _prepare(self, subject: Subject) -> Callable[[Tools, bool], Finding]:
+    def _prepare(self, subject: Subject) -> Callable[[Means], Finding]:
         asked, overrides = self.questions, self.machine_fields
 
-        def diagnose(tools: Tools, is_fresh: bool) -> Finding:  # noqa: FBT001 - a callback
-            return diagnose_case(subject.case, asked, overrides, **tools, fresh=is_fresh)
-
-        return diagnose
+        return lambda means: diagnose_case(subject.case, means, asked, overrides)
 
     def _show(self, result: Finding) -> str:
         return result._repr_html_()
@@ -655,24 +641,14 @@ class ForecastPanel(StudyPanel):
         words = ["buildvm", "forecast", subject.word, "--until", self.until.value.strip()]
         return words if budget is None else [*words, "--budget", str(budget)]
 
-    def _prepare(self, subject: Subject) -> Callable[[Tools, bool], Forecast]:
+    def _prepare(self, subject: Subject) -> Callable[[Means], Forecast]:
         _, until = self._span()
         budget = read_field("budget", self.budget)
-        overrides = self.machine_fields
-
-        def foretell(tools: Tools, is_fresh: bool) -> Forecast:  # noqa: FBT001 - a callback
-            if until is None:
-                raise AssertionError("unreachable")
-            return forecast(
-                subject.case,
-                until=until,
-                **tools,
-                fresh=is_fresh,
-                budget=budget,
-                overrides=overrides,
-            )
-
-        return foretell
+        if until is None:
+            raise AssertionError("unreachable")
+        return partial(
+            forecast, subject.case, until=until, budget=budget, overrides=self.machine_fields
+        )
 
     def _tried(self) -> str:
         lines = "".join(f"<li>{escape(line)}</li>" for line in _turns(self.outcomes))

@@ -1,16 +1,10 @@
 """Diagnosis: from one case to one finding, with as few guest runs as possible."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from buildvm_nb.errors import BudgetSpent, SourceError, UsageError
-from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.facts import usable_cores
-from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.instants import now
@@ -43,8 +37,14 @@ from buildvm_nb.study.dates import (
     worth_revealing,
 )
 from buildvm_nb.study.evidence import missing_part
-from buildvm_nb.study.executors import fit_jobs, is_local, open_executor
-from buildvm_nb.study.laboratory import Laboratory, OnOutcome, Order, Within, claimed_line
+from buildvm_nb.study.executors import Means
+from buildvm_nb.study.laboratory import (
+    Laboratory,
+    Order,
+    Within,
+    claimed_line,
+    open_laboratory,
+)
 from buildvm_nb.study.ordered import (
     KERNELS,
     OrderedStudy,
@@ -58,15 +58,12 @@ from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
 from buildvm_nb.study.run import kvm_status, machine_for, prepare
 from buildvm_nb.study.scouting import scout_of, search_and_prove
 
-if TYPE_CHECKING:
-    from buildvm_nb.catalog import Catalog
-
 __all__ = [
     "between_commits",
     "diagnose",
     "diagnose_case",
+    "have_ready",
     "machines_of",
-    "open_laboratory",
 ]
 
 # The commit axis: which commit broke a case or mended it, at a fixed date, in one machine.
@@ -647,20 +644,11 @@ def _accelerator(lab: Laboratory, axes: Sequence[Axis]) -> Accelerator:
 _DEFAULT_QUESTIONS = Questions()
 
 
-def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are places
+def diagnose_case(
     case: Case,
+    means: Means,
     questions: Questions = _DEFAULT_QUESTIONS,
     overrides: Mapping[str, Any] | None = None,
-    *,
-    cache: Cache,
-    catalog: "Catalog",
-    executor: Executor | None = None,
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    base: Path = Path(),
-    progress: Progress = SILENT,
-    on_outcome: OnOutcome | None = None,
-    fresh: bool = False,
 ) -> Finding:
     """Find out when, on which CPU and on which kernel a case stops building, and record it.
 
@@ -669,68 +657,15 @@ def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are plac
 
     `overrides`: fields of `MachineSpec` that hold for every machine; no date where dates are
     varied.
-    `cache`: keeps sources, images, kernels and checkpoints; a remote worker has its own.
-    `catalog`: gets outcomes and the finding, and is asked for what it has.
-    `executor`: where runs are executed, of any kind; it is not shut down. By default one is opened.
-    `jobs`: guests side by side; by default as many as there are cores and fit into memory.
-    `on_outcome`: gets each outcome as it comes, and whether the catalog had it already.
     """
     if Axis.DATE in questions.axes:
         refuse_fixed(overrides, ["date"], "a diagnosis of dates")
-    with open_laboratory(
-        case,
-        overrides,
-        cache=cache,
-        catalog=catalog,
-        executor=executor,
-        jobs=jobs,
-        scheduler=scheduler,
-        base=base,
-        progress=progress,
-        on_outcome=on_outcome,
-        fresh=fresh,
-        study="diagnose",
-    ) as lab:
-        return catalog.record_finding(diagnose(lab, questions, overrides))
+    with open_laboratory(case, means, overrides, study="diagnose") as lab:
+        have_ready(lab, overrides)
+        return means.catalog.record_finding(diagnose(lab, questions, overrides))
 
 
-@contextmanager
-def open_laboratory(  # noqa: PLR0913 - what `diagnose_case` takes, handed on
-    case: Case,
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    cache: Cache,
-    catalog: "Catalog",
-    executor: Executor | None = None,
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    base: Path = Path(),
-    progress: Progress = SILENT,
-    on_outcome: OnOutcome | None = None,
-    fresh: bool = False,
-    study: str,
-) -> Iterator[Laboratory]:
-    """Open a laboratory for a case, with its sources, image and kernel at hand.
-
-    `study`: what the study does, in a word; outcomes are recorded under it and the case's digest.
-    """
-    remote = scheduler is not None if executor is None else not is_local(executor)
-    if scheduler is None:
-        jobs = fit_jobs(jobs, machine_for(case, overrides or {}, None).memory_mib)
-    with nullcontext(executor) if executor else open_executor(jobs, scheduler) as chosen:
-        lab = Laboratory(
-            case,
-            cache=cache,
-            catalog=catalog,
-            executor=chosen,
-            workers=jobs or usable_cores(),
-            base=base,
-            progress=progress,
-            on_outcome=on_outcome,
-            fresh=fresh,
-            is_remote=remote,
-            study=f"{study}-{case.build_digest()[:16]}",
-        )
-        own = machine_for(case, overrides or {}, lab.inputs.main)
-        prepare(own, cache=cache, progress=progress)  # what cannot be had at all ends it here
-        yield lab
+def have_ready(lab: Laboratory, overrides: Mapping[str, Any] | None) -> None:
+    """Make image and kernel of the case's own machine; what cannot be had at all ends it here."""
+    own = machine_for(lab.case, overrides or {}, lab.inputs.main)
+    prepare(own, cache=lab.cache, progress=lab.progress)

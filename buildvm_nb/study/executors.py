@@ -13,17 +13,27 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.facts import available_mib, usable_cores
+from buildvm_nb.host.progress import SILENT, Progress
+from buildvm_nb.model.outcome import Outcome
+
+if TYPE_CHECKING:
+    from buildvm_nb.catalog import Catalog
 
 __all__ = [
     "LocalExecutor",
+    "Means",
+    "OnOutcome",
     "fit_jobs",
     "is_local",
     "open_executor",
@@ -53,6 +63,45 @@ def fit_jobs(jobs: int | None, memory_mib: int) -> int:
             hint=f"--jobs {most}, or give guests less with --memory",
         )
     return jobs or min(usable_cores(), most)
+
+
+OnOutcome = Callable[[Outcome, bool], None]
+"""Gets each outcome as it comes, and whether the catalog had it already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a study works with, whatever it asks."""
+
+    cache: Cache
+    """Keeps sources, images, kernels and checkpoints; a remote worker has its own."""
+    catalog: "Catalog"
+    """Gets outcomes and findings, and is asked for what it has."""
+    executor: Executor | None = None
+    """Where runs are executed, of any kind; it is not shut down. None: one is opened."""
+    jobs: int | None = None
+    """Guests side by side; None: as many as there are cores and fit into memory."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, whose workers run them instead."""
+    base: Path = Path()
+    """Directory that relative paths of the case are below."""
+    progress: Progress = SILENT
+    on_outcome: OnOutcome | None = None
+    fresh: bool = False
+    """Ignore recorded outcomes."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether runs are executed by other hosts."""
+        return self.scheduler is not None if self.executor is None else not is_local(self.executor)
+
+    @contextmanager
+    def executing(self, memory_mib: int) -> Iterator[tuple[Executor, int]]:
+        """Lend the executor, and say how many guests of a size it runs side by side."""
+        jobs = self.jobs if self.is_remote else fit_jobs(self.jobs, memory_mib)
+        own = self.executor
+        with nullcontext(own) if own else open_executor(jobs, self.scheduler) as chosen:
+            yield chosen, jobs or usable_cores()
 
 
 _P = ParamSpec("_P")
