@@ -6,10 +6,10 @@ The command line has the same studies with more to choose; `buildvm_nb.study` ha
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from buildvm_nb.catalog import Catalog, find_case_file, load_case
+from buildvm_nb.catalog import Catalog, find_case
+from buildvm_nb.catalog.curated import Subject
 from buildvm_nb.errors import CommandFailed, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import Progress, cell_progress
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from buildvm_nb.study.sweep import CellResult
 
 __all__ = [
-    "PROJECT_FILE",
-    "Subject",
     "at_commit",
     "build",
     "diagnose",
@@ -42,11 +40,6 @@ __all__ = [
     "run",
     "sweep",
 ]
-
-Subject = Case | Path | str
-"""A case, a case file, the id of a curated case, or a directory with a ``buildvm.toml``."""
-
-PROJECT_FILE = "buildvm.toml"
 
 Tell = Callable[[str], None]
 """Gets a line for each outcome as it comes: `print`, for example."""
@@ -133,7 +126,7 @@ def build(
     CatalogError
         If a catalog cannot be read, or the outcome cannot be recorded.
     """
-    case, base = _read(subject)
+    case, base = find_case(subject, catalog)
     with _opened(catalog) as opened:
         if (
             environment is not None
@@ -197,7 +190,7 @@ def sweep(  # noqa: PLR0913 - all but the subject have defaults
     CatalogError
         If an outcome cannot be recorded.
     """
-    case, base = _read(subject)
+    case, base = find_case(subject, catalog)
     cache = Cache()
     texts = {"dates": dates, "commits": commits, "cpus": cpus, "kernels": kernels, "cores": cores}
 
@@ -276,7 +269,7 @@ def diagnose(  # noqa: PLR0913 - all but the subject have defaults
     CatalogError
         If something cannot be recorded.
     """
-    case, base = _read(subject)
+    case, base = find_case(subject, catalog)
     questions = Questions(
         axes=_axes(axes),
         first=None if first is None else parse_instant(first),
@@ -342,7 +335,7 @@ def forecast(
     CatalogError
         If something cannot be recorded.
     """
-    case, base = _read(subject)
+    case, base = find_case(subject, catalog)
     with _opened(catalog) as chosen, _counted(f"forecast {case.id}", tell) as (progress, hear):
         return run_forecast(
             case,
@@ -390,23 +383,6 @@ def at_commit(case: Case, commit: str, repository: str = "") -> Case:
     url = repository or getattr(source, "url", "")
     fields = {"url": url, "commit": commit, "submodules": submodules}
     return case.model_copy(update={"source": GitSource.parse(fields)})
-
-
-def _read(subject: Subject) -> tuple[Case, Path]:
-    """Return a case, and the directory that its relative paths start from."""
-    if isinstance(subject, Case):
-        return subject, Path()
-    path = Path(subject)
-    if not path.is_dir():
-        path = find_case_file(str(subject))
-    elif not (path / PROJECT_FILE).exists():
-        raise UsageError(
-            f"no {PROJECT_FILE} in {subject}: what runs its tests?",
-            hint="`buildvm case new` writes a case file to start from",
-        )
-    else:
-        path /= PROJECT_FILE
-    return load_case(path), path.absolute().parent
 
 
 @contextmanager

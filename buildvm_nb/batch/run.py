@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from buildvm_nb.api import at_commit
-from buildvm_nb.catalog import Catalog, find_case_file, load_case, outcome_frame, write_csv
+from buildvm_nb.catalog import Catalog, find_case, outcome_frame, write_csv
 from buildvm_nb.catalog.schema import Column, Kind, TableSchema
 from buildvm_nb.errors import BuildVMError, HostError, UsageError
 from buildvm_nb.host.cache import Cache
@@ -109,7 +109,7 @@ class BatchParameters(Value):
         UsageError
             If the case or a commit is none.
         """
-        case = load_case(find_case_file(self.case))
+        case, _ = find_case(self.case, self.catalog or None)
         if not self.commit:
             return (case,)
         commits = axes.parse_commits(self.commit)
@@ -165,7 +165,6 @@ NAMES = tuple(BatchParameters.model_fields)
 _TEXTS = tuple(name for name in NAMES if name != "jobs")
 
 _READERS: dict[str, Callable[[str], object]] = {
-    "case": lambda text: load_case(find_case_file(text)),
     "commit": axes.parse_commits,
     "date": axes.parse_dates,
     "cpu": lambda text: axes.parse_cpus(text, ()),
@@ -217,7 +216,7 @@ def find_troubles(given: dict[str, object]) -> list[tuple[str, BuildVMError]]:
             if name == "jobs":
                 _jobs(given.get("jobs", 1))
             else:
-                _check_text(name, value)
+                _check_text(name, value, str(given.get("catalog") or ""))
         except BuildVMError as error:
             troubles.append((name, error))
     if not troubles:
@@ -225,7 +224,7 @@ def find_troubles(given: dict[str, object]) -> list[tuple[str, BuildVMError]]:
     return troubles
 
 
-def _check_text(name: str, value: object) -> None:
+def _check_text(name: str, value: object, catalog: str) -> None:
     if not isinstance(value, str):
         raise UsageError(
             f"no text any more, but the {type(value).__name__} {value}; allowed: text",
@@ -238,7 +237,9 @@ def _check_text(name: str, value: object) -> None:
             "missing; allowed: a case file or the id of a curated case",
             hint="papermill batch.ipynb ran.ipynb -r case cityhash-0.4.10",
         )
-    if value and name in _READERS:
+    if name == "case":
+        find_case(value, catalog or None)
+    elif value and name in _READERS:
         _READERS[name](value)
 
 
@@ -389,7 +390,7 @@ def run_parameters(
     cache = Cache()
     names = {"dates": "date", "cpus": "cpu", "kernels": "kernel"}
     grid = read_grid(parameters.texts(), cache, names=names)
-    base = find_case_file(parameters.case).absolute().parent
+    _, base = find_case(parameters.case, parameters.catalog or None)
 
     def tell_result(result: CellResult, far: str) -> None:
         if tell is not None:

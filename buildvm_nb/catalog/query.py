@@ -49,6 +49,7 @@ __all__ = [
     "is_same",
     "known_ids",
     "names_of",
+    "newest_case",
     "newest_rows",
     "oldest_first",
     "pages",
@@ -204,6 +205,15 @@ def find(database: Database, key: str, *kinds: type[V]) -> V:
         raise UsageError(f"more than one {what} begins with {key!r}: {some}")
     kind, row = found[0]
     return _read(database, kind, row)
+
+
+def newest_case(database: Database, case_id: str) -> Case | None:
+    """Return the case of this id that was run last."""
+    table = tables.outcomes
+    query = select(table.c.id, table.c.document).where(table.c.case_id == storable(case_id))
+    newest_first = query.order_by(table.c.recorded_at.desc(), table.c.id.desc())
+    found = next(stream(database, Outcome, newest_first.limit(1)), None)
+    return None if found is None else found.case
 
 
 def stream(database: Database, kind: type[V], query: Select[Any]) -> Iterator[V]:

@@ -48,6 +48,7 @@ from buildvm_nb.catalog.query import (
     is_same,
     known_ids,
     names_of,
+    newest_case,
     newest_rows,
     oldest_first,
     pages,
@@ -67,6 +68,7 @@ from buildvm_nb.catalog.traps import (
 )
 from buildvm_nb.errors import CatalogError, CatalogUnreachable, UsageError
 from buildvm_nb.host.progress import SILENT, Progress
+from buildvm_nb.model.case import Case
 from buildvm_nb.model.display import card
 from buildvm_nb.model.finding import Axis, Finding, FindingKind, HintKind
 from buildvm_nb.model.instants import now
@@ -1040,6 +1042,10 @@ class Catalog(Browsing, Care):
         wanted = {"case_id": case, "package": package, "study": study, "verdict": verdicts}
         query = filtered(select(*columns), tables.outcomes, wanted, since)
         return make_frame(newest_rows(self._database, tables.outcomes, query, limit), OUTCOMES)
+
+    def newest_case(self, case_id: str) -> Case | None:
+        """Return the case of this id that was run last; None: none was."""
+        return newest_case(self._database, case_id)
 
     def documents(
         self, *, case: str | Iterable[str] | None = None, study: str | Iterable[str] | None = None

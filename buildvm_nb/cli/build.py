@@ -626,7 +626,9 @@ def build(
     the outcome names them; what is given beside it takes precedence. See `buildvm environment`.
     """
     session.trouble = ExitStatus.MACHINE
-    case, base = choose_case(source, words or [], machine.overrides().get("image"))
+    case, base = choose_case(
+        source, words or [], machine.overrides().get("image"), session.catalog_place
+    )
     case, overrides = limit_steps(case, machine.timeout_s()), machine.overrides(case.image)
     chosen_by: tuple[str, ...] = ()
     if environment is not None:

@@ -79,7 +79,9 @@ def diagnose(
     if markdown and session.as_json:
         raise UsageError("give either --json or --markdown")
     options = machine.machine()
-    case, base = choose_case(source, words or [], options.overrides().get("image"))
+    case, base = choose_case(
+        source, words or [], options.overrides().get("image"), session.catalog_place
+    )
     case = limit_steps(case, options.timeout_s())
     questions = asked.questions(session.cache())
     overrides = machine.overrides(case.image, questions)

@@ -1,6 +1,5 @@
 """``buildvm forecast`` and ``scan``: what a project's future holds, with and without runs."""
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from buildvm_nb.cli.command import ExitStatus, Session, command, complete_case, complete_hint_kind
-from buildvm_nb.cli.options import SourceOptions, StudiedMachineOptions, make_case
+from buildvm_nb.cli.options import SourceOptions, StudiedMachineOptions, choose_case
 from buildvm_nb.cli.output import (
     printable,
     write_error,
@@ -22,7 +21,6 @@ from buildvm_nb.cli.output import (
 from buildvm_nb.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from buildvm_nb.model.case import Case
     from buildvm_nb.model.finding import Change, Forecast, Hint
     from buildvm_nb.model.outcome import Outcome
 
@@ -158,18 +156,17 @@ def _trees(session: Session, target: str) -> Iterator[tuple[str, Path]]:
     if path.exists() and not (path.suffix == ".toml" and path.is_file()):
         yield "", path
         return
-    from buildvm_nb.catalog import find_case_file, load_case
+    from buildvm_nb.catalog import find_case
     from buildvm_nb.source import fetch
 
-    file = find_case_file(target)
-    if not file.exists():
+    if "/" in target and not path.exists():
         raise UsageError(f"nothing to scan: no such file or directory: {target}")
-    case = load_case(file)
+    case, base = find_case(target, session.catalog_place)
     sources = [("", case.source)] if case.source is not None else []
     sources += [(f"{entry.path}/", entry.source) for entry in case.inputs]
     if not sources:
         raise UsageError(f"nothing to scan: the case {case.id} has no source and no inputs")
-    base, progress = file.absolute().parent, session.progress()
+    progress = session.progress()
     for place, source in sources:
         yield place, fetch(source, session.cache(), base=base, progress=progress).tree
 
@@ -366,10 +363,6 @@ def _cell(text: str) -> str:
     return safe.replace("`", "'").replace("*", "\\*").replace("_", "\\_")
 
 
-CASE_FILE = "buildvm.toml"
-"""A project's own case file, at the top of its tree."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ForecastOptions:
     """How far a forecast looks, how hard it tries, and how it is told."""
@@ -452,7 +445,8 @@ def forecast(
     limit = until if how.fail_within is None else parse_distance(how.fail_within, present)
     if limit > until:
         raise UsageError(f"--fail-within {how.fail_within} is later than --until {how.until}")
-    case, base = _choose(words or ["."], fixed)
+    image = fixed.machine().overrides().get("image")
+    case, base = choose_case(SourceOptions(), words or ["."], image, session.catalog_place)
     with session.catalog() as catalog, session.resumable(scheduler=how.scheduler):
         try:
             told = run_forecast(
@@ -474,37 +468,6 @@ def forecast(
             raise
     _show(session, told, present, as_markdown=how.markdown)
     raise typer.Exit(_status(session, told, limit))
-
-
-def _choose(words: list[str], fixed: StudiedMachineOptions) -> tuple["Case", Path]:
-    """Return the case that is meant and the directory that its paths start from."""
-    from buildvm_nb.catalog import find_case_file, load_case
-
-    target, *own = words
-    path = Path(target)
-    file = path / CASE_FILE if path.is_dir() else None
-    if file is not None and not file.exists():
-        if not own:
-            raise UsageError(
-                f"no {CASE_FILE} in {target}, and no command: what runs the tests?",
-                hint=f"buildvm forecast {shlex.quote(target)} --package python3 -- python3 -m "
-                "unittest; or `buildvm case new` writes a case file to start from",
-            )
-        return _made_case(path, own, fixed), Path.cwd()
-    if own:
-        raise UsageError(
-            f"a case says itself what to run; got a command as well: {shlex.join(own)}",
-            hint=f"leave the command out, or remove {file}" if file else "leave the command out",
-        )
-    file = file or find_case_file(target)
-    return load_case(file), file.absolute().parent
-
-
-def _made_case(path: Path, command: list[str], fixed: StudiedMachineOptions) -> "Case":
-    from buildvm_nb.model.machine import ImageSpec
-
-    image = fixed.machine().overrides().get("image") or ImageSpec()
-    return make_case(SourceOptions(local=path), command, image)
 
 
 def _tell(session: Session, outcome: "Outcome", known: bool) -> None:

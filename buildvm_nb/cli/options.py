@@ -156,27 +156,34 @@ def make_case(options: SourceOptions, words: Sequence[str], image: "ImageSpec") 
 
 
 def choose_case(
-    source: SourceOptions, words: Sequence[str], image: "ImageSpec | None"
+    source: SourceOptions,
+    words: Sequence[str],
+    image: "ImageSpec | None",
+    catalog: str | None = None,
 ) -> tuple["Case", Path]:
     """Return the case that is meant, and the directory that its relative paths start from.
 
-    `words`: a case file or the id of a curated case; with a source, the command to run.
+    `words`: what `find_case` takes, or a directory without a case file and the command to run in
+    it; with a source, the command alone.
     `image`: what a source is built in; default: that of a machine.
     Raises `UsageError` if no case is meant or more than one, or a value is none.
     """
+    from buildvm_nb.catalog.curated import PROJECT_FILE, find_case
+
+    target, command = (Path(words[0]), words[1:]) if words else (Path(), [])
+    is_bare = target.is_dir() and not (target / PROJECT_FILE).exists()
+    if command and is_bare and source.given() is None:
+        source, words = SourceOptions(local=target), command
     if source.given() is not None or not words:
         from buildvm_nb.model.machine import ImageSpec
 
         return make_case(source, words, image or ImageSpec()), Path.cwd()
-    if len(words) > 1:
+    if command:
         raise UsageError(
-            f"a case says itself what to run; got a command as well: {shlex.join(words[1:])}",
+            f"a case says itself what to run; got a command as well: {shlex.join(command)}",
             hint="leave the command out, or name the source with --git, --pypi or --local",
         )
-    from buildvm_nb.catalog import find_case_file, load_case
-
-    path = find_case_file(words[0])
-    return load_case(path), path.absolute().parent
+    return find_case(words[0], catalog)
 
 
 def limit_steps(case: "Case", timeout_s: int | None) -> "Case":

@@ -248,19 +248,19 @@ def sweep(
     goes on when it is started again. With --json the outcomes are printed as an array. The exit
     code is 0 whatever the verdicts; 1 if a cell could not be run, which says nothing about it.
     """
-    from buildvm_nb.catalog import find_case_file, load_case
+    from buildvm_nb.catalog import find_case
     from buildvm_nb.study.sweep import Place, make_cells
     from buildvm_nb.study.sweep import sweep as run_sweep
 
-    path, cache = find_case_file(case_name), session.cache()
-    case, grid = load_case(path), grid_options.grid(cache)
+    cache = session.cache()
+    (case, base), grid = find_case(case_name, session.catalog_place), grid_options.grid(cache)
     if grid.size > LARGEST_GRID and not (how.yes or how.dry_run):
         raise UsageError(
             f"{grid.size:,} cells; allowed without --yes: {LARGEST_GRID:,}",
             hint="take fewer values, look at --dry-run, or say --yes",
         )
     overrides = fixed.machine().overrides(case.image)
-    base, progress = path.absolute().parent, session.progress()
+    progress = session.progress()
     if how.dry_run:
         remote = how.scheduler is not None
         place = Place(cache=cache, base=base, progress=progress, remote=remote)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import ipywidgets as widgets
 
-from buildvm_nb.catalog import curated_cases, dump_case, find_case_file, load_case
+from buildvm_nb.catalog import dump_case, find_case
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.process import interruptible
@@ -27,7 +27,7 @@ from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import clean
 from buildvm_nb.nb.jobs import Job, TaskEvent
 from buildvm_nb.nb.panel import Panel
-from buildvm_nb.study.again import field_options
+from buildvm_nb.study.again import field_options, is_curated
 from buildvm_nb.study.axes import parse_dates, parse_distance
 from buildvm_nb.study.diagnose import diagnose_case
 from buildvm_nb.study.executors import LocalExecutor, fit_jobs
@@ -63,21 +63,24 @@ class Subject:
     """What is to be written before that; None: nothing."""
 
 
-def read_subject(given: Case | str | Path, base: Path | None = None) -> Subject:
+def read_subject(
+    given: Case | str | Path,
+    base: Path | None = None,
+    catalog: "Catalog | str | Path | None" = None,
+) -> Subject:
     """Find the case that is meant.
 
-    `given`: a case, the path of a case file, or the id of a curated case.
+    `given`: as `find_case` takes it.
     `base`: directory that relative paths of a `Case` are below; default: the present one.
     """
+    case, place = find_case(given, catalog)
     if not isinstance(given, Case):
-        path = find_case_file(str(given))
-        is_file = Path(given).exists()  # a terminal may be in another directory
-        word = str(path.absolute()) if is_file else str(given)
-        return Subject(case=load_case(path), base=path.absolute().parent, word=word)
-    known = curated_cases().get(given.id)
-    is_curated = known is not None and load_case(known).build_digest() == given.build_digest()
-    place = base or Path.cwd()
-    file = None if is_curated else case_place(given, place)
+        is_path = Path(given).exists()  # a terminal may be in another directory
+        return Subject(
+            case=case, base=place, word=str(Path(given).absolute() if is_path else given)
+        )
+    place = base or place
+    file = None if is_curated(given) else case_place(given, place)
     return Subject(case=given, base=place, word=str(file or given.id), file=file)
 
 
@@ -318,7 +321,7 @@ class StudyPanel(Panel):
             raise UsageError(
                 "no case; allowed: the path of a case file, or the id of a curated case"
             )
-        return read_subject(text)
+        return read_subject(text, catalog=self._catalog)
 
     def start(self) -> "Job[Any]":
         """Begin in the background, with what the fields say."""

@@ -5,14 +5,12 @@ Nothing here does I/O or looks at a clock. The search sees only a callable that 
 
 from buildvm_nb.search.calendar import (
     CHECKS,
-    LEVEL,
     QUICK_CHECKS,
-    ChanceChange,
     DateSurvey,
     Thoroughness,
-    fisher_exact,
     search_dates,
 )
+from buildvm_nb.search.chance import LEVEL, ChanceChange, fisher_exact
 from buildvm_nb.search.plan import (
     Answer,
     Ask,

@@ -55,6 +55,7 @@ from buildvm_nb.study.ordered import (
 from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
 from buildvm_nb.study.run import kvm_status, machine_for, prepare
+from buildvm_nb.study.scouting import scout_of, search_and_prove
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
@@ -320,6 +321,7 @@ class _Diagnosis:
         for state in (State.GOOD, State.BAD):
             runs = [one for one in self.lab.evidence.values() if state_of(one) is state]
             runs = [one for one in runs if not one.probing.held and "," not in one.machine.cpu]
+            runs = [one for one in runs if one.machine.accelerator is not Accelerator.UML]
             plain = [one for one in runs if one in self.plain]
             found += (plain or runs)[:1]
         return found if len(found) > 1 else []
@@ -418,7 +420,7 @@ class _Diagnosis:
             today=self.today.date,
             effort=self.questions.effort,
         )
-        self.dates = study_dates(self.lab, spec, span, plain)
+        self.dates = self._searched(spec, span, plain)
         survey = self.dates.survey
         if survey.is_flaky:
             split = {(one.at, one.held) for one in survey.disagreements}
@@ -435,6 +437,17 @@ class _Diagnosis:
                 return with_rule(self.dates, self._base(), located)
             return located
         return self._spent() if survey.exhausted else None
+
+    def _searched(self, spec: MachineSpec, span: DateRange, plain: list[Outcome]) -> DateStudy:
+        """Search dates, on a faster engine where nobody asked for this one."""
+        is_free = not self.fixed & {"accelerator", "cpu"} and span.effort is not Effort.QUICK
+        scout = scout_of(self.lab, spec, plain) if is_free else None
+        if scout is None:
+            return study_dates(self.lab, spec, span, plain)
+        study, told, is_gap = search_and_prove(self.lab, spec, scout, span, plain)
+        if told:
+            (self.left_out if is_gap else self.assumed).append(told)
+        return study
 
     def _used_places(self) -> list[str]:
         """Return where the inputs of a case lie that is about a source of its own."""
@@ -517,6 +530,8 @@ class _Diagnosis:
             if len(missing) == 1 and any(missing):
                 summary += f" (note: {missing.pop()})"
         else:
+            if flaky := self._asked_again(outcomes):
+                return flaky
             kind = FindingKind.UNDETERMINED
             summary = f"verdicts differ, but not along {tried}"
         if gaps := self._gaps():
@@ -532,6 +547,23 @@ class _Diagnosis:
             environment=good.machine if good else None,
             confidence=0.0 if kind is FindingKind.UNDETERMINED else 1 - 0.5 ** max(count - 1, 0),
         )
+
+    def _asked_again(self, outcomes: Sequence[Outcome]) -> Finding | None:
+        """Repeat what failed where no axis tells why: what then passes fails by chance."""
+        failed = next(one for one in outcomes if state_of(one) is State.BAD)
+        probing = failed.probing.model_copy(update={"drift_s": None})
+        again = [
+            Order(
+                case=failed.case,
+                machine=failed.machine,
+                probing=probing.model_copy(update={"attempt": number}),
+            )
+            for number in range(1, 2 * self.repeats + 2)
+        ]
+        runs = [failed, *self.lab.run(again)]
+        if State.GOOD not in map(state_of, runs):
+            return None
+        return flaky_finding(runs, None, self._base())
 
     def _judged(self) -> list[Outcome]:
         return [one for one in self.lab.evidence.values() if state_of(one) is not State.UNKNOWN]
@@ -577,9 +609,10 @@ class _Diagnosis:
     def _base(self, **fields: Any) -> Finding:  # noqa: ANN401 - fields of Finding
         """Return what is the same whatever is found."""
         first, last = self.questions.dates(self.own.date, self.today.date)
-        passed = [one for one in self.plain if state_of(one) is State.GOOD] or [
-            one for one in self.lab.evidence.values() if state_of(one) is State.GOOD
-        ]
+        passed = [one for one in self.plain if state_of(one) is State.GOOD] or sorted(
+            (one for one in self.lab.evidence.values() if state_of(one) is State.GOOD),
+            key=lambda one: (one.machine.accelerator is Accelerator.UML, one.probing.held),
+        )
         known = {
             "case": self.lab.case,
             "kind": FindingKind.UNDETERMINED,

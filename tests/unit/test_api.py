@@ -1,12 +1,20 @@
 """Studies in one call: whose case is meant, and what is refused before anything runs."""
 
+from contextlib import closing
+
 import pytest
 
 import buildvm_nb
 from buildvm_nb import api as quick
+from buildvm_nb.batch.run import check_parameters
 from buildvm_nb.catalog import Catalog
+from buildvm_nb.cli import main
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import Case, GitSource, LocalSource, PyPISource
+from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.nb.build import BuildPanel
+from buildvm_nb.nb.studies import DiagnosisPanel, ForecastPanel
 
 CASE = Case.parse({"id": "mine", "steps": [{"name": "test", "run": "true"}]})
 
@@ -16,6 +24,101 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("BUILDVM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BUILDVM_CATALOG", str(tmp_path / "catalog.sqlite"))
     return tmp_path
+
+
+GONE = """schema = 1
+id = "ID"
+source = { kind = "local", path = "no-such-tree" }
+[[step]]
+name = "test"
+run = "true"
+"""
+
+
+@pytest.fixture
+def named(nowhere, monkeypatch):
+    """One case in each of the ways in which a case can be named."""
+    root = nowhere / "curated"
+    for place in ("project/buildvm.toml", "mine.toml", "curated/cases/known-1.0.toml"):
+        file = nowhere / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(GONE.replace("ID", file.stem))
+    source = LocalSource(path=str(nowhere / "no-such-tree"))
+    case = CASE.model_copy(update={"id": "recorded", "source": source})
+    with Catalog() as catalog:
+        catalog.record(Outcome(case=case, machine=MachineSpec(), verdict="passed", duration_s=1))
+    monkeypatch.setattr("buildvm_nb.catalog.curated.curated_root", lambda: root)
+    monkeypatch.chdir(nowhere)
+
+
+def refused(study, **what):
+    """Call a study for something that it refuses only once it has the case."""
+
+    def call(name):
+        with pytest.raises(UsageError) as told:
+            study(name, **what)
+        return str(told.value)
+
+    return call
+
+
+def panel(kind):
+    def call(name):
+        with closing(kind(name)) as made:
+            return str(made.case if kind is BuildPanel else made.subject.case)
+
+    return call
+
+
+FACES = {
+    "build": (lambda name: buildvm_nb.build(name).reason, "no-such-tree"),
+    "sweep": (refused(buildvm_nb.sweep, dates="soon"), "not a date: 'soon'"),
+    "diagnose": (refused(buildvm_nb.diagnose, axes=["soon"]), "not axes: ['soon']"),
+    "forecast": (refused(buildvm_nb.forecast, until="2001"), "not after "),
+    "a batch": (lambda name: str(check_parameters(case=name).cases()), "no-such-tree"),
+    "a build's panel": (panel(BuildPanel), "no-such-tree"),
+    "a diagnosis' panel": (panel(DiagnosisPanel), "no-such-tree"),
+    "a forecast's panel": (panel(ForecastPanel), "no-such-tree"),
+}
+COMMANDS = {
+    "build": ([], "no-such-tree"),
+    "sweep": (["--dates", "soon"], "not a date: 'soon'"),
+    "diagnose": (["--axis", "soon"], "unknown axis: 'soon'"),
+    "forecast": (["--until", "2001"], "not after "),
+    "scan": ([], "no-such-tree"),
+}
+NAMES = ("mine.toml", "known-1.0", "recorded", "project", "./project")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("face", FACES)
+def test_a_case_is_named_alike_everywhere(named, name, face):
+    call, told = FACES[face]
+    assert told in call(name)
+
+
+@pytest.mark.parametrize(
+    ("face", "name"),
+    [
+        (face, name)
+        for face in COMMANDS
+        for name in NAMES
+        if face != "scan" or "project" not in name  # a directory is scanned as it is
+    ],
+)
+def test_a_case_is_named_alike_in_every_command(named, name, face, capsys):
+    words, told = COMMANDS[face]
+    assert main([face, name, *words]) != 0
+    assert told in "".join(capsys.readouterr())
+
+
+def test_a_directory_is_what_it_holds_where_a_command_is_given(nowhere, monkeypatch, capsys):
+    (nowhere / "tree").mkdir()
+    monkeypatch.chdir(nowhere)
+    words = ("tree", "--scheduler", "tcp://localhost:8786", "--dry-run", "--json")
+    assert main(["diagnose", *words, "--", "make"]) == 0
+    assert main(["diagnose", *words]) == 2
+    assert "no buildvm.toml in tree, and no command" in capsys.readouterr().err
 
 
 def test_every_study_is_reached_from_the_package():

@@ -230,6 +230,33 @@ def test_chance_failures_alone_are_no_boundary(found):
     assert kinds <= {FindingKind.FLAKY, FindingKind.SOUND}
 
 
+def test_few_runs_behind_an_edge_are_proven_by_new_ones(found):
+    located = []
+    for seed in range(9):
+        late = datetime(2038, 10, 14, 1, 50, 43, tzinfo=UTC)
+        finding = found(World(passes=lambda look, at=late: look.at < at, flaky=0.1, seed=seed))
+        for edge in finding.boundaries:
+            located.append(seed)
+            assert edge.last_before < "2038-10-14T01:50:43Z" <= edge.first_after
+    assert len(located) > 5
+
+
+def test_failures_by_chance_that_look_like_odd_days_are_asked_again(found):
+    kinds = {
+        found(World(passes=lambda look: look.at < EDGE, flaky=0.15, seed=seed)).kind
+        for seed in range(24)
+    }
+    assert kinds <= {FindingKind.FLAKY, FindingKind.TIME_TRAP}
+
+
+def test_what_fails_on_no_axis_is_asked_again(found):
+    for seed in range(30):
+        world = World(passes=lambda _look: True, flaky=0.05, seed=seed)
+        finding = found(world, axes=(Axis.CORES,))
+        failed = any(one.verdict is Verdict.FAILED for one in world.ran)
+        assert finding.kind is (FindingKind.FLAKY if failed else FindingKind.SOUND)
+
+
 def test_a_hinted_trap_takes_few_runs(found):
     hints = (f"EXPIRES = '{EDGE:%Y-%m-%dT%H:%M:%SZ}'\n",)
     for effort, most in (("quick", 10), ("normal", 60)):

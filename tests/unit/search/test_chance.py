@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildvm_nb.search import State, fisher_exact
-from buildvm_nb.search.calendar import locate_change
+from buildvm_nb.search.chance import locate_change
 
 COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 40))
 
