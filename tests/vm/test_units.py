@@ -248,6 +248,7 @@ def test_a_system_unit_says_at_once_that_its_image_has_to_be_there(start):
     assert command in systemd.run("cat", f"/etc/systemd/system/{UNIT}")[1]
 
 
+@pytest.mark.long
 def test_a_users_unit_runs_a_machine_in_the_users_manager(start, cache, tmp_path):
     home = tmp_path / "home"
     fill(home / ".cache/buildvm-nb", cache)
