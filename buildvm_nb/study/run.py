@@ -18,6 +18,7 @@ from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.image import build_image, fetch_kernel, list_kernels
 from buildvm_nb.image.initramfs import build_initramfs
 from buildvm_nb.image.kernel import Kernel
+from buildvm_nb.image.rootfs import check_makeable
 from buildvm_nb.image.uml import fetch_uml_kernel
 from buildvm_nb.model.case import Case, Limits, Step
 from buildvm_nb.model.machine import Accelerator, ImageSpec, MachineSpec
@@ -97,6 +98,7 @@ def prepare(
     check_disk_tool(is_needed=spec.accelerator is Accelerator.UML)
     if spec.accelerator is not Accelerator.UML:
         check_cpu(spec.cpu, find_emulator(cache.root, qemu))
+    check_makeable(spec.image, cache)
     return _boot_files_of(kernel_for(spec, cache, progress), spec.image, cache, progress)
 
 
