@@ -5,6 +5,7 @@ The command line has the same studies with more to choose; `buildvm_nb.study` ha
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +15,8 @@ from buildvm_nb.errors import CommandFailed, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import Progress, cell_progress
 from buildvm_nb.model.case import Case, GitSource
-from buildvm_nb.model.finding import Axis, Finding, Forecast
-from buildvm_nb.model.instants import format_instant, now, parse_instant
+from buildvm_nb.model.finding import Finding, Forecast
+from buildvm_nb.model.instants import format_instant, now
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.study import choose_faithful, open_machine, run_case
@@ -25,8 +26,8 @@ from buildvm_nb.study.choosing import environment as advise
 from buildvm_nb.study.diagnose import diagnose_case
 from buildvm_nb.study.forecast import forecast as run_forecast
 from buildvm_nb.study.laboratory import OnOutcome
-from buildvm_nb.study.questions import DEFAULT_AXES, Questions
-from buildvm_nb.study.sweep import SweepResult, read_grid
+from buildvm_nb.study.options import read_grid, read_option, read_questions
+from buildvm_nb.study.sweep import SweepResult
 from buildvm_nb.study.sweep import sweep as run_sweep
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ __all__ = [
     "run",
     "sweep",
 ]
+
+Texts = str | int | Sequence[str | int] | None
+"""A list with commas, or its parts."""
 
 Tell = Callable[[str], None]
 """Gets a line for each outcome as it comes: `print`, for example."""
@@ -144,11 +148,11 @@ def build(
 def sweep(  # noqa: PLR0913 - all but the subject have defaults
     subject: Subject,
     *,
-    dates: str | None = None,
-    commits: str | None = None,
-    cpus: str | None = None,
-    kernels: str | None = None,
-    cores: str | None = None,
+    dates: Texts = None,
+    commits: Texts = None,
+    cpus: Texts = None,
+    kernels: Texts = None,
+    cores: Texts = None,
     jobs: int | None = None,
     fresh: bool = False,
     tell: Tell | None = None,
@@ -160,13 +164,14 @@ def sweep(  # noqa: PLR0913 - all but the subject have defaults
     Parameters
     ----------
     subject : Case, Path or str
-        What to build.
-    dates, commits, cpus, kernels, cores : str, optional
-        What varies, as ``buildvm sweep`` takes it: ``"2018..2030/1Y"``, ``"Westmere,Haswell"``.
+        What to build: a case, a case file, a directory with a ``buildvm.toml``, or a case's id.
+    dates, commits, cpus, kernels, cores : str or sequence, optional
+        What varies, as ``buildvm sweep`` takes it: ``"2018..2030/1Y"``, ``"Westmere,Haswell"``; or
+        several of them.
     jobs : int, optional
         Guests side by side; by default one for each core, if they fit.
     fresh : bool
-        Run also what the catalog has an answer for.
+        Ignore recorded outcomes and run everything again.
     tell : callable, optional
         Gets a line for each outcome.
     catalog : Catalog, optional
@@ -192,7 +197,7 @@ def sweep(  # noqa: PLR0913 - all but the subject have defaults
     """
     case, base = find_case(subject, catalog)
     cache = Cache()
-    texts = {"dates": dates, "commits": commits, "cpus": cpus, "kernels": kernels, "cores": cores}
+    given = {"dates": dates, "commits": commits, "cpus": cpus, "kernels": kernels, "cores": cores}
 
     def tell_result(result: "CellResult", far: str) -> None:
         _tell(tell, result.outcome, far)
@@ -200,7 +205,7 @@ def sweep(  # noqa: PLR0913 - all but the subject have defaults
     with _opened(catalog) as chosen:
         return run_sweep(
             case,
-            read_grid(texts, cache),
+            read_grid(given, cache),
             machine,
             cache=cache,
             catalog=chosen,
@@ -215,37 +220,56 @@ def sweep(  # noqa: PLR0913 - all but the subject have defaults
 def diagnose(  # noqa: PLR0913 - all but the subject have defaults
     subject: Subject,
     *,
-    axes: Sequence[str] = DEFAULT_AXES,
-    first: str | None = None,
-    last: str | None = None,
+    axes: Texts = None,
+    first: datetime | str | None = None,
+    last: datetime | str | None = None,
+    resolution: str | int | None = None,
     repeats: int = 2,
-    cpus: Sequence[str] = (),
-    kernels: Sequence[str] = (),
+    effort: str = "normal",
+    budget: int | None = None,
+    cpus: Texts = None,
+    kernels: Texts = None,
+    cores: Texts = None,
+    good: str = "",
+    bad: str = "",
+    use_hints: bool = True,
     jobs: int | None = None,
     fresh: bool = False,
     tell: Tell | None = None,
     catalog: Catalog | None = None,
     **machine: Any,  # noqa: ANN401 - fields of MachineSpec
 ) -> Finding:
-    """Find out when, on which CPU or on which kernel a case stops building, and record it.
+    """Find out when, on which CPU or kernel, or since which commit a case fails, and record it.
 
     Parameters
     ----------
     subject : Case, Path or str
-        What is under study.
-    axes : sequence of str
+        What is under study: a case, a case file, a directory with a ``buildvm.toml``, or a case's
+        id.
+    axes : str or sequence of str, optional
         What is varied, one after the other until one explains the case: ``date``, ``cpu``,
-        ``kernel``, ``cores``.
+        ``kernel``, ``cores``, ``commit``. By default the first four; ``commit`` where both ends are
+        given.
     first, last : str, optional
         Ends of the dates; by default ten years before the case's date and fifteen from now.
+    resolution : str or int, optional
+        How closely to find the dates of changes: ``"1h"``, ``"1d"``, or seconds; by default 1.
     repeats : int
-        Confirming runs on both sides of a boundary, at least 1.
-    cpus, kernels : sequence of str
-        Which ones to compare; by default some that tell most.
+        Confirming runs on both sides of a boundary, at least 0.
+    effort : str
+        ``quick``, ``normal`` or ``thorough``.
+    budget : int, optional
+        Guest runs at most; by default as many as it takes.
+    cpus, kernels, cores : str or sequence, optional
+        Which ones to compare, as for `sweep`; by default some that tell most.
+    good, bad : str
+        A commit, tag or branch that passes, and one that fails: the ends of the axis ``commit``.
+    use_hints : bool
+        Look for dates in sources, packages and logs.
     jobs : int, optional
         Guests side by side; by default one for each core, if they fit.
     fresh : bool
-        Run also what the catalog has an answer for.
+        Ignore recorded outcomes and run everything again.
     tell : callable, optional
         Gets a line for each outcome.
     catalog : Catalog, optional
@@ -270,20 +294,29 @@ def diagnose(  # noqa: PLR0913 - all but the subject have defaults
         If something cannot be recorded.
     """
     case, base = find_case(subject, catalog)
-    questions = Questions(
-        axes=_axes(axes),
-        first=None if first is None else parse_instant(first),
-        last=None if last is None else parse_instant(last),
-        repeats=repeats,
-        cpus=tuple(cpus),
-        kernels=tuple(kernels),
-    )
+    cache = Cache()
+    given = {
+        "axes": axes,
+        "first": first,
+        "last": last,
+        "resolution_s": resolution,
+        "repeats": repeats,
+        "effort": effort,
+        "budget": budget,
+        "use_hints": use_hints,
+        "cpus": cpus,
+        "kernels": kernels,
+        "cores": cores,
+        "good": good,
+        "bad": bad,
+    }
+    questions = read_questions(given, cache, names={"resolution_s": "resolution"})
     with _opened(catalog) as chosen, _counted(f"diagnose {case.id}", tell) as (progress, hear):
         return diagnose_case(
             case,
             questions,
             machine,
-            cache=Cache(),
+            cache=cache,
             catalog=chosen,
             jobs=jobs,
             base=base,
@@ -293,31 +326,37 @@ def diagnose(  # noqa: PLR0913 - all but the subject have defaults
         )
 
 
-def forecast(
+def forecast(  # noqa: PLR0913 - all but the subject have defaults
     subject: Subject,
     *,
     until: str = "2040",
+    budget: int | None = None,
     jobs: int | None = None,
     fresh: bool = False,
     tell: Tell | None = None,
     catalog: Catalog | None = None,
+    **machine: Any,  # noqa: ANN401 - fields of MachineSpec
 ) -> Forecast:
     """Find out which day breaks what in a project.
 
     Parameters
     ----------
     subject : Case, Path or str
-        The project.
+        The project: a directory with a ``buildvm.toml``, a case file, a case, or a case's id.
     until : str
         The last day to look at, or a distance such as ``10y``.
+    budget : int, optional
+        Guest runs at most; by default as many as it takes.
     jobs : int, optional
         Guests side by side; by default one for each core, if they fit.
     fresh : bool
-        Run also what the catalog has an answer for.
+        Ignore recorded outcomes and run everything again.
     tell : callable, optional
         Gets a line for each outcome.
     catalog : Catalog, optional
         Gets outcomes and the finding; by default the user's.
+    **machine
+        Fields of `MachineSpec` that hold for every machine, but for the date.
 
     Returns
     -------
@@ -347,6 +386,8 @@ def forecast(
             progress=progress,
             on_outcome=hear,
             fresh=fresh,
+            budget=read_option("budget", budget),
+            overrides=machine,
         )
 
 
@@ -409,23 +450,13 @@ def _counted(label: str, tell: Tell | None) -> Iterator[tuple[Progress, OnOutcom
         yield progress, hear
 
 
-def _axes(names: Sequence[str]) -> tuple[Axis, ...]:
-    known = [axis.value for axis in Axis if axis is not Axis.COMMIT]
-    wrong = [name for name in names if name not in known]
-    if wrong or isinstance(names, str) or not names:
-        raise UsageError(f"not axes: {names!r}; allowed: a list of {', '.join(known)}")
-    return tuple(Axis(name) for name in names)
-
-
 def _known(is_known: bool) -> str:  # noqa: FBT001 - as studies tell it
     return "in the catalog" if is_known else ""
 
 
 def _tell(tell: Tell | None, outcome: Outcome, more: str) -> None:
-    if tell is None:
-        return
-    spec = outcome.machine
-    held = ", clock held" if outcome.probing.held else ""
-    what = f"{format_instant(spec.date)}{held}, {spec.cpu}, {spec.kernel}: {outcome.verdict.value}"
-    why = outcome.reason.partition("\n")[0]
-    tell("".join([what, f" ({why})" if why else "", f"; {more}" if more else ""]))
+    if tell is not None:
+        spec = outcome.machine
+        held = ", clock held" if outcome.probing.held else ""
+        where = f"{format_instant(spec.date)}{held}, {spec.cpu}, {spec.kernel}"
+        tell(f"{where}: {outcome.told}{'; ' if more else ''}{more}")

@@ -33,7 +33,8 @@ from buildvm_nb.model.value import Value
 from buildvm_nb.study import axes
 from buildvm_nb.study.again import batch_notebook
 from buildvm_nb.study.executors import fit_jobs, open_executor
-from buildvm_nb.study.sweep import CellResult, read_grid, sweep
+from buildvm_nb.study.options import OPTIONS, read_grid
+from buildvm_nb.study.sweep import CellResult, sweep
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog.frames import Frame
@@ -164,12 +165,8 @@ NAMES = tuple(BatchParameters.model_fields)
 
 _TEXTS = tuple(name for name in NAMES if name != "jobs")
 
-_READERS: dict[str, Callable[[str], object]] = {
-    "commit": axes.parse_commits,
-    "date": axes.parse_dates,
-    "cpu": lambda text: axes.parse_cpus(text, ()),
-    "kernel": lambda text: axes.parse_kernels(text, ()),
-}
+_VARIED = {"commit": "commits", "date": "dates", "cpu": "cpus", "kernel": "kernels"}
+"""The axis of a grid that a parameter varies."""
 
 
 def check_parameters(**given: object) -> BatchParameters:
@@ -239,8 +236,8 @@ def _check_text(name: str, value: object, catalog: str) -> None:
         )
     if name == "case":
         find_case(value, catalog or None)
-    elif value and name in _READERS:
-        _READERS[name](value)
+    elif value and name in _VARIED:
+        OPTIONS[_VARIED[name]].read(value)
 
 
 def _find_strange(given: dict[str, object]) -> list[tuple[str, BuildVMError]]:

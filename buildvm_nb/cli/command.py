@@ -94,27 +94,25 @@ def complete_verdict(incomplete: str) -> Iterable[tuple[str, str]]:
     """Offer verdicts."""
     from buildvm_nb.model.outcome import Verdict
 
-    for verdict in Verdict:
-        if verdict.startswith(incomplete):
-            yield verdict.value, ""
+    return _beginning(incomplete, Verdict)
 
 
 def complete_hint_kind(incomplete: str) -> Iterable[tuple[str, str]]:
     """Offer kinds of hints."""
     from buildvm_nb.model.finding import HintKind
 
-    for kind in HintKind:
-        if kind.startswith(incomplete):
-            yield kind.value, ""
+    return _beginning(incomplete, HintKind)
 
 
 def complete_axis(incomplete: str) -> Iterable[tuple[str, str]]:
     """Offer the axes that a diagnosis can vary."""
     from buildvm_nb.model.finding import Axis
 
-    for axis in Axis:
-        if axis.startswith(incomplete):
-            yield axis.value, ""
+    return _beginning(incomplete, Axis)
+
+
+def _beginning(incomplete: str, names: Iterable[str]) -> Iterable[tuple[str, str]]:
+    return [(str(name), "") for name in names if name.startswith(incomplete)]
 
 
 # Exit statuses, in one place.

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from dateutil.relativedelta import relativedelta
 
 from buildvm_nb.cli.command import ExitStatus, Session, command, complete_case, complete_hint_kind
+from buildvm_nb.cli.describe import escaped, table_row
 from buildvm_nb.cli.options import SourceOptions, StudiedMachineOptions, choose_case
 from buildvm_nb.cli.output import (
     printable,
@@ -19,6 +21,7 @@ from buildvm_nb.cli.output import (
     write_table,
 )
 from buildvm_nb.errors import SourceError, UsageError
+from buildvm_nb.model.display import titled
 
 if TYPE_CHECKING:
     from buildvm_nb.model.finding import Change, Forecast, Hint
@@ -36,8 +39,6 @@ __all__ = [
 # ``buildvm scan``: what in a source tree carries dates, or asks for a CPU or a kernel.
 
 _AHEAD = timedelta(days=365 * 20)
-_MONTHS = 12
-_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,15 +219,10 @@ def distance(instant: datetime, today: datetime) -> str:
     For example ``in 1 year 7 months``, ``5 years ago``, ``now``.
     """
     early, late = sorted((instant, today))
-    months = (late.year - early.year) * _MONTHS + late.month - early.month
-    if (late.day, late.time()) < (early.day, early.time()):
-        months -= 1
-    if months:
-        parts = [_count(months // _MONTHS, "year"), _count(months % _MONTHS, "month")]
-    elif (late - early).days:
-        parts = [_count((late - early).days, "day")]
-    else:
-        parts = [_count((late - early) // _HOUR, "hour")]
+    apart = relativedelta(late, early)
+    parts = [_count(apart.years, "year"), _count(apart.months, "month")]
+    if not any(parts):
+        parts = [_count(apart.days, "day") or _count(apart.hours, "hour")]
     text = " ".join(part for part in parts if part)
     if not text:
         return "now"
@@ -268,10 +264,10 @@ def forecast_fields(told: "Forecast") -> list[tuple[str, str]]:
     """
     from buildvm_nb.model.instants import format_instant
 
-    case, machine = told.case, told.machine
+    machine = told.machine
     sound = told.sound_until
     return [
-        ("case", f"{case.id}: {case.title}" if case.title else case.id),
+        ("case", titled(told.case)),
         ("forecast", _HEADINGS[told.status.value]),
         ("today", f"{told.today.value} ({format_instant(told.start)})"),
         ("shown by", told.today_line),
@@ -301,18 +297,21 @@ def change_table(
 
 def markdown_lines(told: "Forecast", present: datetime) -> Iterator[str]:
     """Tell a forecast as Markdown."""
-    yield f"## {_HEADINGS[told.status.value]}: {_cell(told.case.id)}"
+    yield f"## {_HEADINGS[told.status.value]}: {escaped(told.case.id)}"
     yield ""
     for name, value in forecast_fields(told):
         if value:
-            yield f"- **{name}**: {_cell(value)}"
+            yield f"- **{name}**: {_flat(value)}"
     if told.changes:
         columns, rows = change_table(told, present)
         yield ""
-        yield f"| {' | '.join(columns)} |"
-        yield f"|{' --- |' * len(columns)}"
-        for row in rows:
-            yield f"| {' | '.join(map(_cell, row))} |"
+        yield table_row(columns)
+        yield table_row(["---"] * len(columns))
+        yield from (table_row([*map(_flat, row)]) for row in rows)
+
+
+def _flat(text: str) -> str:
+    return escaped(text.replace("\n", " "))
 
 
 def _row(change: "Change", present: datetime) -> tuple[str, ...]:
@@ -354,13 +353,6 @@ def _why(change: "Change") -> str:
 def _told(hint: "Hint") -> str:
     line = "" if hint.line is None else f":{hint.line}"
     return f"{hint.path}{line}: {hint.why}" if hint.path else hint.why
-
-
-def _cell(text: str) -> str:
-    """Make text safe inside a Markdown table."""
-    lines = " ".join(text.split("\n"))
-    safe = printable(lines).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return safe.replace("`", "'").replace("*", "\\*").replace("_", "\\_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -473,11 +465,9 @@ def forecast(
 def _tell(session: Session, outcome: "Outcome", known: bool) -> None:
     from buildvm_nb.model.instants import format_instant
 
-    why = outcome.reason.partition("\n")[0]
-    verdict = f"{outcome.verdict.value} ({why})" if why else outcome.verdict.value
     held = ", clock held" if outcome.probing.held else ""
     source = "; in the catalog" if known else ""
-    session.note(f"{format_instant(outcome.machine.date)}{held}: {verdict}{source}")
+    session.note(f"{format_instant(outcome.machine.date)}{held}: {outcome.told}{source}")
 
 
 def _show(session: Session, told: "Forecast", present: datetime, *, as_markdown: bool) -> None:

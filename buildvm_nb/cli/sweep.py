@@ -185,7 +185,7 @@ def verdict_table(results: Sequence["CellResult"], grid: "Grid") -> Table:
         (
             *(_AXES[axis][1](result.cell) for axis in shown),
             result.outcome.verdict.value,
-            result.outcome.reason.partition("\n")[0],
+            result.outcome.why,
         )
         for result in results
     ]
@@ -288,10 +288,7 @@ def sweep(
 
 
 def _tell(session: Session, result: "CellResult", far: str, grid: "Grid") -> None:
-    outcome = result.outcome
-    why = outcome.reason.partition("\n")[0]
-    verdict = f"{outcome.verdict.value} ({why})" if why else outcome.verdict.value
-    session.note(f"{describe_cell(result.cell, grid)}: {verdict}; {far}")
+    session.note(f"{describe_cell(result.cell, grid)}: {result.outcome.told}; {far}")
 
 
 def _show(session: Session, result: "SweepResult", grid: "Grid", csv: Path | None) -> None:

@@ -27,11 +27,12 @@ from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import clean
 from buildvm_nb.nb.jobs import Job, TaskEvent
 from buildvm_nb.nb.panel import Panel
-from buildvm_nb.study.again import field_options, is_curated
-from buildvm_nb.study.axes import parse_dates, parse_distance
+from buildvm_nb.study.again import field_options, is_curated, question_options
+from buildvm_nb.study.axes import parse_distance
 from buildvm_nb.study.diagnose import diagnose_case
 from buildvm_nb.study.executors import LocalExecutor, fit_jobs
 from buildvm_nb.study.forecast import forecast
+from buildvm_nb.study.options import OPTIONS, read_option, read_questions
 from buildvm_nb.study.questions import DEFAULT_AXES, Questions, refuse_fixed
 from buildvm_nb.study.run import machine_for
 
@@ -42,7 +43,7 @@ __all__ = [
     "DiagnosisPanel",
     "ForecastPanel",
     "StudyPanel",
-    "read_date",
+    "read_field",
     "read_subject",
     "write_case",
 ]
@@ -394,7 +395,7 @@ class StudyPanel(Panel):
         lines = (
             f"<li>{format_instant(one.machine.date)}, {escape(one.machine.cpu)}, "
             f"{escape(one.machine.kernel)}: {verdict_sign(one.verdict.value)} "
-            f"{escape(clean(one.reason.partition(chr(10))[0]))}</li>"
+            f"{escape(clean(one.why))}</li>"
             for one in self.outcomes[-_LISTED:]
         )
         return f'<ul aria-live="polite" aria-label="last outcomes">{"".join(lines)}</ul>'
@@ -491,35 +492,6 @@ class StudyPanel(Panel):
             return False
 
 
-def read_date(text: str, what: str) -> datetime | None:
-    """Read a date that somebody typed.
-
-    `text`: a date, a year or a month; empty: none.
-    Returns: aware, a whole second.
-    """
-    if not text.strip():
-        return None
-    try:
-        dates = parse_dates(text.strip())
-    except UsageError as error:
-        raise UsageError(f"{what}: {error.message}", hint=error.hint) from error
-    if len(dates) != 1 or dates[0].microsecond:
-        raise UsageError(f"{what}: not one date with a whole second: {text!r}")
-    return dates[0]
-
-
-def read_count(text: str, what: str, least: int = 1) -> int | None:
-    """Read a number that somebody typed.
-
-    `text`: digits; empty: none.
-    """
-    if not text.strip():
-        return None
-    if not text.strip().isdecimal() or int(text) < least:
-        raise UsageError(f"{what}: not a number: {text!r}; allowed: {least} and more, or nothing")
-    return int(text)
-
-
 # Finding out when, on which CPU and on which kernel a case stops building, in a notebook.
 
 _AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL, Axis.CORES)
@@ -555,17 +527,10 @@ class DiagnosisPanel(StudyPanel):
         axes = tuple(axis for axis, box in self.axes.items() if box.value)
         if not axes:
             raise UsageError("no axis is chosen; allowed: one or more of date, cpu, kernel, cores")
-        first, last = self._span()
-        if first and last and first >= last:
-            raise UsageError(f"the dates end before they begin: {self.first.value}")
-        repeats = read_count(self.repeats.value, "Repeats", 0)
-        return Questions(
-            axes=axes,
-            first=first,
-            last=last,
-            repeats=_REPEATS if repeats is None else repeats,
-            budget=read_count(self.budget.value, "Budget"),
-        )
+        fields = ("first", "last") if Axis.DATE in axes else ()
+        given = {name: getattr(self, name).value.strip() for name in (*fields, "repeats", "budget")}
+        names = {name: OPTIONS[name].label for name in given}
+        return read_questions({"axes": axes, **given}, self._cache or Cache(), names=names)
 
     def _questions(self) -> list[widgets.Widget]:
         self.axes = {
@@ -593,21 +558,13 @@ class DiagnosisPanel(StudyPanel):
         return (*self.axes.values(), self.first, self.last, self.repeats, self.budget)
 
     def _span(self) -> tuple[datetime | None, datetime | None]:
-        return read_date(self.first.value, "From"), read_date(self.last.value, "To")
+        return read_field("first", self.first), read_field("last", self.last)
 
     def _varied(self) -> tuple[str, ...]:
         return ("date",) if self.axes[Axis.DATE].value else ()
 
     def _words(self, subject: Subject) -> list[str]:
-        asked = self.questions
-        words = ["buildvm", "diagnose", subject.word]
-        if asked.axes != DEFAULT_AXES:
-            words += [word for axis in asked.axes for word in ("--axis", axis.value)]
-        if Axis.DATE in asked.axes:
-            for option, date in (("--from", asked.first), ("--to", asked.last)):
-                words += [option, format_instant(date)] if date else []
-        words += [] if asked.repeats == _REPEATS else ["--repeats", str(asked.repeats)]
-        return words if asked.budget is None else [*words, "--budget", str(asked.budget)]
+        return ["buildvm", "diagnose", subject.word, *question_options(self.questions)]
 
     def _prepare(self, subject: Subject) -> Callable[[Tools, bool], Finding]:
         asked, overrides = self.questions, self.machine_fields
@@ -628,6 +585,11 @@ class DiagnosisPanel(StudyPanel):
         if result.axis is Axis.CPU:
             return feature_lattice(result, outcomes).to_html(result.summary)
         return date_line(result, outcomes, span=self._studied).to_html(result.summary)
+
+
+def read_field(field: str, widget: widgets.Text) -> Any:  # noqa: ANN401 - the option's value
+    """Read an option that somebody typed; empty: nothing."""
+    return read_option(field, widget.value.strip() or None, OPTIONS[field].label)
 
 
 def _field(name: str, default: str) -> widgets.Text:
@@ -689,13 +651,13 @@ class ForecastPanel(StudyPanel):
 
     def _words(self, subject: Subject) -> list[str]:
         self._span()  # what is wrong with it is told
-        budget = read_count(self.budget.value, "Budget")
+        budget = read_field("budget", self.budget)
         words = ["buildvm", "forecast", subject.word, "--until", self.until.value.strip()]
         return words if budget is None else [*words, "--budget", str(budget)]
 
     def _prepare(self, subject: Subject) -> Callable[[Tools, bool], Forecast]:
         _, until = self._span()
-        budget = read_count(self.budget.value, "Budget")
+        budget = read_field("budget", self.budget)
         overrides = self.machine_fields
 
         def foretell(tools: Tools, is_fresh: bool) -> Forecast:  # noqa: FBT001 - a callback
@@ -730,4 +692,4 @@ def _turns(outcomes: Sequence[Outcome]) -> Iterator[str]:
         if (before.verdict is Verdict.PASSED) is not (after.verdict is Verdict.PASSED):
             what = "breaks" if before.verdict is Verdict.PASSED else "passes again"
             ends = f"{format_instant(before.machine.date)} and {format_instant(after.machine.date)}"
-            yield f"{what} between {ends}: {clean(after.reason.partition(chr(10))[0])}".rstrip(": ")
+            yield f"{what} between {ends}: {clean(after.why)}".rstrip(": ")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from buildvm_nb.errors import BudgetSpent, SourceError, UsageError
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.facts import usable_cores
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
@@ -42,7 +43,7 @@ from buildvm_nb.study.dates import (
     worth_revealing,
 )
 from buildvm_nb.study.evidence import missing_part
-from buildvm_nb.study.executors import default_jobs, fit_jobs, is_local, open_executor
+from buildvm_nb.study.executors import fit_jobs, is_local, open_executor
 from buildvm_nb.study.laboratory import Laboratory, OnOutcome, Order, Within, claimed_line
 from buildvm_nb.study.ordered import (
     KERNELS,
@@ -732,7 +733,7 @@ def open_laboratory(  # noqa: PLR0913 - what `diagnose_case` takes, handed on
             cache=cache,
             catalog=catalog,
             executor=chosen,
-            workers=jobs or default_jobs(),
+            workers=jobs or usable_cores(),
             base=base,
             progress=progress,
             on_outcome=on_outcome,

@@ -20,25 +20,16 @@ from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from buildvm_nb.errors import HostError, UsageError
-from buildvm_nb.host.facts import available_mib
+from buildvm_nb.host.facts import available_mib, usable_cores
 
 __all__ = [
     "LocalExecutor",
-    "default_jobs",
     "fit_jobs",
     "is_local",
     "open_executor",
 ]
 
 # How many guests run side by side on this host.
-
-
-def default_jobs() -> int:
-    """Return how many runs this host can do side by side.
-
-    Returns: the cores that this process may use, at least 1.
-    """
-    return max(1, len(os.sched_getaffinity(0)))
 
 
 def fit_jobs(jobs: int | None, memory_mib: int) -> int:
@@ -48,7 +39,7 @@ def fit_jobs(jobs: int | None, memory_mib: int) -> int:
     """
     available = available_mib()
     if available is None:
-        return jobs or default_jobs()
+        return jobs or usable_cores()
     most = available // memory_mib
     if most < 1:
         raise HostError(
@@ -61,7 +52,7 @@ def fit_jobs(jobs: int | None, memory_mib: int) -> int:
             f"available, for {most} at most",
             hint=f"--jobs {most}, or give guests less with --memory",
         )
-    return jobs or min(default_jobs(), most)
+    return jobs or min(usable_cores(), most)
 
 
 _P = ParamSpec("_P")
@@ -179,7 +170,7 @@ def open_executor(
         return _cluster(scheduler)
     if jobs is not None and jobs < 1:
         raise UsageError(f"not a number of jobs: {jobs}; allowed: 1 and more")
-    return LocalExecutor(jobs or default_jobs())
+    return LocalExecutor(jobs or usable_cores())
 
 
 def is_local(executor: Executor) -> bool:

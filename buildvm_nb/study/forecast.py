@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from buildvm_nb.errors import HostError, SourceError, UsageError
 from buildvm_nb.hints import midnights, year_turns
 from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.facts import usable_cores
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import (
@@ -67,7 +68,7 @@ from buildvm_nb.study.dates import (
     with_rule,
 )
 from buildvm_nb.study.evidence import failed_tests, failing_lines, section_of, stopped_early
-from buildvm_nb.study.executors import default_jobs, fit_jobs, is_local, open_executor
+from buildvm_nb.study.executors import fit_jobs, is_local, open_executor
 from buildvm_nb.study.laboratory import Laboratory, OnOutcome, Order
 from buildvm_nb.study.questions import refuse_fixed
 from buildvm_nb.study.run import kvm_status, log_header, machine_for
@@ -536,7 +537,7 @@ def forecast(  # noqa: PLR0913 - all but case and end have defaults or are place
             cache=cache,
             catalog=catalog,
             executor=chosen,
-            workers=jobs or default_jobs(),
+            workers=jobs or usable_cores(),
             base=base,
             progress=progress,
             on_outcome=on_outcome,

@@ -21,14 +21,13 @@ from buildvm_nb.errors import BuildVMError, HostError, SourceError, Unreachable,
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.facts import host_facts
 from buildvm_nb.host.progress import SILENT, Progress, Task
-from buildvm_nb.image import build_image, list_kernels
+from buildvm_nb.image import build_image
 from buildvm_nb.model.case import ArchiveSource, Case, GitSource, LocalSource, Source
 from buildvm_nb.model.instants import Instant, parse_instant
 from buildvm_nb.model.machine import Accelerator, KernelName, MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import Digest, Value
 from buildvm_nb.source import Fetched, fetch
-from buildvm_nb.study import axes
 from buildvm_nb.study.executors import fit_jobs, is_local, open_executor
 from buildvm_nb.study.questions import refuse_fixed
 from buildvm_nb.study.run import (
@@ -57,7 +56,6 @@ __all__ = [
     "find_answers",
     "make_cells",
     "pin_cells",
-    "read_grid",
     "run_cell",
     "run_cells",
     "sweep",
@@ -411,46 +409,6 @@ def worker() -> str:
 
 
 # A grid, read from text: one list for each axis.
-
-
-def read_grid(
-    texts: Mapping[str, str | None], cache: Cache, *, names: Mapping[str, str] | None = None
-) -> Grid:
-    """Read the axes of a grid.
-
-    `texts`: by the name of a field of `Grid`, what `buildvm_nb.study.axes` reads; None, and a field
-    that is not in it: nothing was given.
-    """
-    parsers: dict[str, Callable[[str], object]] = {
-        "dates": axes.parse_dates,
-        "cpus": lambda text: axes.parse_cpus(text, _known_models(cache, text)),
-        "kernels": lambda text: axes.parse_kernels(text, _known_kernels(cache, text)),
-        "cores": axes.parse_cores,
-        "commits": axes.parse_commits,
-    }
-    values = {}
-    for axis, parse in parsers.items():
-        text = texts.get(axis)
-        try:
-            values[axis] = () if text is None else parse(text)
-        except UsageError as error:
-            name = (names or {}).get(axis, axis)
-            raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
-    return Grid.parse(values)
-
-
-def _known_models(cache: Cache, text: str) -> frozenset[str]:
-    """Return QEMU's models; where none are asked for as a set, a host without QEMU will do."""
-    if axes.CPU_SETS.isdisjoint(part.strip() for part in text.split(",")):
-        return frozenset()
-    return find_emulator(cache.root).models
-
-
-def _known_kernels(cache: Cache, text: str) -> list[str]:
-    """Return the names of kernels; where they are named, nobody has to be asked."""
-    if "all" not in (part.strip() for part in text.split(",")):
-        return []
-    return [each.name for each in list_kernels(cache)]
 
 
 _TRIES = 2

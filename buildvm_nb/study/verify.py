@@ -65,7 +65,7 @@ class _Tally:
 
     def count(self, where: str, expected: State, seen: State, outcome: Outcome) -> None:
         """Compare one answer with what is claimed."""
-        why = outcome.reason.partition("\n")[0]
+        why = outcome.why
         if seen is State.UNKNOWN:
             self.silent.append(
                 f"no answer {where}: {why or 'the clock was not where it was meant'}"

@@ -144,7 +144,7 @@ def test_markdown_is_safe_and_has_a_row_for_each_change():
     assert lines[-2] == "| --- | --- | --- | --- | --- |"
     row = lines[-1]
     assert "t/key\\|cert.pem:41: CN=x ends" in row
-    assert row.endswith("| &lt;b>E: a\\*b'c'\\|d\\_e &amp; \\x1b[31m&lt;/b> |")
+    assert row.endswith(r"| \<b\>E: a\*b\`c\`\|d\_e \& \\x1b\[31m\</b\> |")
 
 
 def test_what_fails_today_shows_why_and_names_the_log():
