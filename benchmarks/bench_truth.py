@@ -265,9 +265,16 @@ def cores(chance: random.Random) -> Shape:
     return Shape(world=world, own=_own(chance), axis=Axis.CORES, axes=None)
 
 
+def thorough_since(chance: random.Random) -> Shape:
+    """Fails by a rule that holds since a year, looked for thoroughly."""
+    shape = since(chance)
+    shape.asked = {"effort": "thorough"}
+    return shape
+
+
 SHAPES = (
     *(edge, hinted, early, window, thorough_window, sound, always, recurring, shifted),
-    *(rule_and_edge, since, odd, two_rules, flaky, flaky_edge, errors, lost),
+    *(rule_and_edge, since, thorough_since, odd, two_rules, flaky, flaky_edge, errors, lost),
     *(cpu, vendor, kernel, cores),
 )
 

@@ -399,6 +399,16 @@ def _refuse_unnamed(path: Path, cache: Path) -> None:
         )
 
 
+HoldOption = Annotated[
+    bool,
+    typer.Option(
+        "--hold",
+        help="Let the guest's clock stand still at the date while the command or the steps run, "
+        "as studies do where a change is near; what waits for time to pass does not end then.",
+    ),
+]
+
+
 @command(
     "run",
     takes_words=True,
@@ -415,6 +425,8 @@ def run(
     machine: MachineOptions,
     sharing: ShareOptions,
     words: Annotated[list[str], typer.Argument(metavar="COMMAND", help="Program and arguments.")],
+    *,
+    hold: HoldOption = False,
 ) -> None:
     """Run a command in a virtual build machine.
 
@@ -434,6 +446,8 @@ def run(
             words,
             cwd=share.name if share else "",
             timeout_s=timeout_s,
+            clock=guest.spec.date if hold else None,
+            held=hold,
             stdout=_passing_on(sys.stdout.buffer),
             stderr=_passing_on(sys.stderr.buffer),
             stdin=_standard_input(),
@@ -538,11 +552,16 @@ def _tell_end(session: Session, result: "CommandResult") -> None:
             "timed_out": result.timed_out,
             "clock_started_at": started,
             "clock_ended_at": ended,
+            "clock_drift_s": result.drift_s,
             "shortage": result.shortage,
         }
         write_error(json.dumps({"result": told}))
         return
-    session.note(f"ran from {started} to {ended} by the guest's clock")
+    if result.drift_s is None:
+        session.note(f"ran from {started} to {ended} by the guest's clock")
+    else:
+        strayed = f"it strayed by {result.drift_s:.2f} s at most"
+        session.note(f"ran at {started}, the guest's clock held: {strayed}")
     if result.shortage:
         session.note(f"{result.shortage}: a failure says nothing about the command")
 
@@ -612,6 +631,8 @@ def build(
         ),
     ] = None,
     environment: EnvironmentOption = None,
+    *,
+    hold: HoldOption = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Pass the steps' output on to standard error.")
     ] = False,
@@ -650,6 +671,7 @@ def build(
             base=base,
             progress=session.progress(),
             output=pass_on if follow else None,
+            held=hold,
         )
         outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
         session.trouble = ExitStatus.TROUBLE

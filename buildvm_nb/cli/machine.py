@@ -300,7 +300,7 @@ def unit(
 ) -> None:
     """Write a service that runs a machine, for systemd or the Shepherd."""
     from buildvm_nb.service import shepherd_service, systemd_unit
-    from buildvm_nb.service.control import SYSTEM_ROOT, kvm_group
+    from buildvm_nb.service.control import SYSTEM_ROOT, image_command, kvm_group
 
     if system and not systemd:
         raise UsageError("--system says nothing without --systemd")
@@ -329,6 +329,11 @@ def unit(
     enable = "enable --now" if machine.auto_start else "start"
     following = f"{manager} daemon-reload && {manager} {enable} {output.name}"
     session.note(f"wrote {output}; next: {following if systemd else f'herd load root {output}'}")
+    if system and not machine.disk:
+        session.note(
+            "its account cannot make images; before, and after each change of the image: "
+            + image_command(machine)
+        )
 
 
 def _places() -> "Places":
@@ -358,7 +363,8 @@ def _automatic(places: "Places") -> "list[tuple[Path, MachineFile]]":
 
 
 def _foreground(cache: str, file: Path) -> list[str]:
-    program = [sys.executable, "-m", "buildvm_nb.cli"]
+    # -P: it runs in the directory /, where no module of ours is to be looked for
+    program = [sys.executable, "-P", "-m", "buildvm_nb.cli"]
     return [*program, "--cache", cache, "machine", "run", str(file)]
 
 

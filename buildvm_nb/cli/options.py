@@ -249,7 +249,12 @@ class MachineOptions:
         ),
     ] = None
     cpu_count: Annotated[
-        str | None, typer.Option(metavar="N", help="Virtual CPUs. Left out: 1.")
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Virtual CPUs. Left out: 1, whatever this host has: what needs several threads "
+            "at once, or races, shows only with 2 or more.",
+        ),
     ] = None
     memory: Annotated[
         str | None,

@@ -5,9 +5,10 @@ needs a zone, and a date alone means midnight UTC.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from heapq import merge
 from typing import Annotated, Any
 
 from dateutil.relativedelta import relativedelta
@@ -44,10 +45,27 @@ def occurrences(rule: str, first: datetime, last: datetime) -> Iterator[tuple[da
 
     `rule`: one or more lines of RFC 5545: an optional ``DTSTART``, from which on the rule holds and
     in whose zone (``UTC+01:00``; none: UTC) it counts, and rules with or without ``RRULE:``, of
-    which any may match. An instance lasts an hour if the rule names hours, else a day.
+    which any may match. An instance lasts an hour where its rule names hours, else a day.
     Yields: aware, UTC: its first instant and the first one after it, in order of time.
     """
-    rules, offset, since, size = _recurrence_read(rule)
+    rules, offset, since = _recurrence_read(rule)
+    of_size = [
+        (size, [line for line in rules if ("BYHOUR" in line) is (size is _HOUR)])
+        for size in (_DAY, _HOUR)
+    ]
+    yield from merge(
+        *(_instances(lines, (offset, since, size), first, last) for size, lines in of_size if lines)
+    )
+
+
+def _instances(
+    rules: Sequence[str],
+    known: tuple[timedelta, datetime | None, timedelta],
+    first: datetime,
+    last: datetime,
+) -> Iterator[tuple[datetime, datetime]]:
+    """Iterate over the instances of rules that last equally long."""
+    offset, since, size = known
     low = _plain(first, offset) - size
     start = low.replace(month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
     every = rruleset()
@@ -63,8 +81,28 @@ def occurrences(rule: str, first: datetime, last: datetime) -> Iterator[tuple[da
 
 def is_within(rule: str, at: datetime) -> bool:
     """Tell whether an instant lies in a rule's days or hours."""
-    second = timedelta(seconds=1)
-    return any(first <= at < after for first, after in occurrences(rule, at, at + second))
+    _lines, offset, since = _recurrence_read(rule)
+    plain = _plain(at, offset)
+    days, hours = _begins_of_year(rule, plain.year)
+    hour = plain.replace(minute=0, second=0, microsecond=0)
+    found = [
+        begins for begins, some in ((hour.replace(hour=0), days), (hour, hours)) if begins in some
+    ]
+    return any(since is None or (one - offset).replace(tzinfo=UTC) >= since for one in found)
+
+
+@lru_cache(maxsize=4096)
+def _begins_of_year(rule: str, year: int) -> tuple[frozenset[datetime], frozenset[datetime]]:
+    """Return when days and hours of a rule begin in a year, as its own calendar shows them."""
+    lines, _offset, _since = _recurrence_read(rule)
+    start = datetime(year, 1, 1)  # noqa: DTZ001 - a rule's own calendar
+    begins: tuple[set[datetime], set[datetime]] = (set(), set())
+    for line in lines:
+        for at in rrulestr(line, dtstart=start):
+            if at.year > year:
+                break
+            begins["BYHOUR" in line].add(at)
+    return frozenset(begins[False]), frozenset(begins[True])
 
 
 def next_within(rule: str, at: datetime) -> datetime | None:
@@ -82,8 +120,8 @@ def _plain(at: datetime, offset: timedelta) -> datetime:
 
 
 @lru_cache(maxsize=256)
-def _recurrence_read(rule: str) -> tuple[tuple[str, ...], timedelta, datetime | None, timedelta]:
-    """Read the rules, their zone's offset, since when they hold, and how long each lasts."""
+def _recurrence_read(rule: str) -> tuple[tuple[str, ...], timedelta, datetime | None]:
+    """Read the rules, their zone's offset, and since when they hold."""
     offset, since, lines = timedelta(), None, []
     for line in rule.split("\n"):
         if match := _START.fullmatch(line):
@@ -102,8 +140,7 @@ def _recurrence_read(rule: str) -> tuple[tuple[str, ...], timedelta, datetime | 
             raise UsageError(
                 f"not a recurring rule: {line!r} ({error})", hint="for example FREQ=WEEKLY;BYDAY=MO"
             ) from error
-    size = _HOUR if any("BYHOUR" in line for line in lines) else _DAY
-    return tuple(lines), offset, since, size
+    return tuple(lines), offset, since
 
 
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)

@@ -5,7 +5,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from difflib import SequenceMatcher
 from functools import lru_cache
 from html import escape
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num, num2date
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
@@ -21,8 +21,8 @@ from matplotlib.patches import Patch
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import Axis, Finding
-from buildvm_nb.model.instants import now, parse_instant
-from buildvm_nb.model.outcome import Outcome
+from buildvm_nb.model.instants import next_within, now, occurrences, parse_instant
+from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import clean, steady
 
 if TYPE_CHECKING:
@@ -288,6 +288,11 @@ def _labels(values: "pd.Index[Any]") -> list[str]:
 # The dates of one case: what was tried, where it passes and where it changes.
 
 _WINDOW, _PROBES = 0.5, 0.0
+_FAILS = frozenset({Verdict.FAILED, Verdict.CRASHED, Verdict.TIMEOUT})
+_CLOSE_DAYS = 400
+"""So long is the stretch that shows days which fail by a rule one by one, or hours: a week."""
+_DISTINCT = 600
+"""What is closer than such a part of the axis is drawn as one."""
 
 
 def date_line(
@@ -314,7 +319,8 @@ def date_line(
     -------
     Drawing
         A bar for each window, a dashed line at each boundary, and below them one mark for each
-        probe, whose shape and colour is its verdict.
+        probe, whose shape and colour is its verdict. Days or hours that fail by a recurring rule
+        are shaded; a second row shows those of a year, or of a week, one by one.
 
     Raises
     ------
@@ -328,10 +334,18 @@ def date_line(
     instants = [*ends, *turns, *(one.machine.date for one in probes)]
     if not instants:
         raise UsageError("no date was studied or tried: there is nothing to draw")
-    figure = Drawing(figsize=(9, 2.2), layout="constrained")
-    axes = figure.add_subplot()
+    recurs = finding.recurs if finding else ""
+    figure = Drawing(figsize=(9, 3.4 if recurs else 2.2), layout="constrained")
+    rows = figure.subplots(
+        2 if recurs else 1, squeeze=False, height_ratios=[3, 1][: 1 + bool(recurs)]
+    )
+    axes = rows[0, 0]
     left, right = day_range(instants)
     handles: list[Line2D | Patch] = []
+    if recurs:
+        _shade(axes, recurs, left, right)
+        _draw_close(rows[1, 0], recurs, _close_to(recurs, probes, instants))
+        handles.append(Patch(color=COLOURS["failed"], alpha=0.35, label="fails by the rule"))
     if finding and finding.windows:
         inside = [day_number(one) for one in _studied(finding) if one] or [left, right]
         _draw_windows(axes, finding, inside[0], inside[-1])
@@ -355,6 +369,48 @@ def date_line(
 
 def _studied(finding: Finding | None) -> tuple[datetime | None, datetime | None]:
     return (finding.studied_from, finding.studied_until) if finding else (None, None)
+
+
+def _shade(axes: Axes, rule: str, left: float, right: float) -> None:
+    """Shade what fails by a rule; what cannot be told apart on paper becomes one."""
+    first, last = (num2date(at, tz=UTC) for at in (left, right))
+    apart = (right - left) / _DISTINCT
+    spans: list[list[float]] = []
+    for begins, ends in occurrences(rule, first, last):
+        low, high = max(left, day_number(begins)), min(right, day_number(ends))
+        if spans and low - spans[-1][1] < apart:
+            spans[-1][1] = max(high, spans[-1][1])
+        else:
+            spans.append([low, high])
+    bars = [(low, max(high - low, apart / 2)) for low, high in spans]
+    axes.broken_barh(
+        bars,
+        (0, 1),
+        transform=axes.get_xaxis_transform(),
+        color=COLOURS["failed"],
+        alpha=0.35,
+        linewidth=0,
+    )
+
+
+def _close_to(
+    rule: str, probes: Sequence[Outcome], instants: Sequence[datetime]
+) -> tuple[datetime, datetime]:
+    """Choose a stretch that shows a rule: from what first fails by it, a year or a week."""
+    failed = [one.machine.date for one in probes if one.verdict in _FAILS]
+    around = next_within(rule, min(failed or instants)) or min(instants)
+    days = _CLOSE_DAYS if "BYHOUR" not in rule else 8
+    before = timedelta(days=days / 16)
+    return around - before, around - before + timedelta(days=days)
+
+
+def _draw_close(axes: Axes, rule: str, ends: tuple[datetime, datetime]) -> None:
+    left, right = map(day_number, ends)
+    axes.set_xlim(left, right)
+    axes.set_yticks([])
+    _shade(axes, rule, left, right)
+    scale_dates(axes)
+    axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _draw_windows(axes: Axes, finding: Finding, left: float, right: float) -> None:

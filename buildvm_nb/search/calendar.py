@@ -16,6 +16,7 @@ from buildvm_nb.search.recurrence import (
     describe_coverage,
     features_of,
 )
+from buildvm_nb.search.sifting import Sift
 from buildvm_nb.search.transitions import find_transitions
 
 __all__ = [
@@ -33,9 +34,12 @@ CHECKS = ((1, 0.3, 3), (9, 4, 20), (33, 20, 100), (190, 120, 260), (380, 300, 90
 """A day, a week, a month, half a year and a year after a change, in days; and between which days
 an answer is one, too."""
 QUICK_CHECKS = ((33, 0.3, 900),)
+_YEAR_S = 366 * _DAY_S
 _ROUNDS = 4
 _MOST_SPELLS = 4
 """What fails more often than that, by no rule, is not told by windows."""
+_SUSPECT_SPELLS = 2
+"""What fails more often than that is no window before rules were looked for."""
 _RUNS_FOR_CHANGES = 80
 """For each time at which it begins to fail: many times what locating it takes."""
 _ASKED_AGAIN = 6
@@ -52,6 +56,8 @@ class Thoroughness:
 
     near: int
     """Position around which rules are looked for first: the case's own date."""
+    places: tuple[int, ...] = ()
+    """From which positions on to meet all features of the calendar; empty: from `near`."""
     covers: bool = True
     """Whether to meet all features of the calendar where it passes."""
     checks: tuple[tuple[float, float, float], ...] = CHECKS
@@ -111,6 +117,8 @@ class _Search:
     unexplained: tuple[int, ...] = ()
     change: ChanceChange | None = None
     is_covered: bool = False
+    is_sought: bool = False
+    """Whether rules were looked for wherever it comes and goes."""
 
     def run(self) -> DateSurvey:
         survey = None
@@ -173,7 +181,9 @@ class _Search:
         if states >= {State.GOOD, State.BAD} and self.how.covers:
             found = self._seek(self.plan.first, self.plan.last, covers=False)
             if not found and self._is_short():
-                self._seek_around()
+                found = self._seek_around()
+            if not found and self._spells() > _SUSPECT_SPELLS:
+                self._seek_between()
 
     def _is_short(self) -> bool:
         """Tell whether what fails between two places of the scan that pass is over in days."""
@@ -196,14 +206,27 @@ class _Search:
         return [at for at in wanted if first <= at <= last]
 
     def _converge(self) -> Survey:
+        """Locate changes, look for rules where they are none, and else name what is unexplained."""
+        survey = self._settled()
+        is_odd = self._is_unlike_windows(survey)
+        if not is_odd and (survey.exhausted or self.unexplained or survey.is_flaky):
+            return survey  # what comes and goes by chance is no rule
+        if self._is_plain(survey):
+            return survey
+        if not survey.is_flaky and self._seek_between():
+            survey = self._settled()
+            if self._is_plain(survey):
+                return survey
+        self._give_up()
+        return self._transitions(budget=0)
+
+    def _settled(self) -> Survey:
         """Locate changes, check them, cover where it passes, and again with what that shows."""
         survey = self._transitions()
         for _ in range(_ROUNDS):
-            if self._is_unlike_windows(survey):
-                self._give_up()
-                return self._transitions(budget=0)
-            if survey.exhausted or self.unexplained or survey.is_flaky:
-                return survey  # what comes and goes by chance is no rule
+            is_over = survey.exhausted or self.unexplained or survey.is_flaky
+            if is_over or self._is_unlike_windows(survey):
+                break
             count = len(self.answers)
             if self._is_contradicted(survey):
                 self._seek_around()
@@ -212,10 +235,11 @@ class _Search:
             if len(self.answers) == count:
                 break
             survey = self._transitions()
-        if self._is_contradicted(survey) or self._is_unlike_windows(survey):
-            self._give_up()
-            return self._transitions(budget=0)
         return survey
+
+    def _is_plain(self, survey: Survey) -> bool:
+        """Tell whether windows and a rule explain what was seen."""
+        return not (self._is_contradicted(survey) or self._is_unlike_windows(survey))
 
     def _is_unlike_windows(self, survey: Survey) -> bool:
         """Tell whether it fails too often for windows, or in windows that look like a rule's."""
@@ -240,10 +264,23 @@ class _Search:
         blind = [one for one in windows if not hints & set(one)]
         if any(after - first < _SHORT_S for first, after in blind):
             return True
+        if self._is_at_an_end(changes, hints):
+            return True
         lengths = [after - first for first, after in blind]
         alike = any(abs(a - b) < _DAY_S for a, b in combinations(lengths, 2))
         days = [features_of(first)[Feature.DATE] for first, _ in blind]
         return alike or len(set(days)) < len(days)
+
+    def _is_at_an_end(self, changes: Sequence[Transition], hints: set[int]) -> bool:
+        """Tell whether what fails is so near an end of the range that nobody looked beyond."""
+        first, last = self.plan.first, self.plan.last
+        if not changes or not self.how.covers:
+            return False
+        near = [
+            (changes[-1].after, last - changes[-1].first_after, changes[-1].first_after),
+            (changes[0].before, changes[0].last_before - first, changes[0].first_after),
+        ]
+        return any(s is State.BAD and d < 2 * _DAY_S and at not in hints for s, d, at in near)
 
     def _give_up(self) -> None:
         """Name what fails as unexplained, unless it passes when asked again: then it is chance."""
@@ -258,22 +295,55 @@ class _Search:
         stretch = self._passing(survey)
         if stretch is None:
             return
-        duration = self._duration()
-        asked = [at for at, state in self._told() if stretch.first <= at <= stretch.last]
-        chosen = covering_set(
+        for near in self.how.places or (self.how.near,):
+            chosen = self._covering(stretch, near)
+            if State.BAD in self._states(chosen):
+                found = self.rule is not None
+                found = found or self._seek(stretch.first, stretch.last, covers=False)
+                self._sift(stretch.first, stretch.last, is_new=found)
+                return
+
+    def _covering(self, stretch: Stretch, near: int) -> tuple[int, ...]:
+        """Choose what is still to be asked of a stretch, from about a position on."""
+        near = min(max(near, stretch.first), stretch.last)
+        since = stretch.first if near <= self.how.near else near - _YEAR_S
+        asked = [
+            at
+            for at, state in self._told()
+            if since <= at <= stretch.last
+            and (self.rule is None or (state is State.GOOD and not self._ruled(at)))
+        ]
+        return covering_set(
             stretch.first,
             stretch.last,
-            min(max(self.how.near, stretch.first), stretch.last),
+            near,
             asked,
-            duration=duration,
+            duration=self._duration(),
+            avoid=self._ruled,
         )
-        states = self._states([at for at in chosen if not self._ruled(at)])
-        if State.BAD in states:
-            self._seek(stretch.first, stretch.last, covers=False)
 
     def _seek_around(self) -> bool:
         """Look for a rule where the scan passes around the own date."""
-        return self._seek(*self._scan_span(), covers=True)
+        span = self._scan_span()
+        found = self._seek(*span, covers=True)
+        return self._sift(*span, is_new=found) or found
+
+    def _seek_between(self) -> bool:
+        """Look for rules from where it first fails to where it last passes, once.
+
+        A rule may hold only since then, or an edge may hide it after that.
+        """
+        if self.is_sought or self.rule is not None or not self.how.covers:
+            return False
+        self.is_sought = True
+        told = self._told()
+        first = min((at for at, state in told if state is State.BAD), default=self.plan.last)
+        last = max((at for at, state in told if state is State.GOOD), default=self.plan.first)
+        last += self._duration()
+        found = self._seek(first, last, covers=True)
+        found = self._sift(first, last, is_new=found) or found
+        self.is_covered = self.is_covered and not found  # what its days hide is to be met elsewhere
+        return found
 
     def _scan_span(self) -> tuple[int, int]:
         """Return the span around the own date within which no place of the scan fails."""
@@ -315,6 +385,40 @@ class _Search:
         self.rule = self._anchored(rule) if rule else None
         return self.rule is not None
 
+    def _sift(self, first: int, last: int, *, is_new: bool) -> bool:
+        """Look for several rules at once where one does not do, or may hide others.
+
+        `is_new`: whether a rule was found just now; what else fails on its days is not known.
+        """
+        if (self.rule is not None and not is_new) or last - first < 60 * _DAY_S:
+            return False
+        duration = self._duration()
+        told = [(at, state) for at, state in self._told() if first <= at <= last - duration]
+        failed = [at for at, state in told if state is State.BAD and not self._ruled(at)]
+        again = failed[:: max(1, len(failed) // _ASKED_AGAIN)][:_ASKED_AGAIN]
+        if State.GOOD in self._states_anew(again):
+            return False  # what fails by chance looks like anything
+        if self.rule and (self.rule.shift_s or self.rule.since is not None):
+            return False  # rules are written with one zone and one beginning
+        sift = Sift(
+            ask=self._states_anew,
+            first=first,
+            last=last,
+            near=min(max(self.how.near, first), last),
+            answers=dict(told),
+            duration=duration,
+            known=self.rule,
+        )
+        rule = sift.find()
+        if rule is None:
+            return False
+        parts = [self._anchored(part) for part in (replace(rule, also=()), *rule.also)]
+        whole = [part for part in parts if part is not None]
+        if len(whole) < len(parts) or len({part.since for part in whole}) > 1:
+            return False
+        self.rule = replace(whole[0], also=tuple(whole[1:]))
+        return True
+
     def _anchored(self, rule: Rule) -> Rule | None:
         """Find since when a rule holds; None: it does not hold to the end."""
         failed = [at for at, state in self._told() if state is State.BAD and rule.covers(at)]
@@ -348,13 +452,13 @@ class _Search:
 
     def _covered_after(self, rule: Rule, at: int, high: int) -> int:
         """Return the first instant from one on that a rule covers wholly; `high`: none before."""
-        step = 1800 if rule.feature is Feature.HOUR else _DAY_S // 2
+        step = 1800 if rule.is_of_hours else _DAY_S // 2
         instants = (one + 900 for one in range(at - at % step, high - 1800, step) if one >= at)
         return next((one for one in instants if self._is_in(rule, one)), high)
 
     def _covered_before(self, rule: Rule, at: int, low: int) -> int:
         """Return the last instant up to one that a rule covers wholly; `low`: none after."""
-        step = 1800 if rule.feature is Feature.HOUR else _DAY_S // 2
+        step = 1800 if rule.is_of_hours else _DAY_S // 2
         instants = (one + 900 for one in range(at - at % step - step, low + step, -step))
         return next((one for one in instants if self._is_in(rule, one)), low)
 
@@ -378,11 +482,35 @@ class _Search:
                 ]
                 if not near:
                     wanted[self._unruled(at)] = state
+        wanted |= dict.fromkeys(self._years_apart(survey), State.GOOD)
         states = self._states(list(wanted))
         return any(
             state is not expected and state is not State.UNKNOWN
             for expected, state in zip(wanted.values(), states, strict=True)
         )
+
+    def _years_apart(self, survey: Survey) -> Iterator[int]:
+        """Iterate over places a year before and after windows, which a rule would have, too."""
+        changes = survey.transitions
+        windows = [
+            (begins.first_after, ends.last_before)
+            for begins, ends in pairwise(changes)
+            if begins.after is State.BAD
+        ]
+        fails = [*windows]
+        if changes and changes[0].before is State.BAD:
+            fails.append((self.plan.first, changes[0].last_before))
+        if changes and changes[-1].after is State.BAD:
+            fails.append((changes[-1].first_after, self.plan.last))
+        for begins, ends in windows if self.how.covers else ():
+            if ends - begins > _YEAR_S:
+                continue
+            for at in ((begins + ends) // 2 + sign * 365 * _DAY_S for sign in (1, -1)):
+                is_inside = self.plan.first <= at <= self.plan.last - self._duration()
+                if is_inside and not any(
+                    low - _DAY_S <= at <= high + _DAY_S for low, high in fails
+                ):
+                    yield self._unruled(at)
 
     def _eras(self, survey: Survey) -> Iterator[tuple[int, int, State, bool]]:
         """Iterate over what fails, from where it begins to where it ends; else the other way."""
@@ -416,7 +544,8 @@ class _Search:
     def _transitions(self, budget: int | None = None) -> Survey:
         """Search for changes among what the rule leaves."""
         if budget is None:
-            if self._spells() > _MOST_SPELLS:
+            is_often = self._spells() > _MOST_SPELLS
+            if is_often and not (self._seek_between() and self._spells() <= _MOST_SPELLS):
                 self._give_up()
                 budget = 0
             else:

@@ -6,6 +6,7 @@ that share one feature, or lack one, tell these apart. A rule counts only if wha
 instants that were not asked yet comes true: at both ends of two of its blocks of days or hours.
 """
 
+from bisect import bisect_right
 from calendar import monthrange
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from datetime import date, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from buildvm_nb.search.plan import State
@@ -23,6 +25,8 @@ __all__ = [
     "Feature",
     "Rule",
     "RuleSearch",
+    "Value",
+    "Verdicts",
     "covering_set",
     "describe_coverage",
     "features_of",
@@ -51,8 +55,9 @@ _ZONE_STEP_S = 900
 """Zones differ from UTC by whole quarters of an hour."""
 _LONGEST_FOR_ZONE = 600
 """A longer run does not tell such quarters apart."""
-_AROUND_YEARS = 5
-_RARE_YEARS = 9
+_YEARS_ON = 9
+_YEARS = 10
+_COMMON_YEARS = 9
 _FAILED_FOR_ZONE = 3
 US_RULES_SINCE = 2007
 """Before, summer time of the US was shorter: from April to October."""
@@ -166,7 +171,13 @@ _COVERED: Mapping[Feature, frozenset[Value]] = {
 
 
 def covering_set(
-    first: int, last: int, near: int, answered: Iterable[int] = (), *, duration: int = 0
+    first: int,
+    last: int,
+    near: int,
+    answered: Iterable[int] = (),
+    *,
+    duration: int = 0,
+    avoid: Callable[[int], bool] | None = None,
 ) -> tuple[int, ...]:
     """Choose instants that together meet every feature of the calendar.
 
@@ -175,11 +186,13 @@ def covering_set(
     first, last : int
         Between which instants they are to lie, seconds since 1970.
     near : int
-        Around which the years are searched first.
+        From about which on years are searched first.
     answered : iterable of int
         Instants that have an answer: what they meet need not be met again.
     duration : int
         How long the clock runs on, in seconds.
+    avoid : callable, optional
+        Tells which instants are not to be chosen.
 
     Returns
     -------
@@ -203,8 +216,9 @@ def covering_set(
             days,
             key=lambda day: (
                 len(missing & _pairs(day)),
+                day if _is_rare(day) else 0,  # a rule may hold only since some time
                 -years[_year(day)],
-                -abs(day * _DAY_S - near) // (_RARE_YEARS * 365 * _DAY_S),
+                day,
             ),
         )
         gained = missing & _pairs(best)
@@ -212,7 +226,7 @@ def covering_set(
             break
         days.remove(best)
         at = _at_hour(best, hours, gained, duration)
-        if not first <= at <= last - duration:
+        if not first <= at <= last - duration or (avoid and avoid(at)):
             continue
         years[_year(best)] += 1
         missing -= _pairs(best)
@@ -221,7 +235,7 @@ def covering_set(
         if not hours:
             break
         at = _at_hour(day, hours, set(), duration)
-        if first <= at <= last - duration:
+        if first <= at <= last - duration and not (avoid and avoid(at)):
             chosen.append(at)
     return tuple(sorted(chosen))
 
@@ -235,6 +249,7 @@ def _pairs(day: int) -> frozenset[tuple[Feature, Value]]:
     return frozenset(_of_day(day).items())
 
 
+@lru_cache(maxsize=65_536)
 def _year(day: int) -> int:
     return (_EPOCH + timedelta(days=day)).year
 
@@ -253,14 +268,15 @@ def _at_hour(day: int, hours: list[int], gained: set[tuple[Feature, Value]], dur
 
 
 def _days(first: int, last: int, near: int) -> list[int]:
-    """Return days to choose from: some of each year around, and all rare ones further on."""
+    """Return days to choose from: some of the years from a day on, and all rare ones further on.
+
+    A rule may hold only since some time. Earlier ones are taken where the span ends too soon.
+    """
     low, high = first // _DAY_S + 1, last // _DAY_S - 1
-    middle = near // _DAY_S
-    around = range(max(low, middle - _AROUND_YEARS * 365), min(high, middle + _AROUND_YEARS * 365))
-    wide = range(max(low, middle - _RARE_YEARS * 365), min(high, middle + _RARE_YEARS * 365))
-    if len(wide) < 2 * 365:  # near lies at the edge of the span
-        wide = range(low, min(high, low + 2 * _RARE_YEARS * 365))
-        around = wide
+    ends = min(high, max(near // _DAY_S, low) + _YEARS_ON * _YEAR_DAYS)
+    begins = max(low, min(near // _DAY_S - _YEAR_DAYS, ends - _YEARS * _YEAR_DAYS))
+    wide = range(begins, ends)
+    around = wide[: _COMMON_YEARS * _YEAR_DAYS]
     every = 1 if len(around) <= _YEAR_DAYS else _DAY_STRIDE
     common = list(around[::every])
     rare = [day for day in wide if _is_rare(day)]
@@ -277,6 +293,7 @@ def _is_rare(day: int) -> bool:
         or of[Feature.US_CHANGE]
         or of[Feature.DATE] in {(2, 29), (12, 31), (1, 1)}
         or of[Feature.MONTHDAY] == 31  # noqa: PLR2004 - the longest months' last day
+        or (of[Feature.FROM_END] == -1 and of[Feature.MONTH] == 2)  # noqa: PLR2004 - the shortest's
     )
 
 
@@ -328,16 +345,25 @@ class Rule:
     """Answers that failed as it says."""
     refuted: int = 0
     """Answers that passed as it says."""
+    also: tuple["Rule", ...] = ()
+    """Further rules by which it fails: any of them suffices."""
 
     def covers(self, at: int) -> bool:
-        """Tell whether an instant is one that fails by it."""
+        """Tell whether an instant is one that fails by it, or by what else it has."""
+        if any(rule.covers(at) for rule in self.also):
+            return True
         if self.since is not None and at < self.since:
             return False
         return features_of(at, self.shift_s)[self.feature] in self.values
 
+    @property
+    def is_of_hours(self) -> bool:
+        """Whether any of it tells hours."""
+        return Feature.HOUR in {self.feature, *(rule.feature for rule in self.also)}
+
     def touches(self, first: int, last: int) -> bool:
         """Tell whether it bears on a stretch; a day is never stepped over, nor is an hour."""
-        step = _HOUR_S if self.feature is Feature.HOUR else _DAY_S // 2
+        step = _HOUR_S if self.is_of_hours else _DAY_S // 2
         return any(self.covers(at) for at in (*range(first, last, step), last))
 
 
@@ -361,6 +387,10 @@ class RuleSearch:
     split: set[int] = field(default_factory=set)
     """Instants that were answered in two ways."""
     shift_s: int = 0
+    only: Feature | None = None
+    """The one feature to think of; None: all."""
+    is_free: Callable[[int], bool] = lambda _at: True
+    """Which instants may be asked about: at others something else fails."""
 
     def alive(self) -> dict[Feature, tuple[frozenset[Value], frozenset[Value]]]:
         """Return the features that explain all answers, with the values that fail and that pass."""
@@ -376,6 +406,8 @@ class RuleSearch:
             bad = frozenset(value for value, told in values.items() if told == {State.BAD})
             good = frozenset(value for value, told in values.items() if told == {State.GOOD})
             is_told_apart = len(bad) + len(good) == len(values) and bad and good
+            if self.only not in {None, feature}:
+                continue
             if is_told_apart and self._may_tell(feature, bad):
                 found[feature] = (bad, good)
         return found
@@ -560,7 +592,7 @@ class RuleSearch:
             if not first <= one <= last:
                 continue
             at = one * _DAY_S + hours[number % len(hours)] * _HOUR_S + (_HOUR_S - 1) // 2
-            if not self._has(at, feature, value):
+            if not self._has(at, feature, value) or not self.is_free(at):
                 continue
             said = features_of(at, self.shift_s)
             unlike = sum(said[other] != told[other] for other in Feature)
@@ -573,6 +605,7 @@ class RuleSearch:
         failed = [at for at, state in self._told() if state is State.BAD]
         rule = Rule(feature=feature, values=bad, shift_s=self.shift_s)
         blocks = dict.fromkeys(filter(None, (self._block(rule, at) for at in failed)))
+        blocks = {block: None for block in blocks if self._is_askable(block)}
         if len(blocks) < 2:  # noqa: PLR2004 - one may be a plain window
             blocks |= dict.fromkeys(filter(None, self._further(rule, blocks)))
         if len(blocks) < 2:  # noqa: PLR2004
@@ -584,7 +617,11 @@ class RuleSearch:
             clear = _MARGIN_S + self.duration
             wanted[begins - clear] = wanted[ends + _MARGIN_S] = State.GOOD
             wanted[begins + _MARGIN_S] = wanted[ends - clear] = State.BAD
-        inside = [at for at in wanted if self.first <= at <= self.last - self.duration]
+        inside = [
+            at
+            for at in wanted
+            if self.first <= at <= self.last - self.duration and self.is_free(at)
+        ]
         states = {wanted[at] for at in inside}
         if len(states) < 2:  # noqa: PLR2004
             return False
@@ -595,6 +632,13 @@ class RuleSearch:
             sum(self.answers[at] is State.BAD for at in inside) > 1
             and sum(self.answers[at] is State.GOOD for at in inside) > 1
         )
+
+    def _is_askable(self, block: tuple[int, int]) -> bool:
+        """Tell whether something at an end inside a block may be asked about, and outside."""
+        begins, ends = block
+        clear = _MARGIN_S + self.duration
+        outside, inside = (begins - clear, ends + _MARGIN_S), (begins + _MARGIN_S, ends - clear)
+        return any(map(self.is_free, outside)) and any(map(self.is_free, inside))
 
     def _block(self, rule: Rule, at: int) -> tuple[int, int] | None:
         """Return where the days or hours in a row begin and end that an instant is among."""
@@ -624,8 +668,9 @@ class RuleSearch:
                 *range(ends + step, self.last, step),
                 *range(begins - step, self.first, -step),
             ):
-                if rule.covers(at):
-                    yield self._block(rule, at)
+                block = self._block(rule, at) if rule.covers(at) else None
+                if block and self._is_askable(block):
+                    yield block
                     break
 
     def _try_zones(self) -> bool:
@@ -707,8 +752,9 @@ _STEPS = tuple(
 
 def _era(told: Sequence[tuple[int, State]], at: int) -> State:
     """Return what a plain window says of an instant: what its neighbours say, if they agree."""
-    before = next((state for when, state in reversed(told) if when <= at), None)
-    after = next((state for when, state in told if when > at), None)
+    place = bisect_right(told, at, key=itemgetter(0))
+    before = told[place - 1][1] if place else None
+    after = told[place][1] if place < len(told) else None
     if before is None or after is None:
         return before or after or State.UNKNOWN
     return before if before is after else State.UNKNOWN

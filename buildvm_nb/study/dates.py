@@ -451,8 +451,10 @@ def _search(
 
     plan = _plan(span, dates, lab)
     is_quick = span.effort is Effort.QUICK
+    near, today = position(span.near or span.first), position(span.today or span.last)
     how = Thoroughness(
-        near=position(span.near or span.first),
+        near=near,
+        places=(near, today) if span.effort is Effort.THOROUGH else (near,),
         covers=not is_quick,
         checks=QUICK_CHECKS if is_quick else CHECKS,
     )
@@ -570,9 +572,10 @@ def rule_text(rule: Rule) -> str:
     Returns: one line for each rule of which any matches, after a ``DTSTART`` where one is needed.
     Of summer time whole days are told, though it begins and ends in the night.
     """
-    lines = list(_lines(rule))
+    lines = [line for one in (rule, *rule.also) for line in _lines(one)]
     since = rule.since
-    if since is None and rule.feature in {Feature.US_SUMMER, Feature.US_CHANGE}:
+    features = {one.feature for one in (rule, *rule.also)}
+    if since is None and features & {Feature.US_SUMMER, Feature.US_CHANGE}:
         since = int(datetime(US_RULES_SINCE, 1, 1, tzinfo=UTC).timestamp())
     if not rule.shift_s and since is None:
         return "\n".join(lines)
@@ -591,7 +594,7 @@ def rule_words(rule: Rule) -> str:
 
     For example ``on Mondays``.
     """
-    told = _words(rule.feature, sorted(rule.values))
+    told = " and ".join(_words(one.feature, sorted(one.values)) for one in (rule, *rule.also))
     if rule.shift_s:
         told += f", as days are counted {_hours(rule.shift_s)} UTC"
     if rule.since is not None:

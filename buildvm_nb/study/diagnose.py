@@ -204,7 +204,7 @@ def machines_of(
     """
     if Axis.DATE in axes:
         refuse_fixed(overrides, ["date"], "a study of dates")
-    given = {"accelerator": _accelerator(lab, axes), **overrides}
+    given = {"accelerator": _accelerator(lab, axes)} | _asked(overrides)
     if given["accelerator"] == Accelerator.UML and (fixed := {Axis.CPU, Axis.CORES} & {*axes}):
         names = ", ".join(sorted(axis.value for axis in fixed))
         raise UsageError(
@@ -226,7 +226,7 @@ class _Diagnosis:
     def __init__(self, lab: Laboratory, questions: Questions, overrides: dict[str, Any]) -> None:
         self.lab = lab
         self.questions = questions
-        self.fixed = {name for name, value in overrides.items() if value is not None}
+        self.fixed = set(_asked(overrides))
         self.own, self.today = machines_of(lab, questions.axes, overrides)
         is_quick = questions.effort is Effort.QUICK
         self.repeats = min(questions.repeats, 1) if is_quick else questions.repeats
@@ -624,6 +624,16 @@ class _Diagnosis:
             "tool_version": version("buildvm-nb"),
         }
         return Finding.model_validate(known | fields)
+
+
+def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a machine somebody asked for: a panel names every field, asked for or not."""
+    left_open = {"accelerator": Accelerator.AUTO}
+    return {
+        name: value
+        for name, value in overrides.items()
+        if value is not None and value != left_open.get(name)
+    }
 
 
 def _changed_words(changes: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.image import build_image, fetch_kernel, list_kernels
 from buildvm_nb.image.initramfs import build_initramfs
 from buildvm_nb.image.kernel import Kernel
+from buildvm_nb.image.rootfs import check_makeable
 from buildvm_nb.image.uml import fetch_uml_kernel
 from buildvm_nb.model.case import Case, Limits, Step
 from buildvm_nb.model.machine import Accelerator, ImageSpec, MachineSpec
@@ -97,6 +98,7 @@ def prepare(
     check_disk_tool(is_needed=spec.accelerator is Accelerator.UML)
     if spec.accelerator is not Accelerator.UML:
         check_cpu(spec.cpu, find_emulator(cache.root, qemu))
+    check_makeable(spec.image, cache)
     return _boot_files_of(kernel_for(spec, cache, progress), spec.image, cache, progress)
 
 
@@ -834,6 +836,7 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
     progress: Progress = SILENT,
     output: Output | None = None,
     artifacts: Path | None = None,
+    held: bool = False,
 ) -> Trial:
     """Build a case once in one machine.
 
@@ -856,6 +859,8 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
         Gets the name of the step and what it prints, piece by piece.
     artifacts : Path, optional
         Directory that the case's artifacts are put into; None: they are only digested.
+    held : bool
+        Let the guest's clock stand still at the machine's date while the steps run.
 
     Returns
     -------
@@ -886,9 +891,11 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
     except OSError as error:
         trial = Trial(outcome=broken(case, spec, as_host_error(error, cache)), log=b"")
     else:
-        trial = run_once(setting, spec, inputs)
+        trial = run_once(setting, spec, inputs, Part(held=held))
     sources = tuple(one.record for one in inputs.fetched) if inputs else ()
-    return replace(trial, outcome=finish(trial.outcome, sources, began))
+    probing = trial.outcome.probing.model_copy(update={"held": held})
+    outcome = trial.outcome.model_copy(update={"probing": probing})
+    return replace(trial, outcome=finish(outcome, sources, began))
 
 
 def run_once(setting: Setting, spec: MachineSpec, inputs: Inputs, part: Part = WHOLE) -> Trial:

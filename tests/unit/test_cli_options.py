@@ -1,10 +1,12 @@
 """Machine and source options: text in, checked values out, errors that name the option."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from buildvm_nb.cli.build import ShareOptions
+from buildvm_nb.cli.entry import main
 from buildvm_nb.cli.options import MachineOptions, SourceOptions, make_case
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.instants import parse_instant
@@ -228,3 +230,25 @@ def test_a_large_directory_is_shared_only_where_it_is_named(tmp_path, monkeypatc
 def test_a_directory_that_cannot_be_shared_is_refused(options, told):
     with pytest.raises(UsageError, match=told):
         ShareOptions(**options).directory(CACHE)
+
+
+@pytest.mark.parametrize(
+    ("text", "distance"),
+    [("+16y", None), ("-2w", timedelta(days=-14)), ("+3d", timedelta(days=3)), ("today", None)],
+)
+def test_a_machine_gets_the_date_that_the_command_line_says(monkeypatch, capsys, text, distance):
+    monkeypatch.setattr("buildvm_nb.study.dry_run", lambda spec, **_: [spec.date.isoformat()])
+    before = datetime.now(UTC).replace(microsecond=0)
+    words = ["run", "--no-share", "--accelerator", "tcg", "--dry-run", "--date"]
+    assert main([*words, text, "--", "true"]) == 0
+    date = datetime.fromisoformat(capsys.readouterr().out.strip())
+    after = datetime.now(UTC)
+    if text == "today":
+        assert (date.hour, date.minute, date.second) == (0, 0, 0)
+        assert before.date() <= date.date() <= after.date()
+    elif distance is None:
+        assert (date.year, date.month) in {(one.year + 16, one.month) for one in (before, after)}
+    else:
+        assert before + distance <= date <= after + distance
+    assert main([*words, "+16q", "--", "true"]) == 2
+    assert "--date: " in capsys.readouterr().err

@@ -99,3 +99,16 @@ def test_the_days_of_a_rule_last_a_day_and_its_hours_an_hour():
 def test_what_is_no_rule_is_a_usage_error(text):
     with pytest.raises(UsageError, match="not a recurring rule"):
         is_within(text, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_hours_of_one_rule_and_days_of_another_last_as_long_as_each_says():
+    rule = "FREQ=DAILY;BYHOUR=4\nFREQ=MONTHLY;BYMONTHDAY=31"
+    first = datetime(2026, 1, 30, tzinfo=UTC)
+    told = [(a, b - a) for a, b in occurrences(rule, first, first + timedelta(days=2))]
+    assert told == [
+        (first.replace(hour=4), timedelta(hours=1)),
+        (first.replace(day=31), timedelta(days=1)),
+        (first.replace(day=31, hour=4), timedelta(hours=1)),
+    ]
+    inside = [is_within(rule, first + timedelta(hours=hours)) for hours in (3, 4, 5, 24, 47, 48)]
+    assert inside == [False, True, False, True, True, False]

@@ -4,8 +4,10 @@ import io
 import re
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
+from matplotlib.dates import num2date
 
 from buildvm_nb import plots
 from buildvm_nb.catalog import FAILURES, OUTCOMES, Catalog, empty_frame
@@ -188,13 +190,13 @@ def runs_a_trap(**changes):
         after="failed",
         is_exact=True,
     )
-    return a_finding(
-        boundaries=[edge],
-        windows=[Window(passes_until="2020-06-01T00:00:00Z")],
-        studied_from="2019-01-01",
-        studied_until="2021-01-01",
-        **changes,
-    )
+    known = {
+        "boundaries": [edge],
+        "windows": [Window(passes_until="2020-06-01T00:00:00Z")],
+        "studied_from": "2019-01-01",
+        "studied_until": "2021-01-01",
+    }
+    return a_finding(**known | changes)
 
 
 def legend_of(figure):
@@ -218,6 +220,36 @@ def test_a_line_of_dates_has_windows_boundaries_and_a_mark_for_each_probe():
     assert len({line.get_color() for line in marks}) == 3
     assert [text.get_text() for text in axes.texts] == ["passes"]
     assert axes.get_title() == "s"
+
+
+def test_a_recurring_rule_is_shaded_on_the_line_of_dates_and_shown_closely():
+    probes = [runs_an_outcome("passed", "2020-06-01"), runs_an_outcome("failed", "2020-06-07")]
+    finding = runs_a_trap(recurs="FREQ=WEEKLY;BYDAY=SU", boundaries=(), windows=())
+    figure = plots.date_line(finding, probes)
+    figure.canvas.draw()
+    whole, close = figure.axes
+    assert legend_of(figure) == ["fails by the rule", "passed (1)", "failed (1)"]
+    [shaded], [days] = whole.collections, close.collections
+    first, last = num2date(close.get_xlim()[0]), num2date(close.get_xlim()[1])
+    assert timedelta(days=360) < last - first < timedelta(days=420)
+    assert 52 <= len(days.get_paths()) <= 61
+    widths = [path.vertices[:, 0].max() - path.vertices[:, 0].min() for path in days.get_paths()]
+    assert sorted(widths)[len(widths) // 2] == pytest.approx(1)
+    starts = {num2date(path.vertices[:, 0].min()).weekday() for path in days.get_paths()[1:]}
+    assert starts == {6}
+    assert shaded.get_paths()
+    left, right = whole.get_xlim()
+    assert all(left <= x <= right for path in shaded.get_paths() for x in path.vertices[:, 0])
+
+
+def test_hours_of_a_rule_are_shown_within_a_week():
+    finding = runs_a_trap(recurs="FREQ=DAILY;BYHOUR=23", boundaries=(), windows=())
+    figure = plots.date_line(finding, [runs_an_outcome("failed", "2020-06-07T23:30:00Z")])
+    figure.canvas.draw()
+    _, close = figure.axes
+    [hours] = close.collections
+    assert len(hours.get_paths()) == 8
+    assert close.get_xlim()[1] - close.get_xlim()[0] == pytest.approx(8)
 
 
 def test_a_line_of_dates_fills_in_while_a_diagnosis_goes_on():

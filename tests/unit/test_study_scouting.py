@@ -93,6 +93,13 @@ def test_it_is_left_alone_where_it_gains_nothing_or_a_machine_was_asked_for(foun
     assert _of(ran, Accelerator.UML) == []
 
 
+def test_a_panel_that_names_fields_which_nobody_set_asks_for_nothing(found):
+    left_open = {"accelerator": "auto", "cpu": None, "kernel": None}
+    _, ran = found(lambda look: look.at < EDGE, overrides=left_open)
+    assert _of(ran, Accelerator.UML)
+    assert {one.machine.accelerator for one in ran} == {Accelerator.UML, Accelerator.TCG}
+
+
 def test_where_the_budget_ends_before_the_proof_the_finding_says_so(found):
     whole, ran = found(lambda look: look.at < EDGE)
     decided = sum(one.probing.held for one in _of(ran, Accelerator.TCG))

@@ -19,6 +19,7 @@ from buildvm_nb.model.finding import Axis, Count, FindingKind
 from buildvm_nb.model.instants import is_within
 from buildvm_nb.model.outcome import Verdict
 from buildvm_nb.study import laboratory
+from buildvm_nb.study.choice import passes_at
 from buildvm_nb.study.choosing import Host, allows, choose_environment
 from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 from buildvm_nb.study.run import Trial
@@ -399,20 +400,99 @@ def test_an_edge_at_the_end_of_32_bit_seconds_is_exact(found):
             assert finding.assumptions
 
 
-@pytest.mark.parametrize("rule", ["FREQ=WEEKLY;BYDAY=MO", "FREQ=DAILY;BYMONTH=1"])
-def test_a_rule_that_holds_since_a_year_says_so_or_says_that_it_cannot_tell(found, rule):
-    since = datetime(2015, 5, 6, tzinfo=UTC)
-    finding = found(lambda look: look.at < since or not RULES[rule](look.at))
+def _differs(finding, fails, years=range(2008, 2040)):
+    """Return at which of some instants a finding says otherwise than its world."""
+    first = datetime(years[0], 1, 1, 0, 30, tzinfo=UTC)
+    asked = [first + timedelta(hours=53 * number) for number in range(len(years) * 165)]
+    return [at for at in asked if passes_at(finding, at) is fails(at)]
+
+
+SINCE = {
+    "FREQ=WEEKLY;BYDAY=MO": datetime(2015, 5, 6, tzinfo=UTC),
+    "FREQ=DAILY;BYMONTH=1": datetime(2019, 8, 1, tzinfo=UTC),
+    "FREQ=DAILY;BYHOUR=23": datetime(2016, 2, 2, tzinfo=UTC),
+    "FREQ=MONTHLY;BYMONTHDAY=31": datetime(2016, 6, 6, tzinfo=UTC),
+    "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29": datetime(2017, 3, 3, tzinfo=UTC),
+    "FREQ=YEARLY;BYMONTH=12;BYMONTHDAY=31": datetime(2018, 6, 6, tzinfo=UTC),
+}
+
+
+@pytest.mark.parametrize("rule", SINCE)
+def test_a_rule_that_holds_since_a_year_says_since_when(found, rule):
+    def fails(at):
+        return at >= SINCE[rule] and RULES[rule](at)
+
+    finding = found(lambda look: not fails(look.at))
+    assert finding.kind is FindingKind.RECURRING
+    assert finding.recurs.endswith(f"RRULE:{rule}")
+    assert ", since 20" in finding.summary
+    assert _differs(finding, fails) == []
+
+
+def test_a_rule_that_holds_since_today_is_found_thoroughly(found):
+    def fails(at):
+        return at >= datetime(2026, 5, 1, tzinfo=UTC) and at.day == 13
+
+    finding = found(lambda look: not fails(look.at), effort="thorough")
+    assert finding.recurs.endswith("RRULE:FREQ=MONTHLY;BYMONTHDAY=13")
+    assert _differs(finding, fails) == []
+
+
+PAIRS = {
+    "weekends and day 8": lambda at: at.weekday() > 4 or at.day == 8,
+    "Saturdays and October": lambda at: at.weekday() == 5 or at.month == 10,
+    "weekends and week 53": lambda at: at.weekday() > 4 or at.isocalendar().week == 53,
+    "the last days": lambda at: at.day > 28 or at.day == monthrange(at.year, at.month)[1],
+    "an hour and a month": lambda at: at.hour == 4 or at.month == 6,
+    "three": lambda at: at.weekday() == 2 or at.month == 3 or at.day == 17,
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_rules_that_come_together_are_told_together(found, pair):
+    finding = found(lambda look: not PAIRS[pair](look.at))
+    assert finding.kind is FindingKind.RECURRING
+    assert "\n" in finding.recurs
+    assert _differs(finding, PAIRS[pair]) == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda at: at.month in {1, 2},
+        lambda at: bool(at.astimezone(ZoneInfo("America/New_York")).dst()),
+        lambda at: at.weekday() == 5 or at.month == 10,
+    ],
+    ids=["months", "summer time", "two rules"],
+)
+def test_rules_that_fail_often_and_an_expiry_are_both_told(found, rule):
+    def fails(at):
+        return at >= EDGE or rule(at)
+
+    finding = found(lambda look: not fails(look.at))
+    assert finding.kind is FindingKind.RECURRING
+    [edge] = finding.boundaries
+    assert (edge.first_after, edge.is_exact) == ("2030-11-27T15:28:58Z", True)
+    far = [at for at in _differs(finding, fails) if (at.month, at.weekday()) != (11, 6)]
+    assert [at for at in far if at.month != 3] == []
+
+
+@pytest.mark.parametrize("first", [datetime(2016, 3, 1, tzinfo=UTC), None])
+def test_what_comes_again_next_year_is_no_window(found, first):
+    def fails(at):
+        return at.month in {3, 4} and (first is None or at >= first)
+
+    asked = {"own": datetime(2011, 7, 27, 19, 58, 7, tzinfo=UTC), "effort": "thorough"}
+    finding = found(lambda look: not fails(look.at), **asked)
+    assert finding.kind in {FindingKind.RECURRING, FindingKind.UNDETERMINED}
     if finding.kind is FindingKind.RECURRING:
-        before = since - timedelta(days=400)
-        days = [before + timedelta(days=number) for number in range(1200)]
-        wrong = [
-            at for at in days if is_within(finding.recurs, at) != (at >= since and RULES[rule](at))
-        ]
-        assert len(wrong) <= 31
-    else:
-        assert finding.kind is FindingKind.UNDETERMINED
-        assert "it failed at" in finding.summary
+        assert _differs(finding, fails) == []
+
+
+def test_what_fails_at_the_very_end_of_the_range_is_no_edge(found):
+    finding = found(lambda look: look.at < datetime(2041, 7, 1, tzinfo=UTC))
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "it failed at 2041-07-01T00:00:00Z" in finding.summary
 
 
 @pytest.mark.parametrize("seed", range(16, 48, 8))

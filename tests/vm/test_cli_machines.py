@@ -63,6 +63,24 @@ def test_run_is_env_for_date_and_cpu(call, tmp_path):
     assert (tmp_path / "work/data").read_text() == "from the host\n"
 
 
+def test_a_held_clock_stands_still_while_the_command_runs(call):
+    last = "2038-01-19T03:14:07Z"
+    shown = "date +%s; sleep 2.5; date +%s"
+    words = ("run", *MACHINE, "--no-share", "--date", last, "--hold", "--")
+    status, out, err = call(*words, "sh", "-c", shown)
+    assert (status, set(out.split())) == (0, {"2147483647"})
+    assert f"buildvm: ran at {last}, the guest's clock held: it strayed by 0." in err
+
+
+def test_a_build_with_a_held_clock_is_recorded_as_one(call):
+    words = ("build", "--local", ".", *MACHINE, "--date", "2031-01-01", "--hold", "--json")
+    status, out, _ = call(*words, "--", "test $(date +%s) = $(sleep 2; date +%s)")
+    outcome = json.loads(out)
+    assert (status, outcome["verdict"]) == (0, "passed")
+    assert outcome["probing"]["held"] is True
+    assert outcome["probing"]["drift_s"] < 1
+
+
 def test_run_passes_a_signal_on_and_keeps_quiet(call):
     status, out, err = call("run", "-q", *MACHINE, "--no-share", "--", "sh", "-c", "kill -9 $$")
     assert (status, out) == (128 + signal.SIGKILL, "")
