@@ -560,8 +560,9 @@ def _tell_end(session: Session, result: "CommandResult") -> None:
     if result.drift_s is None:
         session.note(f"ran from {started} to {ended} by the guest's clock")
     else:
+        second = format_instant(result.clock_started_at.replace(microsecond=0))
         strayed = f"it strayed by {result.drift_s:.2f} s at most"
-        session.note(f"ran at {started}, the guest's clock held: {strayed}")
+        session.note(f"ran at {second}, the guest's clock held: {strayed}")
     if result.shortage:
         session.note(f"{result.shortage}: a failure says nothing about the command")
 

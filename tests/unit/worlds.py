@@ -53,6 +53,8 @@ class Look:
     kernel: str
     """As ``uname -r`` says it."""
     cores: int
+    zone: str = "UTC"
+    """What ``TZ`` says."""
 
 
 Passes = Callable[[Look], bool]
@@ -91,8 +93,9 @@ class World(Executor):
         chance = random.Random(f"{self.seed} {order_key(order)} {tried}")
         held = order.probing.held
         lasts_s = 0 if held else self.lasts_s + chance.choice(self.delays_s)
+        zone = next((step.env["TZ"] for step in order.case.steps if "TZ" in step.env), "UTC")
         looks = [
-            self._look(spec, spec.date + timedelta(seconds=int(part * lasts_s)))
+            self._look(spec, spec.date + timedelta(seconds=int(part * lasts_s)), zone)
             for part in (self.looks if lasts_s else (0.0,))
         ]
         known = {"case": order.case, "machine": spec}
@@ -133,7 +136,7 @@ class World(Executor):
         self.ran.append(outcome)
         return Trial(outcome=outcome, log=b"" if passed else self.log.encode())
 
-    def _look(self, spec, at: datetime) -> Look:
+    def _look(self, spec, at: datetime, zone: str = "UTC") -> Look:
         model, *changes = spec.cpu.split(",")
         asked = next((one.partition("=")[2] for one in changes if one.startswith("vendor=")), "")
         made = {entry.name: entry for entry in CPU_MODELS}
@@ -148,6 +151,7 @@ class World(Executor):
             vendor=_VENDORS.get(asked) or (made[model].vendor if model in made else Vendor.AMD),
             kernel=KERNELS.get(spec.kernel, spec.kernel),
             cores=spec.cpu_count,
+            zone=zone,
         )
 
 
