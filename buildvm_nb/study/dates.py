@@ -146,7 +146,7 @@ _RECIPE = 1
 
 
 def collect_hints(lab: Laboratory, image: ImageSpec, first: datetime, last: datetime) -> list[Hint]:
-    """Read all hints on dates for a case."""
+    """Read all hints on dates for a case, those of validities also after the last date."""
     places = [entry.path for entry in lab.case.inputs]
     if lab.case.source:
         places.insert(0, "")
@@ -162,7 +162,12 @@ def collect_hints(lab: Laboratory, image: ImageSpec, first: datetime, last: date
         with lab.progress.task("look for dates in the image's packages"):
             found += _in_packages(image, lab.cache)
     found += calendar_hints(first, last)
-    return [hint for hint in found if hint.instant and first <= hint.instant <= last]
+    return [
+        hint
+        for hint in found
+        if hint.instant
+        and (first <= hint.instant <= last or (hint.kind in VALIDITIES and hint.instant > last))
+    ]
 
 
 def dates_in_logs(texts: Iterable[str]) -> list[Hint]:

@@ -1,14 +1,14 @@
 """Diagnosis: from one case to one finding, with as few guest runs as possible."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, cast
 
 from buildvm_nb.errors import BudgetSpent, SourceError, UsageError
 from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
-from buildvm_nb.model.instants import now
+from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
 from buildvm_nb.model.machine import CPU_MODELS, OLDEST_QEMU, Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, new_id
 from buildvm_nb.search import Plan, State
@@ -402,7 +402,9 @@ class _Diagnosis:
         hints: list[Hint] = []
         named: list[Hint] = []
         if self.questions.use_hints:
-            hints = collect_hints(self.lab, self.own.image, first, last)
+            found = collect_hints(self.lab, self.own.image, first, last)
+            hints = [hint for hint in found if hint.instant and hint.instant <= last]
+            self._tell_later(hint for hint in found if hint not in hints)
             failed = [outcome for outcome in self.plain if state_of(outcome) is State.BAD]
             named = dates_in_logs(self.lab.log(outcome) for outcome in failed)
             hints += named
@@ -454,6 +456,17 @@ class _Diagnosis:
         if told:
             (self.left_out if is_gap else self.assumed).append(told)
         return study
+
+    def _tell_later(self, hints: Iterable[Hint]) -> None:
+        """Say which validities end or begin after the dates that are studied, the first one."""
+        later = sorted((hint.instant, hint.path) for hint in hints if hint.instant and hint.path)
+        instants = {instant for instant, _path in later if instant < LATEST_CLOCK}
+        if instants:
+            first, path = later[0]
+            self.assumed.append(
+                f"nothing was run after the last date, though {path} has one at "
+                f"{format_instant(first)}: --to {first.year + 1} reaches it"
+            )
 
     def _used_places(self) -> list[str]:
         """Return where the inputs of a case lie that is about a source of its own."""
@@ -563,7 +576,9 @@ class _Diagnosis:
             summary = f"verdicts differ, but not along {tried}"
         if gaps := self._gaps():
             kind, summary = FindingKind.UNDETERMINED, "; ".join([*gaps, summary])
-        elif kind is not FindingKind.UNDETERMINED and (taken := self._of_dates()):
+        elif kind is not FindingKind.UNDETERMINED and (
+            taken := (*self._of_dates(), *self._of_cores())
+        ):
             summary += f"; taken for granted: {'; '.join(taken)}"
         bad = next((one for one in outcomes if state_of(one) is State.BAD), None)
         good = next((one for one in outcomes if state_of(one) is State.GOOD), None)
@@ -613,8 +628,22 @@ class _Diagnosis:
         if self.questions.effort is Effort.QUICK:
             return (*taken, "no rule of the calendar, such as a weekday, was looked for")
         if self.dates.lacking:
-            return (*taken, f"of the calendar not met: {', '.join(self.dates.lacking)}")
-        return taken
+            taken = (*taken, f"of the calendar not met: {', '.join(self.dates.lacking)}")
+        return (
+            *taken,
+            "no rule that takes two features of the calendar together (Friday the 13th)",
+        )
+
+    def _of_cores(self) -> tuple[str, ...]:
+        """Say where nothing was run with more than one virtual CPU."""
+        counts = {one.machine.cpu_count for one in self._judged()}
+        if counts != {1}:
+            return ()
+        told = (
+            "all runs had one virtual CPU, the default: what needs or breaks with several at once "
+            "was not tried (--axis cores)"
+        )
+        return (told,)
 
     def _spent(self) -> Finding:
         """Conclude where the budget ended first."""
@@ -648,7 +677,7 @@ class _Diagnosis:
             "studied_until": last if self.dates else None,
             "environment": passed[0].machine if passed else None,
             "confidence": 0.0,
-            "assumptions": (*self._of_dates(), *self.assumed),
+            "assumptions": (*self._of_dates(), *self._of_cores(), *self.assumed),
             "study": self.lab.study,
             "tool_version": version("buildvm-nb"),
         }

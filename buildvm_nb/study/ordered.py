@@ -202,6 +202,7 @@ def _usual(spec: MachineSpec) -> tuple[str, ...]:
 # Outputs that vary: artifacts that differ along an axis although every run passes.
 
 _SHOWN_LINES = 40
+_NO_DIFFOSCOPE = "not shown: diffoscope is not installed on this host (apt install diffoscope)"
 _TIMEOUT_S = 600
 
 
@@ -310,10 +311,10 @@ def _difference(lab: Laboratory, found: _Variation) -> str:
 
 
 def _first_difference(lab: Laboratory, found: _Variation) -> str:
-    """Show how the first file differs, where diffoscope is installed; else nothing."""
+    """Show how the first file differs, as diffoscope does; else say that it is not there."""
     program = which("diffoscope")
     if program is None:
-        return ""
+        return _NO_DIFFOSCOPE
     with scratch_directory(lab.cache.root / "machines", "difference-") as place:
         sides = [place / name for name in ("first", "second")]
         for side, outcome in zip(sides, (found.first, found.second), strict=True):

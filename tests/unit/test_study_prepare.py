@@ -1,5 +1,7 @@
 import os
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +10,9 @@ from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.instants import now
 from buildvm_nb.model.machine import MachineSpec
-from buildvm_nb.study.prepare import evict, home_of, split_steps
+from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.study.prepare import evict, home_of, keep, split_steps
+from buildvm_nb.study.run import Setting, Trial
 
 
 def case(*names, **fields):
@@ -87,3 +91,87 @@ def test_a_limit_that_is_no_number_is_refused(full, monkeypatch):
     monkeypatch.setenv("BUILDVM_CHECKPOINTS_GIB", "much")
     with pytest.raises(UsageError, match="much"):
         evict(full)
+
+
+@pytest.fixture
+def is_made(tmp_path, monkeypatch):
+    """Tell whether a machine is prepared anew for a case; what passes is kept."""
+    monkeypatch.setattr(
+        "buildvm_nb.study.prepare.find_emulator",
+        lambda _root: SimpleNamespace(path="/usr/bin/qemu", version="7.2.22"),
+    )
+    cache = Cache(tmp_path)
+
+    def asked(case, spec=None, *, digest="a", image="1", kernel="2"):
+        made = []
+        boot = SimpleNamespace(
+            image_digest=image, kernel_digest=kernel, initramfs=Path("/cache/x/initramfs")
+        )
+        record = SimpleNamespace(digest=digest)
+        inputs = SimpleNamespace(fetched=(SimpleNamespace(record=record),), top="")
+        spec = spec or MachineSpec.parse({"date": "2019-05-01"})
+
+        def make(work, _log):
+            made.append(work)
+            (work / "state").write_bytes(b"state")
+            outcome = Outcome(case=case, machine=spec, verdict=Verdict.PASSED)
+            return Trial(outcome=outcome, log=b"")
+
+        kept = keep(Setting(case=case, cache=cache), "checkpoints", spec, boot, inputs, make)
+        assert not isinstance(kept, Trial)
+        return bool(made)
+
+    return asked
+
+
+def test_a_checkpoint_is_found_again_by_all_that_went_into_it(is_made):
+    plain = case("build", "test")
+    assert is_made(plain)
+    assert not is_made(plain)
+    other_test = [{"name": "build", "run": "build"}, {"name": "test", "run": "another"}]
+    assert not is_made(case("build", "test", steps=other_test))
+    spec = MachineSpec.parse({"date": "2019-05-01", "name": "called-otherwise"})
+    assert not is_made(plain, spec)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"digest": "b"},
+        {"image": "3"},
+        {"kernel": "4"},
+        {"spec": MachineSpec.parse({"date": "2019-05-02"})},
+        {"spec": MachineSpec.parse({"date": "2019-05-01", "cpu": "Westmere"})},
+        {"spec": MachineSpec.parse({"date": "2019-05-01", "cpu_count": 2})},
+        {"spec": MachineSpec.parse({"date": "2019-05-01", "memory_mib": 2048})},
+        {"case": case("prepare", "build", "test")},
+        {"case": case("build", "test", limits={"memory_mib": 512})},
+        {
+            "case": case(
+                "test", steps=[{"name": "build", "run": "make"}, {"name": "test", "run": "t"}]
+            )
+        },
+        {
+            "case": case(
+                "test",
+                steps=[
+                    {"name": "build", "run": "build", "env": {"TZ": "CET"}},
+                    {"name": "test", "run": "test"},
+                ],
+            )
+        },
+    ],
+)
+def test_a_checkpoint_of_something_else_is_never_taken(is_made, changes):
+    known = {"case": case("build", "test")}
+    assert is_made(**known)
+    assert is_made(**known | changes)
+
+
+def test_a_checkpoint_of_another_qemu_is_never_taken(is_made, monkeypatch):
+    assert is_made(case("build", "test"))
+    monkeypatch.setattr(
+        "buildvm_nb.study.prepare.find_emulator",
+        lambda _root: SimpleNamespace(path="/usr/bin/qemu", version="9.2.0"),
+    )
+    assert is_made(case("build", "test"))

@@ -1,5 +1,6 @@
 """What a diagnosis says of simulated worlds is true: rules, edges, windows, and what was missed."""
 
+from base64 import b64encode
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -557,3 +558,44 @@ def test_local_days_with_summer_time_are_no_false_rule(found):
     else:
         assert finding.kind is FindingKind.UNDETERMINED
         assert "it failed at " in finding.summary
+
+
+def test_a_trap_after_2100_is_exact_where_it_was_asked_for(found):
+    edge = datetime(2106, 2, 7, 6, 28, 16, tzinfo=UTC)
+    finding = found(lambda look: look.at < edge, last=datetime(2110, 1, 1, tzinfo=UTC))
+    [told] = finding.boundaries
+    assert (told.first_after, told.is_exact) == ("2106-02-07T06:28:16Z", True)
+    later = found(
+        lambda look: look.at.year < 2100 or (look.at.month, look.at.day) != (2, 28),
+        last=datetime(2120, 1, 1, tzinfo=UTC),
+        first=datetime(2099, 1, 1, tzinfo=UTC),
+    )
+    if later.kind is FindingKind.RECURRING:
+        assert _differs(later, lambda at: (at.month, at.day) == (2, 28), range(2100, 2120)) == []
+    else:
+        assert later.kind in {FindingKind.SOUND, FindingKind.UNDETERMINED}
+
+
+def test_what_ends_after_the_last_date_is_told(found, tmp_path):
+    token = "eyJhbGciOiJub25lIn0." + b64encode(b'{"exp":4294967296}').decode().rstrip("=") + ".x"
+    finding = found(lambda _look: True, hints=(f'TOKEN = "{token}"\n',))
+    assert any("--to 2107 reaches it" in one for one in finding.assumptions)
+    reached = found(
+        lambda look: look.at.timestamp() < 2**32,
+        hints=(f'TOKEN = "{token}"\n',),
+        last=datetime(2107, 1, 1, tzinfo=UTC),
+        effort="quick",
+    )
+    [edge] = reached.boundaries
+    assert (edge.first_after, edge.is_exact) == ("2106-02-07T06:28:16Z", True)
+    assert reached.runs <= 10
+
+
+def test_what_was_not_tried_stands_in_what_passes(found):
+    finding = found(lambda _look: True)
+    assert "one virtual CPU, the default" in finding.summary
+    assert any("two features of the calendar together" in one for one in finding.assumptions)
+    alike = found(lambda _look: True, axes=DEFAULT_AXES)
+    assert "one virtual CPU" not in alike.summary
+    fails = found(lambda look: look.at < EDGE)
+    assert any("one virtual CPU" in one for one in fails.assumptions)

@@ -4,7 +4,7 @@ import pytest
 
 from buildvm_nb.errors import ClockError, CpuError, MachineError
 from buildvm_nb.model.machine import CpuIdentity, MachineSpec
-from buildvm_nb.vm.events import INSTRUCTION_SETS, GuestFacts, prove
+from buildvm_nb.vm.events import INSTRUCTION_SETS, Awakening, GuestFacts, prove, prove_clock
 
 DATE = datetime(2019, 5, 1, tzinfo=UTC)
 FEATURES = ("cx16", "lahf-lm", "pcid", "pni", "sse2", "sse4.1", "sse4.2")
@@ -121,3 +121,29 @@ def test_qemu_s_names_and_those_of_linux_are_matched():
     check(features=(*FEATURES, "sse3"))
     for name in ("sse4.1", "lahf-lm", "sha-ni", "pni"):
         assert name in INSTRUCTION_SETS
+
+
+def woken(after_s, chip_after_s=None, date=DATE):
+    chip = after_s if chip_after_s is None else chip_after_s
+    clock_at, rtc_at = (date + timedelta(seconds=one) for one in (after_s, chip))
+    prove_clock(Awakening(clock_at=clock_at, rtc_at=rtc_at), date, 10.0)
+
+
+@pytest.mark.parametrize("after_s", [0, 3, 10])
+def test_clocks_of_a_resumed_guest_may_have_gone_on_as_long_as_time_did(after_s):
+    woken(after_s)
+
+
+@pytest.mark.parametrize("after_s", [-1, 11, -86_400 * 365])
+def test_a_resumed_guest_whose_clocks_are_elsewhere_is_refused(after_s):
+    with pytest.raises(ClockError, match=r"the guest's clock says .*; allowed: from 2019-05-01"):
+        woken(after_s)
+    with pytest.raises(ClockError, match="the guest's clock chip says "):
+        woken(3, chip_after_s=after_s)
+
+
+def test_a_clock_chip_is_not_asked_for_dates_that_it_cannot_hold():
+    late = datetime(2200, 1, 1, tzinfo=UTC)
+    woken(3, chip_after_s=-86_400 * 36_525, date=late)
+    with pytest.raises(ClockError, match="the guest's clock says "):
+        woken(-3, date=late)

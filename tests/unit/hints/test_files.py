@@ -6,6 +6,8 @@ import io
 import lzma
 import os
 import random
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -304,3 +306,32 @@ def test_progress_is_shown(scan):
 
     scan(DAY, "a.txt", progress=Shown())
     assert seen == ["scan a.txt", len(DAY), "end"]
+
+
+_SCAN = """
+import resource, sys
+from pathlib import Path
+from buildvm_nb.hints import scan_tree
+
+found = [hint.instant.isoformat() for hint in scan_tree(Path(sys.argv[1])) if hint.instant]
+print(len(found), *sorted(set(found)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.long
+def test_two_gigabytes_are_scanned_in_bounded_memory(tmp_path):
+    with (tmp_path / "large.dat").open("wb") as file:
+        file.write(b"EXPIRES = '2031-05-06'\n")
+        file.truncate(2 * 2**30)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nEXPIRES = '2032-05-06'\n")
+    with (tmp_path / "lines.txt").open("wb") as file:
+        for number in range(64):
+            file.write(b"x = 1\n" * (2**20 // 6) + b"UNTIL = '2033-01-%02d'\n" % (number % 28 + 1))
+    result = subprocess.run(
+        [sys.executable, "-c", _SCAN, tmp_path], capture_output=True, text=True, check=True
+    )
+    count, *instants, peak_mib = result.stdout.split()
+    assert int(count) >= 28
+    assert "2033-01-28T00:00:00+00:00" in instants
+    assert int(peak_mib) < 600
