@@ -148,15 +148,8 @@ class _Study:
         """Work out what it would ask first."""
         from buildvm_nb.cli.outlook import look_ahead
 
-        with session.catalog() as catalog:
-            return look_ahead(
-                *self._what,
-                cache=session.cache(),
-                catalog=catalog,
-                base=self._base,
-                progress=session.progress(),
-                is_remote=self._work.scheduler is not None,
-            )
+        with session.studying(self._work, self._base) as means:
+            return look_ahead(*self._what, means)
 
 
 def _show_outlook(session: Session, outlook: "Outlook") -> None:
