@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from buildvm_nb.cli.command import Command, ExitStatus, Session, command, complete_case
-from buildvm_nb.cli.describe import describe_machine, outcome_fields
 from buildvm_nb.cli.options import (
     MachineOptions,
     SourceOptions,
@@ -305,6 +304,8 @@ def _show_choice(session: Session, choice: "Choice") -> None:
     if session.as_json:
         write_json(choice.document())
         return
+    from buildvm_nb.cli.describe import describe_machine
+
     write_line(printable(choice.explanation))
     write_line()
     machine, finding = choice.environment, choice.because
@@ -560,8 +561,9 @@ def _tell_end(session: Session, result: "CommandResult") -> None:
     if result.drift_s is None:
         session.note(f"ran from {started} to {ended} by the guest's clock")
     else:
+        second = format_instant(result.clock_started_at.replace(microsecond=0))
         strayed = f"it strayed by {result.drift_s:.2f} s at most"
-        session.note(f"ran at {started}, the guest's clock held: {strayed}")
+        session.note(f"ran at {second}, the guest's clock held: {strayed}")
     if result.shortage:
         session.note(f"{result.shortage}: a failure says nothing about the command")
 
@@ -706,6 +708,8 @@ def _show(session: Session, outcome: "Outcome", again: str) -> None:
     if session.as_json:
         write_json(outcome.model_dump(mode="json"))
     else:
+        from buildvm_nb.cli.describe import outcome_fields
+
         write_fields([*outcome_fields(outcome, session.catalog_place), ("again", again)])
 
 

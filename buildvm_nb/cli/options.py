@@ -560,10 +560,11 @@ class QuestionOptions:
     axis: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="date|cpu|kernel|cores|commit",
+            metavar="date|cpu|kernel|cores|timezone|commit",
             autocompletion=complete_axis,
             help="What to vary; repeatable. They are tried in this order until one explains the "
-            "case. Left out: date, cpu, kernel; commit where --good and --bad are given.",
+            "case. Left out: date, cpu, kernel, cores, and timezone where the log of a failing run "
+            "speaks of it; commit where --good and --bad are given.",
         ),
     ] = None
     first: Annotated[

@@ -228,6 +228,7 @@ class Axis(StrEnum):
     CPU = "cpu"
     KERNEL = "kernel"
     CORES = "cores"
+    TIMEZONE = "timezone"
     COMMIT = "commit"
 
 
@@ -247,13 +248,15 @@ class FindingKind(StrEnum):
     """The evidence does not suffice; the summary says why."""
     RECURRING = "recurring"
     """Fails on certain days or at certain hours, again and again: `Finding.recurs` says which."""
+    TIMEZONE_DEPENDENT = "timezone-dependent"
 
 
 class Boundary(Value):
     """Where verdicts change along an axis that has an order.
 
     On the date axis both ends are instants in ISO 8601, else names of kernels, numbers of cores or
-    commit ids. The change lies after `last_before` and not after `first_after`.
+    commit ids. The change lies after `last_before` and not after `first_after`. Time zones have no
+    order: of these `first_after` names one that ends otherwise than `last_before`.
     """
 
     axis: Axis

@@ -33,7 +33,7 @@ from buildvm_nb.search import (
 from buildvm_nb.study.choice import passes_at
 from buildvm_nb.study.cpus import CpuStudy
 from buildvm_nb.study.dates import DateStudy, explain_boundary, hint_within, state_of, when
-from buildvm_nb.study.ordered import OrderedStudy
+from buildvm_nb.study.ordered import ZONES, OrderedStudy
 
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
@@ -51,6 +51,7 @@ __all__ = [
     "reruns_of",
     "support_of",
     "windows_of",
+    "zone_finding",
 ]
 
 _SECOND = timedelta(seconds=1)
@@ -164,6 +165,49 @@ def ordered_finding(study: OrderedStudy, axis: Axis, kind: FindingKind, base: Fi
         changes["passing_kernels"] = _kernels(study, State.GOOD)
         changes["failing_kernels"] = _kernels(study, State.BAD)
     return base.model_copy(update=changes)
+
+
+def zone_finding(study: OrderedStudy, base: Finding) -> Finding:
+    """Conclude where it passes in some time zones and fails in others.
+
+    `study`: with one change at least.
+    """
+    by_state: dict[State, list[int]] = {State.GOOD: [], State.BAD: []}
+    for index in range(len(study.values)):
+        states = {state_of(one) for one in study.at(index)} - {State.UNKNOWN}
+        if len(states) == 1:
+            by_state[states.pop()].append(index)
+    good, bad = by_state[State.GOOD], by_state[State.BAD]
+    shown = study.at(good[0])[0]
+    failed = next(one for one in study.at(bad[0]) if state_of(one) is State.BAD)
+    boundaries = tuple(
+        Boundary(
+            axis=Axis.TIMEZONE,
+            last_before=study.values[good[0]],
+            first_after=study.values[index],
+            before=Verdict.PASSED,
+            after=failed.verdict,
+            is_exact=True,
+            confirmed=len(study.at(index)) - 1,
+        )
+        for index in bad
+    )
+    told = [_listed([_zone_words(study.values[index]) for index in some]) for some in (bad, good)]
+    changes = {
+        "kind": FindingKind.TIMEZONE_DEPENDENT,
+        "axis": Axis.TIMEZONE,
+        "summary": f"fails with TZ={told[0]}; passes with TZ={told[1]}",
+        "boundaries": boundaries,
+        "failing_line": failed.evidence,
+        "environment": shown.machine,
+        "assumptions": (*base.assumptions, *study.notes),
+    }
+    return base.model_copy(update=changes)
+
+
+def _zone_words(zone: str) -> str:
+    place = ZONES.get(zone, "")
+    return f"{zone} ({place})" if place and place != zone else zone
 
 
 def flaky_finding(disagreeing: Iterable[Outcome], axis: Axis | None, base: Finding) -> Finding:
@@ -305,7 +349,8 @@ def gaps_of(outcomes: Iterable[Outcome], base: "Case") -> tuple[str, ...]:
         (one for one in silent if one.case.build_digest() == own), key=lambda one: one.machine.date
     )
     if others:
-        gaps.append(_gap(f"on {len(others)} other commits", others[-1]))
+        what = "time zones" if others[-1].case.source == base.source else "commits"
+        gaps.append(_gap(f"on {len(others)} other {what}", others[-1]))
     if dates:
         first, last = (format_instant(one.machine.date) for one in (dates[0], dates[-1]))
         span = f"at {first}" if first == last else f"at {len(dates)} dates from {first} to {last}"

@@ -1,5 +1,6 @@
 """Diagnosis: from one case to one finding, with as few guest runs as possible."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, cast
@@ -22,6 +23,7 @@ from buildvm_nb.study.conclusion import (
     gaps_of,
     ordered_finding,
     support_of,
+    zone_finding,
 )
 from buildvm_nb.study.cpus import GENERATIONS, study_cpus
 from buildvm_nb.study.dates import (
@@ -52,6 +54,7 @@ from buildvm_nb.study.ordered import (
     study_kernels,
     study_order,
     study_outputs,
+    study_zones,
 )
 from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
@@ -170,6 +173,10 @@ def _tell(commits: Sequence[Commit], before: int, after: int, state: State) -> s
     return told
 
 
+_OF_ZONES = re.compile(
+    r"time.?zone|zoneinfo|tzinfo|tzset|tzlocal|tzdata|\bpytz\b|\butc.?offset|\bTZ\b", re.IGNORECASE
+)
+"""What the log of a run that fails by its time zone may say."""
 _CONSTANTS = frozenset({HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT})
 _WEAK = _CONSTANTS | {HintKind.CALENDAR, HintKind.ROLLOVER}
 
@@ -264,12 +271,13 @@ class _Diagnosis:
             Axis.CPU: self._cpus,
             Axis.KERNEL: self._kernels,
             Axis.CORES: self._cores,
+            Axis.TIMEZONE: self._zones,
         }
         for axis in self._order():
             if finding := studies[axis]():
                 return self._cross(finding)
             self.tried.append(axis)
-        return self._pair() or self._same_everywhere()
+        return self._pair() or self._hinted_zones() or self._same_everywhere()
 
     def _cross(self, finding: Finding) -> Finding:
         """Try the failing and the passing point on another CPU and kernel and with two cores.
@@ -481,6 +489,27 @@ class _Diagnosis:
             counts = counts[:2]
         study = study_cores(self.lab, self._somewhere(), counts, repeats=self.repeats)
         return self._ordered(study, Axis.CORES, FindingKind.CORES_DEPENDENT)
+
+    def _zones(self) -> Finding | None:
+        study = study_zones(self.lab, self._somewhere(), repeats=self.repeats)
+        if study.survey.is_flaky or not study.survey.transitions:
+            return self._ordered(study, Axis.TIMEZONE, FindingKind.TIMEZONE_DEPENDENT)
+        return zone_finding(study, self._base())
+
+    def _hinted_zones(self) -> Finding | None:
+        """Try time zones, unasked, where a failing run speaks of them and nothing else explains it.
+
+        They are none of the default axes: guests run in UTC, as most build daemons do.
+        """
+        if Axis.TIMEZONE in self.questions.axes:
+            return None
+        failed = [one for one in self._judged() if state_of(one) is State.BAD]
+        if not any(_OF_ZONES.search(self.lab.log(one) or one.evidence) for one in failed[:3]):
+            return None
+        finding = self._zones()
+        if finding is None:
+            self.tried.append(Axis.TIMEZONE)
+        return finding
 
     def _commits(self) -> Finding:
         good, bad = self.questions.good, self.questions.bad

@@ -34,7 +34,7 @@ __all__ = [
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _COARSEST_S = 3650 * 86_400
-_NAMED_AXES = ("date", "cpu", "kernel", "cores", "commit")
+_NAMED_AXES = ("date", "cpu", "kernel", "cores", "timezone", "commit")
 
 
 @dataclass(frozen=True, kw_only=True)

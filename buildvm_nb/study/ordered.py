@@ -25,11 +25,13 @@ from buildvm_nb.vm import scratch_directory
 
 __all__ = [
     "KERNELS",
+    "ZONES",
     "OrderedStudy",
     "study_cores",
     "study_kernels",
     "study_order",
     "study_outputs",
+    "study_zones",
 ]
 
 # The kernel axis, and others whose values are few and in order: numbers of cores, commits.
@@ -138,6 +140,36 @@ def study_cores(
         return Order(case=lab.case, machine=machine, probing={"attempt": attempt})
 
     return study_order(lab, ordered, order, _everywhere(len(ordered), repeats, lab.workers))
+
+
+ZONES = {
+    "UTC": "UTC",
+    "<+14>-14": "14 hours east of UTC",
+    "<-11>11": "11 hours west of UTC, beyond the date line",
+    "CET-1CEST,M3.5.0,M10.5.0/3": "central Europe, with summer time",
+}
+"""Values of ``TZ``, as POSIX writes them: no image needs zone files for these. Between the second
+and the third it is never the same day."""
+
+
+def study_zones(lab: Laboratory, spec: MachineSpec, *, repeats: int = 2) -> OrderedStudy:
+    """Run a case with several time zones in its steps' environment.
+
+    Returns: values of ``TZ``, the case's own first.
+    """
+    own = next((step.env["TZ"] for step in lab.case.steps if "TZ" in step.env), "UTC")
+    zones = list(dict.fromkeys([own, *ZONES]))
+
+    def order(zone: str, attempt: int) -> Order:
+        if zone == own:
+            return Order(case=lab.case, machine=spec, probing={"attempt": attempt})
+        steps = tuple(
+            step.model_copy(update={"env": {**step.env, "TZ": zone}}) for step in lab.case.steps
+        )
+        case = lab.case.model_copy(update={"steps": steps})
+        return Order(case=case, machine=spec, probing={"attempt": attempt})
+
+    return study_order(lab, zones, order, _everywhere(len(zones), repeats, lab.workers))
 
 
 def _everywhere(count: int, repeats: int, workers: int) -> Plan:

@@ -504,3 +504,56 @@ def test_features_are_named_only_where_sets_and_their_parts_were_repeated(found,
         assert set(finding.features_needed) <= {"avx2"}
     else:
         assert finding.kind is FindingKind.FLAKY
+
+
+def test_what_fails_in_some_time_zones_names_them(found):
+    world = World(passes=lambda look: look.zone != "<-11>11")
+    finding = found(world, own=None, axes=(Axis.TIMEZONE,))
+    assert (finding.kind, finding.axis) == (FindingKind.TIMEZONE_DEPENDENT, Axis.TIMEZONE)
+    assert "fails with TZ=<-11>11 (11 hours west of UTC, beyond the date line)" in finding.summary
+    [edge] = finding.boundaries
+    assert (edge.last_before, edge.first_after) == ("UTC", "<-11>11")
+    assert edge.confirmed > 0
+    assert finding.failing_line == "AssertionError: no"
+    assert found(World(passes=lambda _: True), own=None, axes=(Axis.TIMEZONE,)).kind == "sound"
+
+
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [("ValueError: bad zoneinfo key", "timezone-dependent"), ("Assertion", "always-failing")],
+)
+def test_time_zones_are_tried_unasked_where_a_failing_log_speaks_of_them(found, log, kind):
+    world = World(passes=lambda look: look.zone.startswith("CET"), log=log)
+    finding = found(world, own=None, axes=(Axis.CORES,))
+    assert finding.kind == kind
+
+
+def test_a_case_that_sets_its_time_zone_is_compared_with_that(found):
+    step = {"name": "test", "run": "run-tests", "env": {"TZ": "Asia/Tokyo"}}
+    case = Case.parse({"id": "zoned", "steps": [step]})
+    world = World(passes=lambda look: look.zone == "Asia/Tokyo")
+    finding = found(world, own=None, axes=(Axis.TIMEZONE,), case=case)
+    assert {edge.last_before for edge in finding.boundaries} == {"Asia/Tokyo"}
+    assert len(finding.boundaries) == 4
+
+
+@pytest.mark.parametrize("hours", [5.5, -3.5, 14])
+def test_a_trap_at_local_midnight_is_exact_in_utc(found, hours):
+    edge = datetime(2028, 4, 1, tzinfo=UTC) - timedelta(hours=hours)
+    finding = found(
+        lambda look: (look.at + timedelta(hours=hours)).date().isoformat() < "2028-04-01"
+    )
+    [found_edge] = finding.boundaries
+    told = edge.isoformat().replace("+00:00", "Z")
+    assert (found_edge.first_after, found_edge.is_exact) == (told, True)
+
+
+def test_local_days_with_summer_time_are_no_false_rule(found):
+    zone = ZoneInfo("America/New_York")
+    finding = found(lambda look: look.at.astimezone(zone).weekday() != 0)
+    if finding.kind is FindingKind.RECURRING:
+        wrong = _differs(finding, lambda at: at.astimezone(zone).weekday() == 0)
+        assert len(wrong) < 0.02 * 32 * 165
+    else:
+        assert finding.kind is FindingKind.UNDETERMINED
+        assert "it failed at " in finding.summary

@@ -62,6 +62,8 @@ class Look:
     cores: int
     is_fast: bool = False
     """Whether it runs under user-mode Linux."""
+    zone: str = "UTC"
+    """What ``TZ`` says."""
 
 
 Passes = Callable[[Look], bool]
@@ -100,8 +102,9 @@ class World(Executor):
         chance = random.Random(f"{self.seed} {order_key(order)} {tried}")
         held = order.probing.held
         lasts_s = 0 if held else self.lasts_s + chance.choice(self.delays_s)
+        zone = next((step.env["TZ"] for step in order.case.steps if "TZ" in step.env), "UTC")
         looks = [
-            self._look(spec, spec.date + timedelta(seconds=int(part * lasts_s)))
+            self._look(spec, spec.date + timedelta(seconds=int(part * lasts_s)), zone)
             for part in (self.looks if lasts_s else (0.0,))
         ]
         known = {"case": order.case, "machine": spec}
@@ -142,7 +145,7 @@ class World(Executor):
         self.ran.append(outcome)
         return Trial(outcome=outcome, log=b"" if passed else self.log.encode())
 
-    def _look(self, spec, at: datetime) -> Look:
+    def _look(self, spec, at: datetime, zone: str = "UTC") -> Look:
         model, *changes = spec.cpu.split(",")
         asked = next((one.partition("=")[2] for one in changes if one.startswith("vendor=")), "")
         made = {entry.name: entry for entry in CPU_MODELS}
@@ -158,6 +161,7 @@ class World(Executor):
             kernel=KERNELS.get(spec.kernel, spec.kernel),
             cores=spec.cpu_count,
             is_fast=spec.accelerator is Accelerator.UML,
+            zone=zone,
         )
 
 
