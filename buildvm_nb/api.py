@@ -440,7 +440,7 @@ class _Work:
             def hear(outcome: Outcome, is_known: bool) -> None:  # noqa: FBT001 - a callback
                 number = next(runs)
                 task.update(number, note=f"{number} outcome{'s' if number > 1 else ''} so far")
-                _tell(self.tell, outcome, _known(is_known))
+                _tell(self.tell, outcome, "in the catalog" if is_known else "")
 
             yield Means(
                 cache=cache,
@@ -451,10 +451,6 @@ class _Work:
                 on_outcome=hear,
                 fresh=self.fresh,
             )
-
-
-def _known(is_known: bool) -> str:  # noqa: FBT001 - as studies tell it
-    return "in the catalog" if is_known else ""
 
 
 def _tell(tell: Tell | None, outcome: Outcome, more: str) -> None:

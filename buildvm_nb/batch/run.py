@@ -94,8 +94,8 @@ class BatchParameters(Value):
         dict
             None for what was left out.
         """
-        given = {"dates": self.date, "cpus": self.cpu, "kernels": self.kernel}
-        return {name: text or None for name, text in given.items()}
+        varied = {name: axis for name, axis in _VARIED.items() if name != "commit"}  # see `cases`
+        return {axis: getattr(self, name) or None for name, axis in varied.items()}
 
     def cases(self) -> tuple[Case, ...]:
         """Return the case, once for each commit.
@@ -385,7 +385,7 @@ def run_parameters(
         If an outcome cannot be recorded.
     """
     cache = Cache()
-    names = {"dates": "date", "cpus": "cpu", "kernels": "kernel"}
+    names = {axis: name for name, axis in _VARIED.items()}
     grid = read_grid(parameters.texts(), cache, names=names)
     _, base = find_case(parameters.case, parameters.catalog or None)
 

@@ -161,7 +161,8 @@ def _date(text: str) -> datetime:
 
 def _clock(text: str) -> datetime:
     """Read what a guest's clock shows: an instant, or a distance from now."""
-    return parse_instant(format_instant(from_now(text) or parse_instant(text, latest=LATEST_CLOCK)))
+    distant = from_now(text)
+    return parse_instant(format_instant(distant) if distant else text, latest=LATEST_CLOCK)
 
 
 def _count(text: str, least: int) -> int:
