@@ -41,7 +41,7 @@ class Guest(paramiko.ServerInterface):
         self.commands.append(command)
 
         def answer():
-            with suppress(OSError, paramiko.SSHException):  # the client may not wait for all of it
+            with suppress(OSError, EOFError, paramiko.SSHException):  # the client need not wait
                 channel.sendall(command + channel.makefile("rb").read())
                 channel.sendall_stderr(b"oh")
                 channel.send_exit_status(3)
