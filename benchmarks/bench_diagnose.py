@@ -19,6 +19,7 @@ from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.instants import now, parse_instant
 from buildvm_nb.study.diagnose import diagnose_case
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.questions import Questions
 
 _EDGE = parse_instant("2021-11-27T15:28:58Z")
@@ -37,7 +38,7 @@ def study(case: Case, questions: Questions, jobs: int) -> Study:
     """Diagnose in a catalog that knows nothing; the boundary must be exact and right."""
     with tempfile.TemporaryDirectory() as place, Catalog(Path(place) / "new.sqlite") as catalog:
         began = time.perf_counter()
-        finding = diagnose_case(case, questions, cache=CACHE, catalog=catalog, jobs=jobs)
+        finding = diagnose_case(case, Means(cache=CACHE, catalog=catalog, jobs=jobs), questions)
         seconds = time.perf_counter() - began
     ends = [one for one in finding.boundaries if one.is_exact]
     if [one.first_after for one in ends] != ["2021-11-27T15:28:58Z"]:

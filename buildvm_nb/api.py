@@ -5,17 +5,20 @@ The command line has the same studies with more to choose; `buildvm_nb.study` ha
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from buildvm_nb.catalog import Catalog, find_case_file, load_case
+from buildvm_nb.catalog import Catalog, find_case
+from buildvm_nb.catalog.curated import Subject
 from buildvm_nb.errors import CommandFailed, UsageError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.progress import Progress, cell_progress
+from buildvm_nb.host.progress import cell_progress
 from buildvm_nb.model.case import Case, GitSource
-from buildvm_nb.model.finding import Axis, Finding, Forecast
-from buildvm_nb.model.instants import format_instant, now, parse_instant
+from buildvm_nb.model.finding import Finding, Forecast
+from buildvm_nb.model.instants import format_instant, now
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.study import choose_faithful, open_machine, run_case
@@ -23,18 +26,16 @@ from buildvm_nb.study.axes import parse_distance
 from buildvm_nb.study.choice import Choice
 from buildvm_nb.study.choosing import environment as advise
 from buildvm_nb.study.diagnose import diagnose_case
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.forecast import forecast as run_forecast
-from buildvm_nb.study.laboratory import OnOutcome
-from buildvm_nb.study.questions import DEFAULT_AXES, Questions
-from buildvm_nb.study.sweep import SweepResult, read_grid
+from buildvm_nb.study.options import read_grid, read_option, read_questions
+from buildvm_nb.study.sweep import SweepResult
 from buildvm_nb.study.sweep import sweep as run_sweep
 
 if TYPE_CHECKING:
     from buildvm_nb.study.sweep import CellResult
 
 __all__ = [
-    "PROJECT_FILE",
-    "Subject",
     "at_commit",
     "build",
     "diagnose",
@@ -43,10 +44,8 @@ __all__ = [
     "sweep",
 ]
 
-Subject = Case | Path | str
-"""A case, a case file, the id of a curated case, or a directory with a ``buildvm.toml``."""
-
-PROJECT_FILE = "buildvm.toml"
+Texts = str | int | Sequence[str | int] | None
+"""A list with commas, or its parts."""
 
 Tell = Callable[[str], None]
 """Gets a line for each outcome as it comes: `print`, for example."""
@@ -133,7 +132,7 @@ def build(
     CatalogError
         If a catalog cannot be read, or the outcome cannot be recorded.
     """
-    case, base = _read(subject)
+    case, base = find_case(subject, catalog)
     with _opened(catalog) as opened:
         if (
             environment is not None
@@ -151,11 +150,11 @@ def build(
 def sweep(  # noqa: PLR0913 - all but the subject have defaults
     subject: Subject,
     *,
-    dates: str | None = None,
-    commits: str | None = None,
-    cpus: str | None = None,
-    kernels: str | None = None,
-    cores: str | None = None,
+    dates: Texts = None,
+    commits: Texts = None,
+    cpus: Texts = None,
+    kernels: Texts = None,
+    cores: Texts = None,
     jobs: int | None = None,
     fresh: bool = False,
     tell: Tell | None = None,
@@ -167,13 +166,14 @@ def sweep(  # noqa: PLR0913 - all but the subject have defaults
     Parameters
     ----------
     subject : Case, Path or str
-        What to build.
-    dates, commits, cpus, kernels, cores : str, optional
-        What varies, as ``buildvm sweep`` takes it: ``"2018..2030/1Y"``, ``"Westmere,Haswell"``.
+        What to build: a case, a case file, a directory with a ``buildvm.toml``, or a case's id.
+    dates, commits, cpus, kernels, cores : str or sequence, optional
+        What varies, as ``buildvm sweep`` takes it: ``"2018..2030/1Y"``, ``"Westmere,Haswell"``; or
+        several of them.
     jobs : int, optional
         Guests side by side; by default one for each core, if they fit.
     fresh : bool
-        Run also what the catalog has an answer for.
+        Ignore recorded outcomes and run everything again.
     tell : callable, optional
         Gets a line for each outcome.
     catalog : Catalog, optional
@@ -197,62 +197,79 @@ def sweep(  # noqa: PLR0913 - all but the subject have defaults
     CatalogError
         If an outcome cannot be recorded.
     """
-    case, base = _read(subject)
+    case, base = find_case(subject, catalog)
     cache = Cache()
-    texts = {"dates": dates, "commits": commits, "cpus": cpus, "kernels": kernels, "cores": cores}
+    given = {"dates": dates, "commits": commits, "cpus": cpus, "kernels": kernels, "cores": cores}
 
     def tell_result(result: "CellResult", far: str) -> None:
         _tell(tell, result.outcome, far)
 
+    grid = read_grid(given, cache)
     with _opened(catalog) as chosen:
-        return run_sweep(
-            case,
-            read_grid(texts, cache),
-            machine,
+        means = Means(
             cache=cache,
             catalog=chosen,
             jobs=jobs,
             base=base,
             progress=cell_progress(),
-            on_outcome=tell_result,
             fresh=fresh,
         )
+        return run_sweep(case, grid, means, machine, tell_result)
 
 
 def diagnose(  # noqa: PLR0913 - all but the subject have defaults
     subject: Subject,
     *,
-    axes: Sequence[str] = DEFAULT_AXES,
-    first: str | None = None,
-    last: str | None = None,
+    axes: Texts = None,
+    first: datetime | str | None = None,
+    last: datetime | str | None = None,
+    resolution: str | int | None = None,
     repeats: int = 2,
-    cpus: Sequence[str] = (),
-    kernels: Sequence[str] = (),
+    effort: str = "normal",
+    budget: int | None = None,
+    cpus: Texts = None,
+    kernels: Texts = None,
+    cores: Texts = None,
+    good: str = "",
+    bad: str = "",
+    use_hints: bool = True,
     jobs: int | None = None,
     fresh: bool = False,
     tell: Tell | None = None,
     catalog: Catalog | None = None,
     **machine: Any,  # noqa: ANN401 - fields of MachineSpec
 ) -> Finding:
-    """Find out when, on which CPU or on which kernel a case stops building, and record it.
+    """Find out when, on which CPU or kernel, or since which commit a case fails, and record it.
 
     Parameters
     ----------
     subject : Case, Path or str
-        What is under study.
-    axes : sequence of str
+        What is under study: a case, a case file, a directory with a ``buildvm.toml``, or a case's
+        id.
+    axes : str or sequence of str, optional
         What is varied, one after the other until one explains the case: ``date``, ``cpu``,
-        ``kernel``, ``cores``.
+        ``kernel``, ``cores``, ``commit``. By default the first four; ``commit`` where both ends are
+        given.
     first, last : str, optional
         Ends of the dates; by default ten years before the case's date and fifteen from now.
+    resolution : str or int, optional
+        How closely to find the dates of changes: ``"1h"``, ``"1d"``, or seconds; by default 1.
     repeats : int
-        Confirming runs on both sides of a boundary, at least 1.
-    cpus, kernels : sequence of str
-        Which ones to compare; by default some that tell most.
+        Confirming runs on both sides of a boundary, at least 0.
+    effort : str
+        ``quick``, ``normal`` or ``thorough``.
+    budget : int, optional
+        Guest runs at most; by default as many as it takes.
+    cpus, kernels, cores : str or sequence, optional
+        Which ones to compare, as for `sweep`; by default some that tell most.
+    good, bad : str
+        A commit, tag or branch that passes, and one that fails: the ends of the axis ``commit``.
+    use_hints : bool
+        Look for dates in sources, packages and logs.
     jobs : int, optional
         Guests side by side; by default one for each core, if they fit.
     fresh : bool
-        Run also what the catalog has an answer for.
+        Ignore recorded outcomes and run everything again.
     tell : callable, optional
         Gets a line for each outcome.
     catalog : Catalog, optional
@@ -276,55 +293,60 @@ def diagnose(  # noqa: PLR0913 - all but the subject have defaults
     CatalogError
         If something cannot be recorded.
     """
-    case, base = _read(subject)
-    questions = Questions(
-        axes=_axes(axes),
-        first=None if first is None else parse_instant(first),
-        last=None if last is None else parse_instant(last),
-        repeats=repeats,
-        cpus=tuple(cpus),
-        kernels=tuple(kernels),
-    )
-    with _opened(catalog) as chosen, _counted(f"diagnose {case.id}", tell) as (progress, hear):
-        return diagnose_case(
-            case,
-            questions,
-            machine,
-            cache=Cache(),
-            catalog=chosen,
-            jobs=jobs,
-            base=base,
-            progress=progress,
-            on_outcome=hear,
-            fresh=fresh,
-        )
+    case, base = find_case(subject, catalog)
+    cache = Cache()
+    given = {
+        "axes": axes,
+        "first": first,
+        "last": last,
+        "resolution_s": resolution,
+        "repeats": repeats,
+        "effort": effort,
+        "budget": budget,
+        "use_hints": use_hints,
+        "cpus": cpus,
+        "kernels": kernels,
+        "cores": cores,
+        "good": good,
+        "bad": bad,
+    }
+    questions = read_questions(given, cache, names={"resolution_s": "resolution"})
+    work = _Work(f"diagnose {case.id}", base, jobs, tell, fresh)
+    with _opened(catalog) as chosen, work.means(cache, chosen) as means:
+        return diagnose_case(case, means, questions, machine)
 
 
-def forecast(
+def forecast(  # noqa: PLR0913 - all but the subject have defaults
     subject: Subject,
     *,
     until: str = "2040",
+    budget: int | None = None,
     jobs: int | None = None,
     fresh: bool = False,
     tell: Tell | None = None,
     catalog: Catalog | None = None,
+    **machine: Any,  # noqa: ANN401 - fields of MachineSpec
 ) -> Forecast:
     """Find out which day breaks what in a project.
 
     Parameters
     ----------
     subject : Case, Path or str
-        The project.
+        The project: a directory with a ``buildvm.toml``, a case file, a case, or a case's id.
     until : str
         The last day to look at, or a distance such as ``10y``.
+    budget : int, optional
+        Guest runs at most; by default as many as it takes.
     jobs : int, optional
         Guests side by side; by default one for each core, if they fit.
     fresh : bool
-        Run also what the catalog has an answer for.
+        Ignore recorded outcomes and run everything again.
     tell : callable, optional
         Gets a line for each outcome.
     catalog : Catalog, optional
         Gets outcomes and the finding; by default the user's.
+    **machine
+        Fields of `MachineSpec` that hold for every machine, but for the date.
 
     Returns
     -------
@@ -342,18 +364,15 @@ def forecast(
     CatalogError
         If something cannot be recorded.
     """
-    case, base = _read(subject)
-    with _opened(catalog) as chosen, _counted(f"forecast {case.id}", tell) as (progress, hear):
+    case, base = find_case(subject, catalog)
+    work = _Work(f"forecast {case.id}", base, jobs, tell, fresh)
+    with _opened(catalog) as chosen, work.means(Cache(), chosen) as means:
         return run_forecast(
             case,
+            means,
             until=parse_distance(until, now().replace(microsecond=0)),
-            cache=Cache(),
-            catalog=chosen,
-            jobs=jobs,
-            base=base,
-            progress=progress,
-            on_outcome=hear,
-            fresh=fresh,
+            budget=read_option("budget", budget),
+            overrides=machine,
         )
 
 
@@ -392,23 +411,6 @@ def at_commit(case: Case, commit: str, repository: str = "") -> Case:
     return case.model_copy(update={"source": GitSource.parse(fields)})
 
 
-def _read(subject: Subject) -> tuple[Case, Path]:
-    """Return a case, and the directory that its relative paths start from."""
-    if isinstance(subject, Case):
-        return subject, Path()
-    path = Path(subject)
-    if not path.is_dir():
-        path = find_case_file(str(subject))
-    elif not (path / PROJECT_FILE).exists():
-        raise UsageError(
-            f"no {PROJECT_FILE} in {subject}: what runs its tests?",
-            hint="`buildvm case new` writes a case file to start from",
-        )
-    else:
-        path /= PROJECT_FILE
-    return load_case(path), path.absolute().parent
-
-
 @contextmanager
 def _opened(catalog: Catalog | None) -> Iterator[Catalog]:
     """Lend the catalog that was given, or the user's own."""
@@ -419,37 +421,41 @@ def _opened(catalog: Catalog | None) -> Iterator[Catalog]:
         yield own
 
 
-@contextmanager
-def _counted(label: str, tell: Tell | None) -> Iterator[tuple[Progress, OnOutcome]]:
-    """Show a study's runs so far, and tell of each."""
-    progress, runs = cell_progress(), count(1)
-    with progress.task(label) as task:
+@dataclass(frozen=True)
+class _Work:
+    """How a study of one call is done."""
 
-        def hear(outcome: Outcome, is_known: bool) -> None:  # noqa: FBT001 - a callback's argument
-            number = next(runs)
-            task.update(number, note=f"{number} outcome{'s' if number > 1 else ''} so far")
-            _tell(tell, outcome, _known(is_known))
+    label: str
+    base: Path
+    jobs: int | None
+    tell: Tell | None
+    fresh: bool
 
-        yield progress, hear
+    @contextmanager
+    def means(self, cache: Cache, catalog: Catalog) -> Iterator[Means]:
+        """Lend what the study works with; its runs so far are shown, and each is told."""
+        progress, runs = cell_progress(), count(1)
+        with progress.task(self.label) as task:
 
+            def hear(outcome: Outcome, is_known: bool) -> None:  # noqa: FBT001 - a callback
+                number = next(runs)
+                task.update(number, note=f"{number} outcome{'s' if number > 1 else ''} so far")
+                _tell(self.tell, outcome, "in the catalog" if is_known else "")
 
-def _axes(names: Sequence[str]) -> tuple[Axis, ...]:
-    known = [axis.value for axis in Axis if axis is not Axis.COMMIT]
-    wrong = [name for name in names if name not in known]
-    if wrong or isinstance(names, str) or not names:
-        raise UsageError(f"not axes: {names!r}; allowed: a list of {', '.join(known)}")
-    return tuple(Axis(name) for name in names)
-
-
-def _known(is_known: bool) -> str:  # noqa: FBT001 - as studies tell it
-    return "in the catalog" if is_known else ""
+            yield Means(
+                cache=cache,
+                catalog=catalog,
+                jobs=self.jobs,
+                base=self.base,
+                progress=progress,
+                on_outcome=hear,
+                fresh=self.fresh,
+            )
 
 
 def _tell(tell: Tell | None, outcome: Outcome, more: str) -> None:
-    if tell is None:
-        return
-    spec = outcome.machine
-    held = ", clock held" if outcome.probing.held else ""
-    what = f"{format_instant(spec.date)}{held}, {spec.cpu}, {spec.kernel}: {outcome.verdict.value}"
-    why = outcome.reason.partition("\n")[0]
-    tell("".join([what, f" ({why})" if why else "", f"; {more}" if more else ""]))
+    if tell is not None:
+        spec = outcome.machine
+        held = ", clock held" if outcome.probing.held else ""
+        where = f"{format_instant(spec.date)}{held}, {spec.cpu}, {spec.kernel}"
+        tell(f"{where}: {outcome.told}{'; ' if more else ''}{more}")

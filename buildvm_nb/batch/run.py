@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from buildvm_nb.api import at_commit
-from buildvm_nb.catalog import Catalog, find_case_file, load_case, outcome_frame, write_csv
+from buildvm_nb.catalog import Catalog, find_case, outcome_frame, write_csv
 from buildvm_nb.catalog.schema import Column, Kind, TableSchema
 from buildvm_nb.errors import BuildVMError, HostError, UsageError
 from buildvm_nb.host.cache import Cache
@@ -32,8 +32,9 @@ from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import Value
 from buildvm_nb.study import axes
 from buildvm_nb.study.again import batch_notebook
-from buildvm_nb.study.executors import fit_jobs, open_executor
-from buildvm_nb.study.sweep import CellResult, read_grid, sweep
+from buildvm_nb.study.executors import Means, fit_jobs, open_executor
+from buildvm_nb.study.options import OPTIONS, read_grid
+from buildvm_nb.study.sweep import CellResult, sweep
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog.frames import Frame
@@ -86,15 +87,15 @@ class BatchParameters(Value):
     """Where outcomes are recorded; empty: the user's own."""
 
     def texts(self) -> dict[str, str | None]:
-        """Return what varies, as `buildvm_nb.study.sweep.read_grid` takes it.
+        """Return what varies, as `buildvm_nb.study.options.read_grid` takes it.
 
         Returns
         -------
         dict
             None for what was left out.
         """
-        given = {"dates": self.date, "cpus": self.cpu, "kernels": self.kernel}
-        return {name: text or None for name, text in given.items()}
+        varied = {name: axis for name, axis in _VARIED.items() if name != "commit"}  # see `cases`
+        return {axis: getattr(self, name) or None for name, axis in varied.items()}
 
     def cases(self) -> tuple[Case, ...]:
         """Return the case, once for each commit.
@@ -109,7 +110,7 @@ class BatchParameters(Value):
         UsageError
             If the case or a commit is none.
         """
-        case = load_case(find_case_file(self.case))
+        case, _ = find_case(self.case, self.catalog or None)
         if not self.commit:
             return (case,)
         commits = axes.parse_commits(self.commit)
@@ -164,13 +165,8 @@ NAMES = tuple(BatchParameters.model_fields)
 
 _TEXTS = tuple(name for name in NAMES if name != "jobs")
 
-_READERS: dict[str, Callable[[str], object]] = {
-    "case": lambda text: load_case(find_case_file(text)),
-    "commit": axes.parse_commits,
-    "date": axes.parse_dates,
-    "cpu": lambda text: axes.parse_cpus(text, ()),
-    "kernel": lambda text: axes.parse_kernels(text, ()),
-}
+_VARIED = {"commit": "commits", "date": "dates", "cpu": "cpus", "kernel": "kernels"}
+"""The axis of a grid that a parameter varies."""
 
 
 def check_parameters(**given: object) -> BatchParameters:
@@ -217,7 +213,7 @@ def find_troubles(given: dict[str, object]) -> list[tuple[str, BuildVMError]]:
             if name == "jobs":
                 _jobs(given.get("jobs", 1))
             else:
-                _check_text(name, value)
+                _check_text(name, value, str(given.get("catalog") or ""))
         except BuildVMError as error:
             troubles.append((name, error))
     if not troubles:
@@ -225,7 +221,7 @@ def find_troubles(given: dict[str, object]) -> list[tuple[str, BuildVMError]]:
     return troubles
 
 
-def _check_text(name: str, value: object) -> None:
+def _check_text(name: str, value: object, catalog: str) -> None:
     if not isinstance(value, str):
         raise UsageError(
             f"no text any more, but the {type(value).__name__} {value}; allowed: text",
@@ -238,8 +234,10 @@ def _check_text(name: str, value: object) -> None:
             "missing; allowed: a case file or the id of a curated case",
             hint="papermill batch.ipynb ran.ipynb -r case cityhash-0.4.10",
         )
-    if value and name in _READERS:
-        _READERS[name](value)
+    if name == "case":
+        find_case(value, catalog or None)
+    elif value and name in _VARIED:
+        OPTIONS[_VARIED[name]].read(value)
 
 
 def _find_strange(given: dict[str, object]) -> list[tuple[str, BuildVMError]]:
@@ -387,9 +385,9 @@ def run_parameters(
         If an outcome cannot be recorded.
     """
     cache = Cache()
-    names = {"dates": "date", "cpus": "cpu", "kernels": "kernel"}
+    names = {axis: name for name, axis in _VARIED.items()}
     grid = read_grid(parameters.texts(), cache, names=names)
-    base = find_case_file(parameters.case).absolute().parent
+    _, base = find_case(parameters.case, parameters.catalog or None)
 
     def tell_result(result: CellResult, far: str) -> None:
         if tell is not None:
@@ -400,15 +398,8 @@ def run_parameters(
     outcomes: list[Outcome] = []
     with Catalog(parameters.catalog or None) as catalog:
         for case in parameters.cases():
-            result = sweep(
-                case,
-                grid,
-                cache=cache,
-                catalog=catalog,
-                jobs=parameters.jobs,
-                base=base,
-                on_outcome=tell_result,
-            )
+            means = Means(cache=cache, catalog=catalog, jobs=parameters.jobs, base=base)
+            result = sweep(case, grid, means, on_result=tell_result)
             outcomes += result.outcomes
     return HandOver(tuple(outcomes))
 

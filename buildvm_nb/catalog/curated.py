@@ -5,7 +5,9 @@
 """
 
 import json
+import shlex
 from collections.abc import Iterable, MutableMapping, Sequence
+from contextlib import closing
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +29,14 @@ if TYPE_CHECKING:
     from buildvm_nb.catalog.store import Catalog
 
 __all__ = [
+    "PROJECT_FILE",
     "Proof",
+    "Subject",
     "curated_cases",
     "curated_findings",
     "curated_root",
     "dump_proof",
+    "find_case",
     "find_case_file",
     "gather_proof",
     "load_proof",
@@ -115,13 +120,57 @@ def proof_path(case_file: Path) -> Path:
     return place.parents[1] / "proofs" / f"{place.stem}.json"
 
 
+PROJECT_FILE = "buildvm.toml"
+"""A project's own case file, at the top of its tree."""
+
+Subject = Case | Path | str
+"""A case, a case file, a directory with a `PROJECT_FILE`, or the id of a case."""
+
+
+def find_case(subject: Subject, catalog: "Catalog | str | Path | None" = None) -> tuple[Case, Path]:
+    """Return the case that is meant: the one way in which all who take a case find it.
+
+    Parameters
+    ----------
+    subject : Case, Path or str
+        A case, a case file, a directory with a ``buildvm.toml``, the id of a curated case, or of
+        one that the catalog has an outcome of: then it is the newest case of that id.
+    catalog : Catalog, str or Path, optional
+        Which catalog; by default the user's. It is read only where nothing else has that id.
+
+    Returns
+    -------
+    Case
+        The case.
+    Path
+        The directory that its relative paths start from.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or its file is invalid.
+    CatalogError
+        If the catalog cannot be read.
+    """
+    if isinstance(subject, Case):
+        return subject, Path.cwd()
+    path = _case_file(str(subject))
+    if path is None:
+        recorded = _recorded(str(subject), catalog)
+        if recorded is None:
+            raise _no_case(str(subject))
+        return recorded, Path.cwd()
+    return load_case(path), path.absolute().parent
+
+
 def find_case_file(text: str) -> Path:
     """Return the case file that a user means: a path, or the id of a curated case.
 
     Parameters
     ----------
     text : str
-        What the user wrote. What looks like a path is one, and so is a file that exists.
+        What the user wrote. What looks like a path is one, and so is a file that exists; for a
+        directory it is the ``buildvm.toml`` in it.
 
     Returns
     -------
@@ -133,15 +182,47 @@ def find_case_file(text: str) -> Path:
     UsageError
         If it is no path and there is no such curated case; near ids are suggested.
     """
+    path = _case_file(text)
+    if path is None:
+        raise _no_case(text)
+    return path
+
+
+def _case_file(text: str) -> Path | None:
     path = Path(text)
+    if path.is_dir():
+        if not (path / PROJECT_FILE).exists():
+            raise UsageError(
+                f"no {PROJECT_FILE} in {text}, and no command: what runs the tests?",
+                hint="`buildvm case new` writes a case file; or give the command: "
+                f"buildvm forecast {shlex.quote(text)} -- python3 -m unittest",
+            )
+        return path / PROJECT_FILE
     if "/" in text or path.suffix == ".toml" or path.exists():
         return path
+    return curated_cases().get(text)
+
+
+def _recorded(name: str, catalog: "Catalog | str | Path | None") -> Case | None:
+    # SQLAlchemy takes long to import, and most cases are files
+    from buildvm_nb.catalog.database import Database, default_place  # noqa: PLC0415
+    from buildvm_nb.catalog.query import newest_case  # noqa: PLC0415
+
+    if catalog is not None and not isinstance(catalog, str | Path):
+        return catalog.newest_case(name)
+    try:
+        database = Database(catalog or default_place(), is_reader=True)
+    except UsageError:  # nothing was recorded yet: do not make an empty one
+        return None
+    with closing(database):
+        return newest_case(database, name)
+
+
+def _no_case(text: str) -> UsageError:
     known = curated_cases()
-    if text in known:
-        return known[text]
     near = get_close_matches(text, known, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"curated cases: {', '.join(known)}"
-    raise UsageError(f"no such case: {text!r} is no file and no curated case's id", hint=hint)
+    return UsageError(f"no such case: {text!r} is no file and no curated case's id", hint=hint)
 
 
 # Proofs: what machines showed on the verified entries of the curated catalog.

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from io import StringIO
 from pathlib import Path
@@ -26,10 +26,11 @@ from buildvm_nb.catalog.curated import (
 )
 from buildvm_nb.catalog.frames import empty_frame, make_frame
 from buildvm_nb.catalog.logs import replacing
+from buildvm_nb.catalog.query import FAILURE_KINDS, Query
 from buildvm_nb.catalog.reported import REPORTED, REPORTED_FILE, reported_entries
 from buildvm_nb.catalog.rows import finding_row
 from buildvm_nb.catalog.schema import FAILURES, FINDINGS, Column, Kind, TableSchema
-from buildvm_nb.catalog.store import Catalog, Selection
+from buildvm_nb.catalog.store import Catalog
 from buildvm_nb.catalog.tablefiles import write_csv
 from buildvm_nb.catalog.traps import failures_of
 from buildvm_nb.errors import CatalogError, UsageError
@@ -258,15 +259,15 @@ class Shelf(Protocol):
     def tier(self) -> Tier:
         """Which one."""
 
-    def count(self, wanted: Selection) -> int:
+    def count(self, wanted: Query) -> int:
         """Count the rows of a selection."""
 
     def page(
-        self, wanted: Selection, *, sort: str, descending: bool, offset: int, size: int
+        self, wanted: Query, *, sort: str, descending: bool, offset: int, size: int
     ) -> pd.DataFrame:
         """Return a page of a selection, with the columns of `SHELVED`."""
 
-    def export(self, wanted: Selection, target: Path) -> None:
+    def export(self, wanted: Query, target: Path) -> None:
         """Write a selection to a CSV file, in the form that is that tier's own."""
 
     def open(self, key: str) -> tuple[str, tuple[str, ...]]:
@@ -280,23 +281,25 @@ class OwnShelf:
     catalog: Catalog
     tier: Tier = Tier.OWN
 
-    def count(self, wanted: Selection) -> int:
+    def count(self, wanted: Query) -> int:
         """Count the rows of a selection; see `Shelf`."""
-        return self.catalog.count(FINDINGS.name, wanted)
+        return self.catalog.count(wanted)
 
     def page(
-        self, wanted: Selection, *, sort: str, descending: bool, offset: int, size: int
+        self, wanted: Query, *, sort: str, descending: bool, offset: int, size: int
     ) -> pd.DataFrame:
         """Return a page; see `Shelf`."""
         column = {"tier": "recorded_at", "package": "source_name"}.get(sort, sort)
         frame = self.catalog.page(
-            FINDINGS.name, wanted, sort=column, descending=descending, offset=offset, size=size
+            wanted, sort=column, descending=descending, offset=offset, size=size
         )
         return _shelved(self.tier, frame.astype(object).where(frame.notna(), None))
 
-    def export(self, wanted: Selection, target: Path) -> None:
+    def export(self, wanted: Query, target: Path) -> None:
         """Write the failures among them; see `Shelf`."""
-        self.catalog.export_selected(target, FAILURES.name, wanted)
+        kinds = tuple(kind for kind in FAILURE_KINDS if wanted.only in {None, kind.value})
+        failures = replace(wanted, table=FAILURES.name, only=kinds)
+        self.catalog.export(target, failures, form="csv")
 
     def open(self, key: str) -> tuple[str, tuple[str, ...]]:
         """Open a finding; see `Shelf`."""
@@ -313,12 +316,12 @@ class _FrameShelf:
         self._frame = frame
         self._texts = pd.Series(list(texts), index=frame.index, dtype="string[pyarrow]")
 
-    def count(self, wanted: Selection) -> int:
+    def count(self, wanted: Query) -> int:
         """Count the rows of a selection; see `Shelf`."""
         return len(self._selected(wanted))
 
     def page(
-        self, wanted: Selection, *, sort: str, descending: bool, offset: int, size: int
+        self, wanted: Query, *, sort: str, descending: bool, offset: int, size: int
     ) -> pd.DataFrame:
         """Return a page; see `Shelf`."""
         if sort not in SHELVED.dtypes:
@@ -328,15 +331,15 @@ class _FrameShelf:
         )
         return chosen.iloc[offset : offset + size].reset_index(drop=True)
 
-    def _selected(self, wanted: Selection) -> pd.DataFrame:
+    def _selected(self, wanted: Query) -> pd.DataFrame:
         frame = self._frame
         keep = pd.Series(data=True, index=frame.index)
         for column, values in (("kind", wanted.only), ("axis", wanted.axis)):
-            if values:
-                keep &= frame[column].isin(values)
-        if wanted.case:
+            if values is not None:
+                keep &= frame[column].isin([values] if isinstance(values, str) else list(values))
+        if wanted.case_part:
             named = frame["case_id"].str.lower()
-            keep &= named.str.contains(wanted.case.lower(), regex=False)
+            keep &= named.str.contains(wanted.case_part.lower(), regex=False)
         if wanted.text:
             keep &= self._texts.str.contains(wanted.text.lower(), regex=False)
         if wanted.since is not None:
@@ -359,7 +362,7 @@ class CuratedShelf(_FrameShelf):
         rows = [finding_row(finding) for finding in self._findings.values()]
         super().__init__(_shelved(self.tier, pd.DataFrame(rows, dtype=object)), map(_text, rows))
 
-    def export(self, wanted: Selection, target: Path) -> None:
+    def export(self, wanted: Query, target: Path) -> None:
         """Write the failures among them; see `Shelf`."""
         chosen = self._selected(wanted)["id"]
         with replacing(target) as stream:
@@ -398,7 +401,7 @@ class ReportedShelf(_FrameShelf):
         ]
         super().__init__(_shelved(self.tier, pd.DataFrame(rows, dtype=object)), map(_text, told))
 
-    def export(self, wanted: Selection, target: Path) -> None:
+    def export(self, wanted: Query, target: Path) -> None:
         """Write the entries as they are reported; see `Shelf`."""
         chosen = self._entries.loc[list(self._selected(wanted)["id"])]
         with replacing(target) as stream:
@@ -437,7 +440,7 @@ def curated_catalog(root: Path | None = None) -> Iterator[Catalog]:
 
 def page_of_shelves(
     shelves: Sequence[Shelf],
-    wanted: Selection,
+    wanted: Query,
     *,
     sort: str,
     descending: bool,

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, case, null, select
 
 from buildvm_nb.catalog import database as tables
 from buildvm_nb.catalog.frames import empty_frame, join_columns, make_array
+from buildvm_nb.catalog.query import FAILURE_KINDS
 from buildvm_nb.catalog.rows import finding_row, subject_row, told_by_case, without_nul
 from buildvm_nb.catalog.schema import FAILURES, HINTS, SUBJECT, Kind
 from buildvm_nb.catalog.springs import Spring, next_turns, read_boundaries, springs
@@ -20,7 +21,6 @@ from buildvm_nb.model.machine import cpu_age, kernel_age
 from buildvm_nb.model.outcome import Verdict
 
 __all__ = [
-    "FAILURE_KINDS",
     "failures_frame",
     "failures_of",
     "failures_query",
@@ -228,11 +228,6 @@ def _frame_of(rows: list[tuple[Any, ...]], kinds: dict[str, Kind]) -> pd.DataFra
 # The tables failures and hints, derived from rows of findings and from cases.
 
 T = TypeVar("T")
-
-FAILURE_KINDS = tuple(
-    kind for kind in FindingKind if kind not in {FindingKind.SOUND, FindingKind.UNDETERMINED}
-)
-"""The kinds of finding that tell of a failure."""
 
 _OF_CASES = frozenset([*(column.name for column in SUBJECT), "title", "provenance_url"])
 _LISTS = ("passing_kernels", "failing_kernels", "varying_files")

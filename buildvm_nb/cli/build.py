@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from buildvm_nb.cli.command import Command, ExitStatus, Session, command, complete_case
-from buildvm_nb.cli.describe import describe_machine, outcome_fields
 from buildvm_nb.cli.options import (
     MachineOptions,
     SourceOptions,
@@ -305,6 +304,8 @@ def _show_choice(session: Session, choice: "Choice") -> None:
     if session.as_json:
         write_json(choice.document())
         return
+    from buildvm_nb.cli.describe import describe_machine
+
     write_line(printable(choice.explanation))
     write_line()
     machine, finding = choice.environment, choice.because
@@ -648,7 +649,9 @@ def build(
     the outcome names them; what is given beside it takes precedence. See `buildvm environment`.
     """
     session.trouble = ExitStatus.MACHINE
-    case, base = choose_case(source, words or [], machine.overrides().get("image"))
+    case, base = choose_case(
+        source, words or [], machine.overrides().get("image"), session.catalog_place
+    )
     case, overrides = limit_steps(case, machine.timeout_s()), machine.overrides(case.image)
     chosen_by: tuple[str, ...] = ()
     if environment is not None:
@@ -705,6 +708,8 @@ def _show(session: Session, outcome: "Outcome", again: str) -> None:
     if session.as_json:
         write_json(outcome.model_dump(mode="json"))
     else:
+        from buildvm_nb.cli.describe import outcome_fields
+
         write_fields([*outcome_fields(outcome, session.catalog_place), ("again", again)])
 
 

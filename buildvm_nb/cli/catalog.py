@@ -26,7 +26,7 @@ from buildvm_nb.cli.describe import (
     show_finding,
 )
 from buildvm_nb.cli.output import printable, write_fields, write_json, write_line, write_table
-from buildvm_nb.errors import HostError, UsageError
+from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
@@ -599,19 +599,14 @@ def _commands(finding: "Finding") -> dict[str, str]:
 
 
 def _write_page(path: Path, told: "Report") -> None:
+    from buildvm_nb.catalog.logs import replacing
     from buildvm_nb.report import render_page
 
     if path.is_dir():
         raise UsageError(f"--html: a directory: {path}; allowed: a file")
     page = render_page(told)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as stream:
+        stream.write(page)
 
 
 def _show(told: "Report") -> None:

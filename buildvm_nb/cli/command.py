@@ -18,8 +18,11 @@ from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
+    from buildvm_nb.cli.forecast import ForecastOptions
+    from buildvm_nb.cli.options import WorkOptions
     from buildvm_nb.host.cache import Cache
     from buildvm_nb.host.progress import Progress
+    from buildvm_nb.study.executors import Means, OnOutcome
 
 __all__ = [
     "SIGNAL_BASE",
@@ -94,27 +97,25 @@ def complete_verdict(incomplete: str) -> Iterable[tuple[str, str]]:
     """Offer verdicts."""
     from buildvm_nb.model.outcome import Verdict
 
-    for verdict in Verdict:
-        if verdict.startswith(incomplete):
-            yield verdict.value, ""
+    return _beginning(incomplete, Verdict)
 
 
 def complete_hint_kind(incomplete: str) -> Iterable[tuple[str, str]]:
     """Offer kinds of hints."""
     from buildvm_nb.model.finding import HintKind
 
-    for kind in HintKind:
-        if kind.startswith(incomplete):
-            yield kind.value, ""
+    return _beginning(incomplete, HintKind)
 
 
 def complete_axis(incomplete: str) -> Iterable[tuple[str, str]]:
     """Offer the axes that a diagnosis can vary."""
     from buildvm_nb.model.finding import Axis
 
-    for axis in Axis:
-        if axis.startswith(incomplete):
-            yield axis.value, ""
+    return _beginning(incomplete, Axis)
+
+
+def _beginning(incomplete: str, names: Iterable[str]) -> Iterable[tuple[str, str]]:
+    return [(str(name), "") for name in names if name.startswith(incomplete)]
 
 
 # Exit statuses, in one place.
@@ -232,6 +233,28 @@ class Session:
             if scheduler is not None:
                 self.note("workers finish the runs that they are at")
             raise
+
+    @contextmanager
+    def studying(
+        self,
+        work: "WorkOptions | ForecastOptions",
+        base: Path,
+        on_outcome: "OnOutcome | None" = None,
+    ) -> "Iterator[Means]":
+        """Lend what a study works with, and tell who stops it how to go on."""
+        from buildvm_nb.study.executors import Means
+
+        with self.catalog() as catalog, self.resumable(scheduler=work.scheduler):
+            yield Means(
+                cache=self.cache(),
+                catalog=catalog,
+                jobs=work.jobs,
+                scheduler=work.scheduler,
+                base=base,
+                progress=self.progress(),
+                on_outcome=on_outcome,
+                fresh=work.fresh,
+            )
 
     def warn(self, text: str) -> None:
         """Tell what nobody should miss in one line on standard error, also with ``--quiet``."""

@@ -155,19 +155,8 @@ def _verify(
     def tell(outcome: "Outcome", is_known: bool) -> None:
         session.note(f"{case.id}: {narrator.describe(outcome, is_known=is_known)}")
 
-    with session.catalog() as catalog, session.resumable(scheduler=work.scheduler):
-        return verify_case(
-            case,
-            cache=session.cache(),
-            catalog=catalog,
-            quick=quick,
-            jobs=work.jobs,
-            scheduler=work.scheduler,
-            base=path.absolute().parent,
-            progress=session.progress(),
-            on_outcome=tell,
-            fresh=work.fresh,
-        )
+    with session.studying(work, path.absolute().parent, tell) as means:
+        return verify_case(case, means, quick=quick)
 
 
 def _told(result: "Verification") -> str:

@@ -25,8 +25,8 @@ from buildvm_nb.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from buildvm_nb.model.case import Case, Window
-    from buildvm_nb.model.finding import Boundary, Finding, Hint, Reruns
+    from buildvm_nb.model.case import Case
+    from buildvm_nb.model.finding import Boundary, Finding
     from buildvm_nb.model.machine import MachineSpec
     from buildvm_nb.model.outcome import Outcome, Probing, StepRecord
 
@@ -35,7 +35,6 @@ __all__ = [
     "Narrator",
     "code",
     "describe_machine",
-    "describe_precision",
     "diagnosing_command",
     "draw_timeline",
     "escaped",
@@ -44,6 +43,7 @@ __all__ = [
     "outcome_fields",
     "passing_command",
     "show_finding",
+    "table_row",
     "write_report",
 ]
 
@@ -56,16 +56,18 @@ def diagnosing_command(finding: "Finding") -> str:
     Returns: for a shell; what the catalog still has is not run again. On the commit axis it has the
     commits next to the change.
     """
-    from buildvm_nb.model.instants import format_instant
-    from buildvm_nb.study.again import image_options
+    from buildvm_nb.study.again import image_options, question_options
+    from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 
     words, last = _subject(finding.case, [])
-    options = [] if finding.axis is None else ["--axis", finding.axis.value]
-    commits = [_commit(finding, passes=passes) for passes in (True, False)]
-    for name, commit in zip(("--good", "--bad"), commits, strict=True):
-        options += [name, commit] if commit else []
-    for name, date in (("--from", finding.studied_from), ("--to", finding.studied_until)):
-        options += [name, format_instant(date)] if date else []
+    asked = Questions(
+        axes=DEFAULT_AXES if finding.axis is None else (finding.axis,),
+        good=_commit(finding, passes=True) or "",
+        bad=_commit(finding, passes=False) or "",
+        first=finding.studied_from,
+        last=finding.studied_until,
+    )
+    options = question_options(asked)
     if last:
         options += image_options(finding.case.image)
     return shlex.join(["buildvm", "diagnose", *words, *options, *last])
@@ -407,7 +409,6 @@ _STYLES = {
     Mark.UNKNOWN: "dim",
 }
 _IDS_IN_A_LINE = 2
-_MOST_SECONDS = 120
 
 
 def show_finding(
@@ -449,17 +450,19 @@ def finding_fields(
     `named`: words by which the user named the case; left out, they follow from it.
     Returns: names and values; an empty value says that there is nothing to tell.
     """
+    from buildvm_nb.model.display import describe_boundary, describe_cause, describe_reruns, titled
+
     return [
-        ("case", _titled(finding)),
+        ("case", titled(finding.case)),
         ("superseded by", " ".join(superseded_by)),
-        ("boundaries", "\n".join(map(_boundary, finding.boundaries))),
+        ("boundaries", "\n".join(map(describe_boundary, finding.boundaries))),
         ("cause", "\n".join(describe_cause(b.cause) for b in finding.boundaries if b.cause)),
         ("fails by rule", finding.recurs),
         *_dates(finding),
         *_machines(finding),
         ("passes in", _environment(finding, named)),
         ("failing line", finding.failing_line),
-        ("disagreed", "\n".join(map(_reruns, finding.reruns))),
+        ("disagreed", "\n".join(map(describe_reruns, finding.reruns))),
         ("confirmed by", finding.repeats),
         ("counts", finding.support.counts if finding.support else ""),
         ("covered", finding.support.covered if finding.support else ""),
@@ -468,20 +471,6 @@ def finding_fields(
         ("evidence", _evidence(finding.evidence)),
         *_origin(finding),
     ]
-
-
-def describe_cause(cause: "Hint") -> str:
-    """Tell what changes at a boundary, and where that is written.
-
-    For example ``certificate-ends tests/c.pem:3: CN=x ends``.
-    """
-    return f"{cause.kind.value}{_place(cause)}: {cause.why}"
-
-
-def _place(cause: "Hint") -> str:
-    if cause.path:
-        return f" {cause.path}" if cause.line is None else f" {cause.path}:{cause.line}"
-    return "" if cause.line is None else f", line {cause.line} of the log"
 
 
 def describe_machine(machine: "MachineSpec") -> str:
@@ -495,54 +484,16 @@ def describe_machine(machine: "MachineSpec") -> str:
     )
 
 
-def _titled(finding: "Finding") -> str:
-    case = finding.case
-    return f"{case.id}: {case.title}" if case.title else case.id
-
-
-def _boundary(boundary: "Boundary") -> str:
-    return (
-        f"{boundary.axis.value}: {boundary.before.value} up to {boundary.last_before}, "
-        f"{boundary.after.value} from {boundary.first_after} "
-        f"({describe_precision(boundary)}; {boundary.confirmed} confirming runs)"
-    )
-
-
-def describe_precision(boundary: "Boundary") -> str:
-    """Tell how closely a change is known.
-
-    Returns: ``exact`` where nothing lies between both ends, for dates else the time between them.
-    """
-    from buildvm_nb.model.finding import Axis
-    from buildvm_nb.model.instants import parse_instant
-
-    if boundary.axis is not Axis.DATE:
-        return "exact" if boundary.is_exact else "somewhere between"
-    between = parse_instant(boundary.first_after) - parse_instant(boundary.last_before)
-    seconds = int(between.total_seconds())
-    if boundary.is_exact and seconds == 1:
-        return "exact"
-    return f"within {seconds} s" if seconds <= _MOST_SECONDS else f"within {between}"
-
-
 def _dates(finding: "Finding") -> list[tuple[str, str]]:
+    from buildvm_nb.model.display import describe_window
     from buildvm_nb.model.instants import format_instant
 
     ends = (finding.studied_from, finding.studied_until)
     first, last = ("?" if end is None else format_instant(end) for end in ends)
     return [
-        ("passes", "\n".join(map(_window, finding.windows))),
+        ("passes", "\n".join(map(describe_window, finding.windows))),
         ("studied", f"{first} to {last}" if any(ends) else ""),
     ]
-
-
-def _window(window: "Window") -> str:
-    from buildvm_nb.model.instants import format_instant
-
-    first, last = window.passes_from, window.passes_until
-    begins = "from the beginning" if first is None else f"from {format_instant(first)}"
-    ends = "to the end" if last is None else f"until {format_instant(last)}"
-    return f"{begins} {ends}"
 
 
 def _machines(finding: "Finding") -> list[tuple[str, str]]:
@@ -558,14 +509,6 @@ def _machines(finding: "Finding") -> list[tuple[str, str]]:
         ("varying files", "\n".join(finding.varying_files)),
         ("difference", finding.difference),
     ]
-
-
-def describe_counts(reruns: "Reruns") -> str:
-    """Tell how often which verdict came.
-
-    For example ``3 passed, 1 failed``.
-    """
-    return ", ".join(f"{count} {verdict.value}" for verdict, count in reruns.verdicts.items())
 
 
 def _harmful(finding: "Finding") -> str:
@@ -584,14 +527,6 @@ def _environment(finding: "Finding", named: Sequence[str]) -> str:
 def _evidence(ids: Sequence[str]) -> str:
     rows = range(0, len(ids), _IDS_IN_A_LINE)
     return "\n".join(" ".join(ids[start : start + _IDS_IN_A_LINE]) for start in rows)
-
-
-def _reruns(reruns: "Reruns") -> str:
-    from buildvm_nb.model.instants import format_instant
-
-    machine = reruns.machine
-    where = f"{format_instant(machine.date)}, {machine.cpu}, kernel {machine.kernel}"
-    return f"{describe_counts(reruns)}: {where}"
 
 
 def _origin(finding: "Finding") -> list[tuple[str, str]]:
@@ -638,6 +573,7 @@ def write_report(
     lines += [f"Found: {', '.join(told)}.", ""]
     parts = (
         ("When it passes", _timeline(finding)),
+        ("Fails by rule", _block(finding.recurs)),
         ("Boundaries", _boundaries(finding)),
         ("Cause", _causes(finding)),
         ("CPUs and kernels", _finding_report_machines(finding)),
@@ -704,10 +640,16 @@ def _timeline(finding: "Finding") -> list[str]:
 
 def _boundaries(finding: "Finding") -> list[str]:
     rows = [_row(boundary) for boundary in finding.boundaries]
-    return [_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *map(_line, rows)] if rows else []
+    return (
+        [table_row(_COLUMNS), table_row(["---"] * len(_COLUMNS)), *map(table_row, rows)]
+        if rows
+        else []
+    )
 
 
 def _row(boundary: "Boundary") -> list[str]:
+    from buildvm_nb.model.display import describe_precision
+
     return [
         boundary.axis.value,
         code(boundary.last_before, in_table=True),
@@ -719,11 +661,14 @@ def _row(boundary: "Boundary") -> list[str]:
     ]
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """Write a row of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
 def _causes(finding: "Finding") -> list[str]:
+    from buildvm_nb.model.display import describe_cause
+
     return [f"- {code(describe_cause(b.cause))}" for b in finding.boundaries if b.cause]
 
 
@@ -734,6 +679,7 @@ def _finding_report_machines(finding: "Finding") -> list[str]:
         ("fails on", finding.failing_cpus, ""),
         ("decided by", finding.features, base),
         ("passes when given", finding.features_needed, ""),
+        ("fails when given", finding.features_harmful, base),
         ("passes on kernels", finding.passing_kernels, ""),
         ("fails on kernels", finding.failing_kernels, ""),
         ("files that vary", finding.varying_files, ""),
@@ -764,6 +710,8 @@ def _reproduction(finding: "Finding", named: Sequence[str], asked: Sequence[str]
 
 
 def _finding_report_reruns(finding: "Finding") -> list[str]:
+    from buildvm_nb.model.display import describe_counts
+
     return [
         f"- {describe_counts(one)}: {code(describe_machine(one.machine))}" for one in finding.reruns
     ]
@@ -802,10 +750,8 @@ class Narrator:
             self._seen.setdefault(name, set()).add(value)
         shown = [value for name, value in told.items() if self._is_told(name)]
         where = ", ".join([*shown, *_marks(outcome.probing)])
-        why = outcome.reason.partition("\n")[0]
-        verdict = f"{outcome.verdict.value} ({why})" if why else outcome.verdict.value
         took = "from the catalog" if is_known else f"{outcome.duration_s:.1f} s"
-        return f"{where}: {verdict}, {took}"
+        return f"{where}: {outcome.told}, {took}"
 
     def _is_told(self, name: str) -> bool:
         return name in self._always or len(self._seen[name]) > 1
@@ -841,10 +787,12 @@ def outcome_fields(outcome: "Outcome", catalog_place: str | None = None) -> list
     `catalog_place`: the catalog that holds it, where it is not the user's own.
     Returns: names and values; an empty value says that there is nothing to tell.
     """
+    from buildvm_nb.model.display import titled
+
     see = ["buildvm", "catalog", "log", outcome.id]
     see += ["--catalog", catalog_place] if catalog_place else []
     return [
-        ("case", _case(outcome)),
+        ("case", titled(outcome.case)),
         ("verdict", outcome.verdict.value),
         ("why", outcome.reason),
         ("evidence", outcome.evidence),
@@ -857,11 +805,6 @@ def outcome_fields(outcome: "Outcome", catalog_place: str | None = None) -> list
         ("outcome", outcome.id),
         ("log", shlex.join(see) if outcome.log_digest else ""),
     ]
-
-
-def _case(outcome: "Outcome") -> str:
-    case = outcome.case
-    return f"{case.id}: {case.title}" if case.title else case.id
 
 
 def _source(outcome: "Outcome") -> str:

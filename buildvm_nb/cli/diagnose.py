@@ -1,8 +1,7 @@
 """``buildvm diagnose``: when, on which CPU and on which kernel a case stops building."""
 
 from collections.abc import Collection
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,10 +20,7 @@ from buildvm_nb.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from buildvm_nb.cli.outlook import Outlook
-    from buildvm_nb.model.case import Case
-    from buildvm_nb.model.finding import Finding
     from buildvm_nb.model.outcome import Outcome
-    from buildvm_nb.study.questions import Questions
 
 __all__ = ["diagnose", "judged_status"]
 
@@ -79,16 +75,29 @@ def diagnose(
     if markdown and session.as_json:
         raise UsageError("give either --json or --markdown")
     options = machine.machine()
-    case, base = choose_case(source, words or [], options.overrides().get("image"))
+    case, base = choose_case(
+        source, words or [], options.overrides().get("image"), session.catalog_place
+    )
     case = limit_steps(case, options.timeout_s())
     questions = asked.questions(session.cache())
     overrides = machine.overrides(case.image, questions)
-    study = _Study(case, questions, overrides, base, work)
+    verdicts: set[str] = set()
+    narrator = Narrator(tells_commits="commit" in questions.axes)
+
+    def tell(outcome: "Outcome", is_known: bool) -> None:
+        verdicts.add(outcome.verdict.value)
+        session.note(narrator.describe(outcome, is_known=is_known))
+
+    from buildvm_nb.cli.outlook import look_ahead
+    from buildvm_nb.study.diagnose import diagnose_case
+
     try:
-        if dry_run:
-            _show_outlook(session, study.look_ahead(session))
-            return
-        finding = study.diagnose(session)
+        with session.studying(work, base, tell) as means:
+            if dry_run:
+                _show_outlook(session, look_ahead(case, questions, overrides, means))
+                return
+            session.note(questions.expected_runs())
+            finding = diagnose_case(case, means, questions, overrides)
     except SourceError:
         session.trouble = ExitStatus.UNAVAILABLE
         raise
@@ -99,7 +108,7 @@ def diagnose(
         write_line(write_report(finding, named=named, asked=_without_format(session)))
     else:
         show_finding(finding, named=named)
-    if status := judged_status(study.verdicts):
+    if status := judged_status(verdicts):
         raise typer.Exit(status)
 
 
@@ -109,62 +118,6 @@ def judged_status(verdicts: Collection[str]) -> ExitStatus:
     if seen - {"unavailable", "error"} or not seen:
         return ExitStatus.DONE
     return ExitStatus.UNAVAILABLE if seen == {"unavailable"} else ExitStatus.TROUBLE
-
-
-class _Study:
-    """A diagnosis, planned or made."""
-
-    def __init__(
-        self,
-        case: "Case",
-        questions: "Questions",
-        overrides: dict[str, Any],
-        base: Path,
-        work: WorkOptions,
-    ) -> None:
-        self._what = (case, questions, overrides)
-        self._base = base
-        self._work = work
-        self.verdicts: set[str] = set()
-
-    def diagnose(self, session: Session) -> "Finding":
-        """Make it, and tell each outcome as it comes."""
-        from buildvm_nb.study.diagnose import diagnose_case
-
-        _, questions, _ = self._what
-        narrator, work = Narrator(tells_commits="commit" in questions.axes), self._work
-
-        def tell(outcome: "Outcome", is_known: bool) -> None:
-            self.verdicts.add(outcome.verdict.value)
-            session.note(narrator.describe(outcome, is_known=is_known))
-
-        session.note(questions.expected_runs())
-        with session.catalog() as catalog, session.resumable(scheduler=work.scheduler):
-            return diagnose_case(
-                *self._what,
-                cache=session.cache(),
-                catalog=catalog,
-                jobs=work.jobs,
-                scheduler=work.scheduler,
-                base=self._base,
-                progress=session.progress(),
-                on_outcome=tell,
-                fresh=work.fresh,
-            )
-
-    def look_ahead(self, session: Session) -> "Outlook":
-        """Work out what it would ask first."""
-        from buildvm_nb.cli.outlook import look_ahead
-
-        with session.catalog() as catalog:
-            return look_ahead(
-                *self._what,
-                cache=session.cache(),
-                catalog=catalog,
-                base=self._base,
-                progress=session.progress(),
-                is_remote=self._work.scheduler is not None,
-            )
 
 
 def _show_outlook(session: Session, outlook: "Outlook") -> None:

@@ -1,16 +1,17 @@
 """``buildvm forecast`` and ``scan``: what a project's future holds, with and without runs."""
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from buildvm_nb.cli.command import ExitStatus, Session, command, complete_case, complete_hint_kind
-from buildvm_nb.cli.options import SourceOptions, StudiedMachineOptions, make_case
+from buildvm_nb.cli.describe import escaped, table_row
+from buildvm_nb.cli.options import SourceOptions, StudiedMachineOptions, choose_case
 from buildvm_nb.cli.output import (
     printable,
     write_error,
@@ -22,7 +23,6 @@ from buildvm_nb.cli.output import (
 from buildvm_nb.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from buildvm_nb.model.case import Case
     from buildvm_nb.model.finding import Change, Forecast, Hint
     from buildvm_nb.model.outcome import Outcome
 
@@ -38,8 +38,6 @@ __all__ = [
 # ``buildvm scan``: what in a source tree carries dates, or asks for a CPU or a kernel.
 
 _AHEAD = timedelta(days=365 * 20)
-_MONTHS = 12
-_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,18 +156,17 @@ def _trees(session: Session, target: str) -> Iterator[tuple[str, Path]]:
     if path.exists() and not (path.suffix == ".toml" and path.is_file()):
         yield "", path
         return
-    from buildvm_nb.catalog import find_case_file, load_case
+    from buildvm_nb.catalog import find_case
     from buildvm_nb.source import fetch
 
-    file = find_case_file(target)
-    if not file.exists():
+    if "/" in target and not path.exists():
         raise UsageError(f"nothing to scan: no such file or directory: {target}")
-    case = load_case(file)
+    case, base = find_case(target, session.catalog_place)
     sources = [("", case.source)] if case.source is not None else []
     sources += [(f"{entry.path}/", entry.source) for entry in case.inputs]
     if not sources:
         raise UsageError(f"nothing to scan: the case {case.id} has no source and no inputs")
-    base, progress = file.absolute().parent, session.progress()
+    progress = session.progress()
     for place, source in sources:
         yield place, fetch(source, session.cache(), base=base, progress=progress).tree
 
@@ -220,16 +217,13 @@ def distance(instant: datetime, today: datetime) -> str:
 
     For example ``in 1 year 7 months``, ``5 years ago``, ``now``.
     """
+    from dateutil.relativedelta import relativedelta
+
     early, late = sorted((instant, today))
-    months = (late.year - early.year) * _MONTHS + late.month - early.month
-    if (late.day, late.time()) < (early.day, early.time()):
-        months -= 1
-    if months:
-        parts = [_count(months // _MONTHS, "year"), _count(months % _MONTHS, "month")]
-    elif (late - early).days:
-        parts = [_count((late - early).days, "day")]
-    else:
-        parts = [_count((late - early) // _HOUR, "hour")]
+    apart = relativedelta(late, early)
+    parts = [_count(apart.years, "year"), _count(apart.months, "month")]
+    if not any(parts):
+        parts = [_count(apart.days, "day") or _count(apart.hours, "hour")]
     text = " ".join(part for part in parts if part)
     if not text:
         return "now"
@@ -269,12 +263,13 @@ def forecast_fields(told: "Forecast") -> list[tuple[str, str]]:
 
     Returns: names and values; an empty value says that there is nothing to tell.
     """
+    from buildvm_nb.model.display import titled
     from buildvm_nb.model.instants import format_instant
 
-    case, machine = told.case, told.machine
+    machine = told.machine
     sound = told.sound_until
     return [
-        ("case", f"{case.id}: {case.title}" if case.title else case.id),
+        ("case", titled(told.case)),
         ("forecast", _HEADINGS[told.status.value]),
         ("today", f"{told.today.value} ({format_instant(told.start)})"),
         ("shown by", told.today_line),
@@ -304,18 +299,21 @@ def change_table(
 
 def markdown_lines(told: "Forecast", present: datetime) -> Iterator[str]:
     """Tell a forecast as Markdown."""
-    yield f"## {_HEADINGS[told.status.value]}: {_cell(told.case.id)}"
+    yield f"## {_HEADINGS[told.status.value]}: {escaped(told.case.id)}"
     yield ""
     for name, value in forecast_fields(told):
         if value:
-            yield f"- **{name}**: {_cell(value)}"
+            yield f"- **{name}**: {_flat(value)}"
     if told.changes:
         columns, rows = change_table(told, present)
         yield ""
-        yield f"| {' | '.join(columns)} |"
-        yield f"|{' --- |' * len(columns)}"
-        for row in rows:
-            yield f"| {' | '.join(map(_cell, row))} |"
+        yield table_row(columns)
+        yield table_row(["---"] * len(columns))
+        yield from (table_row([*map(_flat, row)]) for row in rows)
+
+
+def _flat(text: str) -> str:
+    return escaped(text.replace("\n", " "))
 
 
 def _row(change: "Change", present: datetime) -> tuple[str, ...]:
@@ -357,17 +355,6 @@ def _why(change: "Change") -> str:
 def _told(hint: "Hint") -> str:
     line = "" if hint.line is None else f":{hint.line}"
     return f"{hint.path}{line}: {hint.why}" if hint.path else hint.why
-
-
-def _cell(text: str) -> str:
-    """Make text safe inside a Markdown table."""
-    lines = " ".join(text.split("\n"))
-    safe = printable(lines).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return safe.replace("`", "'").replace("*", "\\*").replace("_", "\\_")
-
-
-CASE_FILE = "buildvm.toml"
-"""A project's own case file, at the top of its tree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -452,20 +439,14 @@ def forecast(
     limit = until if how.fail_within is None else parse_distance(how.fail_within, present)
     if limit > until:
         raise UsageError(f"--fail-within {how.fail_within} is later than --until {how.until}")
-    case, base = _choose(words or ["."], fixed)
-    with session.catalog() as catalog, session.resumable(scheduler=how.scheduler):
+    image = fixed.machine().overrides().get("image")
+    case, base = choose_case(SourceOptions(), words or ["."], image, session.catalog_place)
+    with session.studying(how, base, partial(_tell, session)) as means:
         try:
             told = run_forecast(
                 case,
+                means,
                 until=until,
-                cache=session.cache(),
-                catalog=catalog,
-                jobs=how.jobs,
-                scheduler=how.scheduler,
-                base=base,
-                progress=session.progress(),
-                on_outcome=lambda outcome, known: _tell(session, outcome, known),
-                fresh=how.fresh,
                 budget=how.budget,
                 overrides=fixed.machine().overrides(case.image),
             )
@@ -476,45 +457,12 @@ def forecast(
     raise typer.Exit(_status(session, told, limit))
 
 
-def _choose(words: list[str], fixed: StudiedMachineOptions) -> tuple["Case", Path]:
-    """Return the case that is meant and the directory that its paths start from."""
-    from buildvm_nb.catalog import find_case_file, load_case
-
-    target, *own = words
-    path = Path(target)
-    file = path / CASE_FILE if path.is_dir() else None
-    if file is not None and not file.exists():
-        if not own:
-            raise UsageError(
-                f"no {CASE_FILE} in {target}, and no command: what runs the tests?",
-                hint=f"buildvm forecast {shlex.quote(target)} --package python3 -- python3 -m "
-                "unittest; or `buildvm case new` writes a case file to start from",
-            )
-        return _made_case(path, own, fixed), Path.cwd()
-    if own:
-        raise UsageError(
-            f"a case says itself what to run; got a command as well: {shlex.join(own)}",
-            hint=f"leave the command out, or remove {file}" if file else "leave the command out",
-        )
-    file = file or find_case_file(target)
-    return load_case(file), file.absolute().parent
-
-
-def _made_case(path: Path, command: list[str], fixed: StudiedMachineOptions) -> "Case":
-    from buildvm_nb.model.machine import ImageSpec
-
-    image = fixed.machine().overrides().get("image") or ImageSpec()
-    return make_case(SourceOptions(local=path), command, image)
-
-
 def _tell(session: Session, outcome: "Outcome", known: bool) -> None:
     from buildvm_nb.model.instants import format_instant
 
-    why = outcome.reason.partition("\n")[0]
-    verdict = f"{outcome.verdict.value} ({why})" if why else outcome.verdict.value
     held = ", clock held" if outcome.probing.held else ""
     source = "; in the catalog" if known else ""
-    session.note(f"{format_instant(outcome.machine.date)}{held}: {verdict}{source}")
+    session.note(f"{format_instant(outcome.machine.date)}{held}: {outcome.told}{source}")
 
 
 def _show(session: Session, told: "Forecast", present: datetime, *, as_markdown: bool) -> None:

@@ -262,13 +262,13 @@ def build(
     This host's Guix fetches today and has the machine build at its date; with --in guest the
     machine's Guix does both. Exits as `buildvm build` does.
     """
-    from buildvm_nb.catalog import load_case
+    from buildvm_nb.catalog import find_case
     from buildvm_nb.service import Places, find_machine, machine_status
     from buildvm_nb.service.guixbuild import Where, build_with_guix, guix_commands
 
     if where not in set(Where):
         raise UsageError(f"unknown place: --in {where}; allowed: {', '.join(Where)}")
-    case, base = load_case(file), file.absolute().parent
+    case, base = find_case(file, session.catalog_place)
     if dry_run:
         login = ("buildvm", "machine", "ssh", machine, "--")
         _show_commands(session, guix_commands(case, Where(where), base, login), base)

@@ -65,9 +65,7 @@ def new(
         fields |= {"disk": str(disk.absolute()), "port_forwardings": GUIX_FORWARDINGS}
     text = write_machine_file(fields)
     path = output or _places().files / f"{name}.toml"
-    if output is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_new_file(path, text)
+    write_new_file(path, text, with_parents=output is None)
     session.note(f"wrote {path}; next: buildvm machine start {output or name}")
 
 
@@ -302,7 +300,7 @@ def unit(
 ) -> None:
     """Write a service that runs a machine, for systemd or the Shepherd."""
     from buildvm_nb.service import shepherd_service, systemd_unit
-    from buildvm_nb.service.control import SYSTEM_ROOT, kvm_group
+    from buildvm_nb.service.control import SYSTEM_ROOT, image_command, kvm_group
 
     if system and not systemd:
         raise UsageError("--system says nothing without --systemd")
@@ -325,11 +323,17 @@ def unit(
     if output is None:
         write_line(text.rstrip("\n"))
         return
-    write_new_file(output, text)
+    # systemd's directory of a user's units is there only once something has made it
+    write_new_file(output, text, with_parents=systemd and not system)
     manager = "systemctl" if system else "systemctl --user"
     enable = "enable --now" if machine.auto_start else "start"
     following = f"{manager} daemon-reload && {manager} {enable} {output.name}"
     session.note(f"wrote {output}; next: {following if systemd else f'herd load root {output}'}")
+    if system and not machine.disk:
+        session.note(
+            "its account cannot make images; before, and after each change of the image: "
+            + image_command(machine)
+        )
 
 
 def _places() -> "Places":
@@ -359,7 +363,8 @@ def _automatic(places: "Places") -> "list[tuple[Path, MachineFile]]":
 
 
 def _foreground(cache: str, file: Path) -> list[str]:
-    program = [sys.executable, "-m", "buildvm_nb.cli"]
+    # -P: it runs in the directory /, where no module of ours is to be looked for
+    program = [sys.executable, "-P", "-m", "buildvm_nb.cli"]
     return [*program, "--cache", cache, "machine", "run", str(file)]
 
 

@@ -13,11 +13,8 @@ from buildvm_nb.cli.command import complete_axis, complete_cpu, complete_kernel
 from buildvm_nb.errors import UsageError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from buildvm_nb.host.cache import Cache
     from buildvm_nb.model.case import Case, Source
-    from buildvm_nb.model.finding import Axis
     from buildvm_nb.model.machine import ImageSpec, MachineSpec
     from buildvm_nb.model.value import Value
     from buildvm_nb.study.questions import Questions
@@ -156,27 +153,34 @@ def make_case(options: SourceOptions, words: Sequence[str], image: "ImageSpec") 
 
 
 def choose_case(
-    source: SourceOptions, words: Sequence[str], image: "ImageSpec | None"
+    source: SourceOptions,
+    words: Sequence[str],
+    image: "ImageSpec | None",
+    catalog: str | None = None,
 ) -> tuple["Case", Path]:
     """Return the case that is meant, and the directory that its relative paths start from.
 
-    `words`: a case file or the id of a curated case; with a source, the command to run.
+    `words`: what `find_case` takes, or a directory without a case file and the command to run in
+    it; with a source, the command alone.
     `image`: what a source is built in; default: that of a machine.
     Raises `UsageError` if no case is meant or more than one, or a value is none.
     """
+    from buildvm_nb.catalog.curated import PROJECT_FILE, find_case
+
+    target, command = (Path(words[0]), words[1:]) if words else (Path(), [])
+    is_bare = target.is_dir() and not (target / PROJECT_FILE).exists()
+    if command and is_bare and source.given() is None:
+        source, words = SourceOptions(local=target), command
     if source.given() is not None or not words:
         from buildvm_nb.model.machine import ImageSpec
 
         return make_case(source, words, image or ImageSpec()), Path.cwd()
-    if len(words) > 1:
+    if command:
         raise UsageError(
-            f"a case says itself what to run; got a command as well: {shlex.join(words[1:])}",
+            f"a case says itself what to run; got a command as well: {shlex.join(command)}",
             hint="leave the command out, or name the source with --git, --pypi or --local",
         )
-    from buildvm_nb.catalog import find_case_file, load_case
-
-    path = find_case_file(words[0])
-    return load_case(path), path.absolute().parent
+    return find_case(words[0], catalog)
 
 
 def limit_steps(case: "Case", timeout_s: int | None) -> "Case":
@@ -218,13 +222,7 @@ def _package(field: str, text: str, image: "ImageSpec") -> dict[str, str]:
 # The options that describe a machine: one group, for every command that boots one.
 
 _Parsed = TypeVar("_Parsed", bound="Value")
-_OPTION_OF = {
-    "base": "--image",
-    "memory_mib": "--memory",
-    "packages": "--package",
-    "port_forwardings": "--forward",
-}
-_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600}
+_OPTION_OF = {"base": "--image", "packages": "--package", "port_forwardings": "--forward"}
 _LONGEST_S = 7 * 86400
 
 
@@ -329,23 +327,28 @@ class MachineOptions:
         that of a machine.
         Returns: fields with valid values; what was left out is not in it.
         """
+        from buildvm_nb.study.options import OPTIONS, read_option
+
         given = {
-            "name": self.name,
-            "image": choose_image(self.image, self.package, self.mirror, image),
-            "date": _check_date(self.date),
+            "date": self.date,
             "cpu": self.cpu,
             "cpu_count": self.cpu_count,
-            "memory_mib": _read_memory(self.memory),
-            "kernel": _read_kernel(self.kernel),
+            "memory_mib": self.memory,
+            "kernel": self.kernel,
             "accelerator": self.accelerator,
-            "port_forwardings": tuple(map(_read_forwarding, self.forward or ())) or None,
             "network": self.network,
         }
-        given = {field: value for field, value in given.items() if value is not None}
+        read = {name: read_option(name, text, OPTIONS[name].word) for name, text in given.items()}
+        read |= {
+            "name": self.name,
+            "image": choose_image(self.image, self.package, self.mirror, image),
+            "port_forwardings": tuple(map(_read_forwarding, self.forward or ())) or None,
+        }
+        read = {name: value for name, value in read.items() if value is not None}
         from buildvm_nb.model.machine import MachineSpec
 
-        spec = _parse(MachineSpec, given)
-        return {field: getattr(spec, field) for field in given}
+        spec = _parse(MachineSpec, read)
+        return {field: getattr(spec, field) for field in read}
 
     def spec(self) -> "MachineSpec":
         """Return the machine that was asked for.
@@ -363,14 +366,12 @@ class MachineOptions:
         """
         if self.timeout is None:
             return None
-        match = re.fullmatch(r"(\d{1,7})([smh]?)", self.timeout)
-        seconds = int(match[1]) * _UNITS_S[match[2]] if match else 0
-        if not 1 <= seconds <= _LONGEST_S:
-            raise UsageError(
-                f"--timeout: not a time: {self.timeout!r}; allowed: 90, 90s, 10m or 2h, from one "
-                "second to a week"
-            )
-        return seconds
+        from buildvm_nb.study.options import read_duration
+
+        try:
+            return read_duration(self.timeout, _LONGEST_S, "smh")
+        except UsageError as error:
+            raise UsageError(f"--timeout: {error.message}") from error
 
 
 def choose_image(
@@ -387,15 +388,11 @@ def choose_image(
     if text is None and not packages and mirror is None:
         return None
     from buildvm_nb.model.machine import ImageSpec
+    from buildvm_nb.study.options import read_option
 
     chosen = base or ImageSpec()
     if text is not None:
-        if ":" not in text:
-            raise UsageError(
-                f"--image: not an image: {text!r}; allowed: debian:SUITE[,PACKAGE…]",
-                hint=f"did you mean debian:{text}?",
-            )
-        chosen = _parse(ImageSpec, text)
+        chosen = read_option("image", text, "--image")
     fields = {
         "base": chosen.base,
         "packages": (*chosen.packages, *(packages or ())),
@@ -416,41 +413,6 @@ def _parse(kind: type[_Parsed], data: object) -> _Parsed:
 
         message = re.sub(rf"(?m)^{kind.__name__}\.(\w+)(\.\d+)?", rename, error.message)
         raise UsageError(message, hint=error.hint) from error
-
-
-def _check_date(text: str | None) -> str | None:
-    if text is not None:
-        from buildvm_nb.model.instants import (
-            LATEST_CLOCK,
-            format_instant,
-            from_now,
-            parse_instant,
-        )
-
-        try:
-            if distant := from_now(text):
-                text = format_instant(distant)
-            parse_instant(text, latest=LATEST_CLOCK)
-        except UsageError as error:
-            raise UsageError(f"--date: {error.message}", hint=error.hint) from error
-    return text
-
-
-def _read_memory(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch(r"\d+\s*(M|MiB|G|GiB)?", text):
-        raise UsageError(f"--memory: not a size: {text!r}; allowed: 1024 (MiB), 512M or 2G")
-    return text
-
-
-def _read_kernel(text: str | None) -> str | None:
-    if text is None or text.startswith("debian:"):
-        return text
-    if "/" in text:
-        return str(Path(text).absolute())
-    raise UsageError(
-        f"--kernel: unknown kernel: {text!r}; allowed: debian:SUITE or a directory's path",
-        hint=f"did you mean debian:{text}? `buildvm kernels` lists them",
-    )
 
 
 def _read_forwarding(text: str) -> dict[str, int]:
@@ -506,7 +468,7 @@ class GridOptions:
 
         Returns: an axis that was left out has no values.
         """
-        from buildvm_nb.study.sweep import read_grid
+        from buildvm_nb.study.options import read_grid
 
         return read_grid(vars(self), cache, names={axis: f"--{axis}" for axis in vars(self)})
 
@@ -587,20 +549,8 @@ class RunOptions(WorkOptions):
 
 # The options that say what a diagnosis is to find out, and in which machines.
 
-_AXES = ("date", "cpu", "kernel", "cores", "timezone", "commit")
-_NEEDED_AXIS = {
-    "first": ("--from", "date"),
-    "last": ("--to", "date"),
-    "resolution": ("--resolution", "date"),
-    "no_hints": ("--no-hints", "date"),
-    "cpus": ("--cpus", "cpu"),
-    "kernels": ("--kernels", "kernel"),
-    "cores": ("--cores", "cores"),
-    "good": ("--good", "commit"),
-    "bad": ("--bad", "commit"),
-}
-_BUDGET_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_COARSEST_S = 3650 * 86_400
+_ASKED = ("first", "last", "repeats", "effort", "budget", "cpus", "kernels", "cores", "good", "bad")
+"""What options and fields of `Questions` call alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -701,53 +651,15 @@ class QuestionOptions:
         Raises `UsageError` if a text is none, or an option is about an axis that is not studied;
         the message names the option.
         """
-        from buildvm_nb.study.questions import DEFAULT_AXES, Questions
+        from buildvm_nb.study.options import OPTIONS, read_questions
 
-        axes = self._axes() or DEFAULT_AXES
-        self._refuse_without_axis({axis.value for axis in axes})
-        if "commit" in axes and not (self.good and self.bad):
-            raise UsageError(
-                "--axis commit needs both ends: --good and --bad",
-                hint="for example --good v1.0 --bad main; either may be the older one",
-            )
-        more = GridOptions(cpus=self.cpus, kernels=self.kernels, cores=self.cores).grid(cache)
-        given: dict[str, Any] = {
-            "first": _read_date("--from", self.first),
-            "last": _read_date("--to", self.last),
-            "resolution_s": _read_resolution(self.resolution),
-            "repeats": self.repeats,
-            "effort": self.effort,
-            "budget": self.budget,
-            "cores": more.cores or None,
-            "good": self.good,
-            "bad": self.bad,
+        given = {
+            "axes": self.axis,
+            "resolution_s": self.resolution,
+            **{name: getattr(self, name) for name in _ASKED},
+            "use_hints": False if self.no_hints else None,
         }
-        first, last = given["first"], given["last"]
-        if first and last and first >= last:
-            raise UsageError(
-                f"the dates end before they begin: --from {self.first} --to {self.last}"
-            )
-        return Questions(
-            axes=axes,
-            use_hints=not self.no_hints,
-            cpus=more.cpus,
-            kernels=more.kernels,
-            **{name: value for name, value in given.items() if value is not None},
-        )
-
-    def _axes(self) -> tuple["Axis", ...]:
-        from buildvm_nb.model.finding import Axis
-
-        names = self.axis or (["commit"] if self.good and self.bad else [])
-        for name in names:
-            if name not in _AXES:
-                raise UsageError(f"--axis: unknown axis: {name!r}; allowed: {', '.join(_AXES)}")
-        return tuple(Axis(name) for name in dict.fromkeys(names))
-
-    def _refuse_without_axis(self, axes: set[str]) -> None:
-        for field, (option, axis) in _NEEDED_AXIS.items():
-            if getattr(self, field) and axis not in axes:
-                raise UsageError(f"{option} says nothing without --axis {axis}")
+        return read_questions(given, cache, names={name: OPTIONS[name].word for name in given})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -807,30 +719,3 @@ class DiagnosedMachineOptions(StudiedMachineOptions):
         if given.get("accelerator") == "auto":
             del given["accelerator"]
         return given
-
-
-def _read_date(option: str, text: str | None) -> "datetime | None":
-    if text is None:
-        return None
-    from buildvm_nb.study.axes import parse_dates
-
-    try:
-        dates = parse_dates(text)
-    except UsageError as error:
-        raise UsageError(f"{option}: {error.message}", hint=error.hint) from error
-    if len(dates) != 1 or dates[0].microsecond:
-        raise UsageError(f"{option}: not one date with a whole second: {text!r}")
-    return dates[0]
-
-
-def _read_resolution(text: str | None) -> int | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
-    seconds = int(match[1]) * _BUDGET_UNITS_S[match[2]] if match else 0
-    if not 1 <= seconds <= _COARSEST_S:
-        raise UsageError(
-            f"--resolution: not a time: {text!r}; allowed: 1, 30s, 1m, 1h or 1d, from one second "
-            "to ten years"
-        )
-    return seconds

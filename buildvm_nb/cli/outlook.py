@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from buildvm_nb.errors import SearchError
@@ -16,10 +15,8 @@ from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.questions import Questions
 
 if TYPE_CHECKING:
-    from buildvm_nb.catalog import Catalog
-    from buildvm_nb.host.cache import Cache
-    from buildvm_nb.host.progress import Progress
     from buildvm_nb.model.case import Case
+    from buildvm_nb.study.executors import Means
     from buildvm_nb.study.laboratory import Order
 
 __all__ = ["Outlook", "look_ahead"]
@@ -54,23 +51,18 @@ def look_ahead(
     case: "Case",
     questions: Questions,
     overrides: Mapping[str, Any],
-    *,
-    cache: "Cache",
-    catalog: "Catalog",
-    base: Path,
-    progress: "Progress",
-    is_remote: bool,
+    means: "Means",
 ) -> Outlook:
     """Work out what a diagnosis would ask first; sources are fetched for it."""
     with ThreadPoolExecutor(1) as unused:
         lab = _ClosedLaboratory(
             case,
-            cache=cache,
-            catalog=catalog,
+            cache=means.cache,
+            catalog=means.catalog,
             executor=unused,
-            base=base,
-            progress=progress,
-            is_remote=is_remote,
+            base=means.base,
+            progress=means.progress,
+            is_remote=means.is_remote,
         )
         orders = _first_orders(lab, questions, overrides)
     if Axis.DATE not in questions.axes:

@@ -99,9 +99,14 @@ def write_fields(fields: Iterable[tuple[str, str]]) -> None:
             write_line(f"{'':<{width}}{_GAP}{line}")
 
 
-def write_new_file(path: Path, text: str) -> None:
-    """Write a file where nothing is yet."""
+def write_new_file(path: Path, text: str, *, with_parents: bool = False) -> None:
+    """Write a file where nothing is yet.
+
+    `with_parents`: for places that need not be there in a fresh home.
+    """
     try:
+        if with_parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError as error:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -185,7 +186,7 @@ def verdict_table(results: Sequence["CellResult"], grid: "Grid") -> Table:
         (
             *(_AXES[axis][1](result.cell) for axis in shown),
             result.outcome.verdict.value,
-            result.outcome.reason.partition("\n")[0],
+            result.outcome.why,
         )
         for result in results
     ]
@@ -248,19 +249,19 @@ def sweep(
     goes on when it is started again. With --json the outcomes are printed as an array. The exit
     code is 0 whatever the verdicts; 1 if a cell could not be run, which says nothing about it.
     """
-    from buildvm_nb.catalog import find_case_file, load_case
+    from buildvm_nb.catalog import find_case
     from buildvm_nb.study.sweep import Place, make_cells
     from buildvm_nb.study.sweep import sweep as run_sweep
 
-    path, cache = find_case_file(case_name), session.cache()
-    case, grid = load_case(path), grid_options.grid(cache)
+    cache = session.cache()
+    (case, base), grid = find_case(case_name, session.catalog_place), grid_options.grid(cache)
     if grid.size > LARGEST_GRID and not (how.yes or how.dry_run):
         raise UsageError(
             f"{grid.size:,} cells; allowed without --yes: {LARGEST_GRID:,}",
             hint="take fewer values, look at --dry-run, or say --yes",
         )
     overrides = fixed.machine().overrides(case.image)
-    base, progress = path.absolute().parent, session.progress()
+    progress = session.progress()
     if how.dry_run:
         remote = how.scheduler is not None
         place = Place(cache=cache, base=base, progress=progress, remote=remote)
@@ -270,28 +271,14 @@ def sweep(
         else:
             write_table(*cell_table(cells))
         return
-    with session.catalog() as catalog, session.resumable(scheduler=how.scheduler):
-        result = run_sweep(
-            case,
-            grid,
-            overrides,
-            cache=cache,
-            catalog=catalog,
-            jobs=how.jobs,
-            scheduler=how.scheduler,
-            base=base,
-            progress=progress,
-            on_outcome=lambda each, far: _tell(session, each, far, grid),
-            fresh=how.fresh,
-        )
+    with session.studying(how, base) as means:
+        tell = partial(_tell, session, grid)
+        result = run_sweep(case, grid, means, overrides, tell)
     _show(session, result, grid, how.csv)
 
 
-def _tell(session: Session, result: "CellResult", far: str, grid: "Grid") -> None:
-    outcome = result.outcome
-    why = outcome.reason.partition("\n")[0]
-    verdict = f"{outcome.verdict.value} ({why})" if why else outcome.verdict.value
-    session.note(f"{describe_cell(result.cell, grid)}: {verdict}; {far}")
+def _tell(session: Session, grid: "Grid", result: "CellResult", far: str) -> None:
+    session.note(f"{describe_cell(result.cell, grid)}: {result.outcome.told}; {far}")
 
 
 def _show(session: Session, result: "SweepResult", grid: "Grid", csv: Path | None) -> None:

@@ -220,6 +220,7 @@ def write_form(form: object) -> str:
 
 _LARGEST_KEY = 1 << 16
 _EMPTY = "(acl)\n"
+_BEFORE_ENTRY = "\n "
 
 
 def read_signing_key(path: Path) -> str:
@@ -252,20 +253,23 @@ def acl_of(key: str) -> str:
 
 
 def authorize(acl: str, key: str) -> str:
-    """Put a key into a list."""
-    acl = acl.strip() or _EMPTY.strip()
+    """Put a key into a list; `revoke` gives back what was there, byte for byte."""
+    acl = acl if acl.strip() else _EMPTY
     form = _read(acl)
     if any(_has(entry, key) for entry in _entries(form)):
-        return f"{acl}\n"
-    last = form.end - 1
-    return f"{acl[:last].rstrip()}\n (entry\n{key}\n  (tag (guix import)))\n{acl[last:]}\n"
+        return acl
+    last = len(acl[: form.end - 1].rstrip())  # blanks before the last parenthesis stay before it
+    return f"{acl[:last]}{_BEFORE_ENTRY}(entry\n{key}\n  (tag (guix import))){acl[last:]}"
 
 
 def revoke(acl: str, key: str) -> str:
     """Take a key out of a list."""
     for entry in reversed(_entries(_read(acl))):
         if _has(entry, key):
-            acl = acl[: entry.start].rstrip() + "\n" + acl[entry.end :].lstrip("\n")
+            before, after = acl[: entry.start].removesuffix(_BEFORE_ENTRY), acl[entry.end :]
+            # of a comment the end of its line must not go
+            between = "" if after.startswith("\n") or ";" not in before.splitlines()[-1] else "\n"
+            acl = before + between + after
     return acl
 
 

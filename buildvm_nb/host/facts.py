@@ -1,4 +1,4 @@
-"""Facts of this host: what an outcome records, and how much memory guests may have."""
+"""Facts of this host: what an outcome records, and which of its resources guests may have."""
 
 import os
 import platform
@@ -8,6 +8,8 @@ from pathlib import Path
 __all__ = [
     "available_mib",
     "host_facts",
+    "total_mib",
+    "usable_cores",
 ]
 
 # How much memory this host can give to guests.
@@ -20,29 +22,45 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use, at least 1."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
 def available_mib() -> int | None:
     """Return how much memory can be taken without swapping, within the limits of a container.
 
     Returns: miB; None where the host does not tell.
     """
-    amounts = [amount for amount in (_of_host(), _of_group()) if amount is not None]
-    return min(amounts) // 2**20 if amounts else None
+    limit, used = _of_group("memory.max"), _of_group("memory.current")
+    left = None if limit is None or used is None else max(limit - used, 0)
+    return _least_mib(_of_host("MemAvailable"), left)
 
 
-def _of_host() -> int | None:
+def total_mib() -> int | None:
+    """Return how much memory this host has, or its container may use.
+
+    Returns: miB; None where the host does not tell.
+    """
+    return _least_mib(_of_host("MemTotal"), _of_group("memory.max"))
+
+
+def _least_mib(*amounts: int | None) -> int | None:
+    return min((one // 2**20 for one in amounts if one is not None), default=None)
+
+
+def _of_host(name: str) -> int | None:
     try:
-        match = re.search(r"^MemAvailable:\s+(\d+) kB$", _MEMINFO.read_text(), re.MULTILINE)
+        match = re.search(rf"^{name}:\s+(\d+) kB$", _MEMINFO.read_text(), re.MULTILINE)
     except OSError:
         return None
     return int(match[1]) * 1024 if match else None
 
 
-def _of_group() -> int | None:
+def _of_group(name: str) -> int | None:
     try:
         match = re.search(r"^0::/(.*)$", _OWN_CGROUP.read_text(), re.MULTILINE)
-        group = _CGROUPS / (match[1] if match else "")
-        limit, used = (group / "memory.max").read_text(), (group / "memory.current").read_text()
-        return max(int(limit) - int(used), 0)
+        return int((_CGROUPS / (match[1] if match else "") / name).read_text())
     except (OSError, ValueError):  # no such file, or "max": no limit
         return None
 

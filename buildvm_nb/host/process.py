@@ -156,12 +156,13 @@ DEBIAN_PACKAGES = {
     "dpkg-deb": "dpkg",
     "dpkg-source": "dpkg-dev",
     "git": "git",
+    "setpriv": "util-linux",
+    "bwrap": "bubblewrap",
     "mke2fs": "e2fsprogs",
     "ssh": "openssh-client",
     "xz": "xz-utils",
     "zstd": "zstd",
     "lz4": "lz4",
-    "bwrap": "bubblewrap",
     "cp": "coreutils",
 }
 """Debian package of each host program that is used."""

@@ -5,7 +5,10 @@ archive moves on. Its record says what the archive held when it was made: dates 
 files and versions of all packages; with a dated mirror it can be made again.
 """
 
+import errno
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +36,7 @@ from buildvm_nb.model.machine import ImageSpec
 __all__ = [
     "Image",
     "build_image",
+    "check_makeable",
     "check_space",
     "find_image",
     "list_images",
@@ -116,14 +120,47 @@ def build_image(spec: ImageSpec, cache: Cache, progress: Progress = SILENT) -> I
         raise UsageError(f"unknown kind of image: {spec.base}; known: {known}")
     if kind == "debian":
         check_suite(base)
-    recipe = {"spec": spec.model_dump(mode="json"), "recipe": _RECIPE, "packed": COMPRESSION}
+    recipe = _recipe(spec)
     key = cache_key(recipe)
     if not (cache.hold(IMAGE_KIND, key) and _is_sound(key, cache, progress)):
+        _check_confinement(spec, cache)
         lock = cache.root / IMAGE_KIND / ".locks" / f"{key}.alive"
         with alive_lock(lock) as hold:
             request = _Request(spec=spec, base=base, hold=hold, cache=cache, progress=progress)
             cache.entry(IMAGE_KIND, recipe, lambda work: _MAKERS[kind](request, work))
     return load_image(key, cache)
+
+
+def _recipe(spec: ImageSpec) -> dict[str, Any]:
+    return {"spec": spec.model_dump(mode="json"), "recipe": _RECIPE, "packed": COMPRESSION}
+
+
+def check_makeable(spec: ImageSpec, cache: Cache) -> None:
+    """Refuse an image that is neither in the cache nor can be made here, before a kernel is had."""
+    if not cache.path(IMAGE_KIND, cache_key(_recipe(spec))).exists():
+        _check_confinement(spec, cache)
+
+
+def _check_confinement(spec: ImageSpec, cache: Cache) -> None:
+    """Make sure that files may be made that run as their owner, which every Debian has.
+
+    Where they may not, packages are unpacked with files that nobody can read, which shows only
+    minutes later, in the words of whatever package comes upon them first (systemd.exec(5):
+    ``DynamicUser=`` implies ``RestrictSUIDSGID=``, and it cannot be relaxed).
+    """
+    try:
+        cache.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache.root, prefix=".probe-") as file:
+            Path(file.name).chmod(stat.S_IRWXU | stat.S_ISUID)
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise cache.unwritable(error.strerror or str(error), cache.root) from error
+        raise HostError(
+            f"the image {spec} is not in the cache, and cannot be made here: no files that run as "
+            f"their owner may be made in {cache.root}, as in a unit of systemd with DynamicUser=",
+            hint=f"make it outside, as root: buildvm --cache {cache.root} image build {spec} && "
+            f"chown -R --reference={cache.root}/ {cache.root}/",
+        ) from error
 
 
 def _is_sound(key: str, cache: Cache, progress: Progress) -> bool:

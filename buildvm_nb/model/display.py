@@ -4,34 +4,41 @@ A notebook asks a value itself, by ``_repr_html_``, so nothing has to be importe
 first. All that this takes is the standard library's escaping.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.instants import format_instant, parse_instant
 from buildvm_nb.model.value import clean
 
 if TYPE_CHECKING:
-    from buildvm_nb.model.case import Window
-    from buildvm_nb.model.finding import Boundary, Change, Finding, Forecast
+    from buildvm_nb.model.case import Case, Window
+    from buildvm_nb.model.finding import Boundary, Change, Finding, Forecast, Hint, Reruns
     from buildvm_nb.model.machine import Environment, MachineSpec
     from buildvm_nb.model.outcome import Outcome
 
 __all__ = [
     "card",
+    "describe_boundary",
+    "describe_cause",
+    "describe_counts",
     "describe_machine",
+    "describe_precision",
+    "describe_reruns",
     "describe_window",
     "environment_rows",
     "finding_html",
     "forecast_html",
     "machine_rows",
     "outcome_html",
+    "titled",
     "verdict_sign",
 ]
 
 _LONGEST = 2000
 _NAMES_SHOWN = 12
 _TESTS_SHOWN = 5
+_MOST_SECONDS = 120
 _SIGNS = {"passed": "✓", "failed": "✗", "crashed": "✗", "timeout": "✗"}
 
 
@@ -68,6 +75,65 @@ def describe_machine(machine: "MachineSpec | None") -> str:
         f"{format_instant(machine.date)}, {machine.cpu}, kernel {machine.kernel}, "
         f"{machine.accelerator.value}"
     )
+
+
+def describe_boundary(edge: "Boundary", sign: Callable[[str], str] = str) -> str:
+    """Tell in a line where something changes, and how closely that is known.
+
+    `sign`: writes a verdict.
+    """
+    return (
+        f"{edge.axis.value}: {sign(edge.before.value)} up to {edge.last_before}, "
+        f"{sign(edge.after.value)} from {edge.first_after} "
+        f"({describe_precision(edge)}; {edge.confirmed} confirming runs)"
+    )
+
+
+def describe_precision(edge: "Boundary") -> str:
+    """Tell how closely a change is known.
+
+    Returns: ``exact`` where nothing lies between both ends, for dates else the time between them.
+    """
+    if edge.axis.value != "date":
+        return "exact" if edge.is_exact else "somewhere between"
+    between = parse_instant(edge.first_after) - parse_instant(edge.last_before)
+    seconds = int(between.total_seconds())
+    if edge.is_exact and seconds == 1:
+        return "exact"
+    return f"within {seconds} s" if seconds <= _MOST_SECONDS else f"within {between}"
+
+
+def describe_cause(cause: "Hint | None") -> str:
+    """Tell what changes at a boundary, and where that is written.
+
+    For example ``certificate-ends tests/c.pem:3: CN=x ends``.
+    """
+    if cause is None:
+        return ""
+    place = f" {cause.path}" if cause.path else ""
+    if cause.line is not None:
+        place += f":{cause.line}" if place else f", line {cause.line} of the log"
+    return f"{cause.kind.value}{place}: {cause.why}"
+
+
+def describe_counts(reruns: "Reruns") -> str:
+    """Tell how often which verdict came.
+
+    For example ``3 passed, 1 failed``.
+    """
+    return ", ".join(f"{count} {verdict.value}" for verdict, count in reruns.verdicts.items())
+
+
+def describe_reruns(reruns: "Reruns") -> str:
+    """Tell how often which verdict came, and in which machine."""
+    machine = reruns.machine
+    where = f"{format_instant(machine.date)}, {machine.cpu}, kernel {machine.kernel}"
+    return f"{describe_counts(reruns)}: {where}"
+
+
+def titled(case: "Case") -> str:
+    """Return a case's id with its title, where it has one."""
+    return f"{case.id}: {case.title}" if case.title else case.id
 
 
 def describe_window(window: "Window") -> str:
@@ -115,7 +181,7 @@ def outcome_html(outcome: "Outcome") -> str:
     return card(
         f"Outcome {outcome.id}",
         [
-            ("case", _titled(outcome.case.id, outcome.case.title)),
+            ("case", titled(outcome.case)),
             ("verdict", verdict),
             ("why", outcome.reason),
             ("evidence", outcome.evidence),
@@ -165,12 +231,11 @@ def _change_row(change: "Change") -> tuple[str, ...]:
     last, first = format_instant(change.last_before), format_instant(change.first_after)
     more = len(change.tests) - _TESTS_SHOWN
     shown = ", ".join(change.tests[:_TESTS_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    cause = change.cause
     return (
         first if change.is_exact else f"between {last} and {first}",
         f"{change.kind.value}{'' if change.of_whole else ' (some tests)'}",
         shown,
-        f"{cause.kind.value} {cause.path}: {cause.why}" if cause else "",
+        describe_cause(change.cause),
         change.failing_line,
     )
 
@@ -197,7 +262,7 @@ def finding_html(finding: "Finding") -> str:
     return card(
         f"Finding {finding.id}",
         [
-            ("case", _titled(finding.case.id, finding.case.title)),
+            ("case", titled(finding.case)),
             ("kind", finding.kind.value),
             ("axis", finding.axis.value if finding.axis else ""),
             ("summary", finding.summary),
@@ -206,8 +271,14 @@ def finding_html(finding: "Finding") -> str:
             ("covered", finding.support.covered if finding.support else ""),
             ("fails by rule", finding.recurs),
             ("passes", "\n".join(map(describe_window, finding.windows))),
-            ("boundaries", "\n".join(map(_boundary, finding.boundaries))),
-            ("causes", "\n".join(_cause(one) for one in finding.boundaries if one.cause)),
+            (
+                "boundaries",
+                "\n".join(describe_boundary(one, verdict_sign) for one in finding.boundaries),
+            ),
+            (
+                "causes",
+                "\n".join(describe_cause(one.cause) for one in finding.boundaries if one.cause),
+            ),
             ("dates studied", " to ".join(format_instant(one) for one in studied if one)),
             ("passes on CPUs", _names(finding.passing_cpus)),
             ("fails on CPUs", _names(finding.failing_cpus)),
@@ -217,6 +288,8 @@ def finding_html(finding: "Finding") -> str:
             ("passes on kernels", _names(finding.passing_kernels)),
             ("fails on kernels", _names(finding.failing_kernels)),
             ("files that vary", _names(finding.varying_files)),
+            ("difference", finding.difference),
+            ("disagreed", "\n".join(map(describe_reruns, finding.reruns))),
             ("passes in", describe_machine(finding.environment)),
             ("log says", finding.failing_line),
             ("taken for granted", "\n".join(finding.assumptions)),
@@ -224,24 +297,6 @@ def finding_html(finding: "Finding") -> str:
             ("recorded", format_instant(finding.recorded_at)),
         ],
     )
-
-
-def _boundary(edge: "Boundary") -> str:
-    exact = "exactly" if edge.is_exact else "somewhere between"
-    return (
-        f"{edge.axis.value}: {verdict_sign(edge.before.value)} up to {edge.last_before}, "
-        f"{verdict_sign(edge.after.value)} from {edge.first_after} on ({exact}; "
-        f"{edge.confirmed} confirming runs)"
-    )
-
-
-def _cause(edge: "Boundary") -> str:
-    cause = edge.cause
-    return f"{cause.kind.value} {cause.path}: {cause.why}" if cause else ""
-
-
-def _titled(name: str, title: str) -> str:
-    return f"{name}: {title}" if title else name
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -343,6 +343,7 @@ class Support(Value):
             _named("CPU", self.cpus),
             _named("kernel", self.kernels),
             _named("number of cores", tuple(map(str, self.cores))),
+            f"seen on two engines: {' and '.join(self.engines)}" if len(self.engines) > 1 else "",
             self.crossed,
             ", ".join(self.calendar),
             f"not {' nor '.join(self.calendar_left)}" if self.calendar_left else "",

@@ -5,13 +5,13 @@ needs a zone, and a date alone means midnight UTC.
 """
 
 import re
-from calendar import monthrange
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from heapq import merge
 from typing import Annotated, Any
 
+from dateutil.relativedelta import relativedelta
 from dateutil.rrule import rruleset, rrulestr
 from pydantic import BeforeValidator, PlainSerializer
 
@@ -192,15 +192,11 @@ def from_now(text: str) -> datetime | None:
         return None
     count, present = int(match[1] + match[2]), now().replace(microsecond=0)
     try:
-        if match[3] in "wd":
-            return present + timedelta(days=count * (7 if match[3] == "w" else 1))
-        months = present.year * 12 + present.month - 1 + count * (12 if match[3] == "y" else 1)
-        year, month = months // 12, months % 12 + 1
-        return present.replace(
-            year=year, month=month, day=min(present.day, monthrange(year, month)[1])
-        )
+        unit = {"y": "years", "m": "months", "w": "weeks", "d": "days"}[match[3]]
+        then: datetime = present + relativedelta(**{unit: count})
     except (OverflowError, ValueError) as error:
         raise UsageError(f"date out of range: {text}; allowed: years 1970 to 9999") from error
+    return then
 
 
 def _read(value: object) -> datetime:

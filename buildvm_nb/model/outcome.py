@@ -134,6 +134,16 @@ class Outcome(Value):
     document_version: str = Field(default=DOCUMENT_VERSION, pattern=r"^[0-9]{1,9}\.[0-9]{1,9}$")
     """Of its JSON; see `buildvm_nb.model.value`."""
 
+    @property
+    def why(self) -> str:
+        """The first line of the reason; empty: there is none."""
+        return self.reason.partition("\n")[0]
+
+    @property
+    def told(self) -> str:
+        """Verdict and why, in a line: ``failed (test: exited with 1)``."""
+        return f"{self.verdict.value} ({self.why})" if self.why else self.verdict.value
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Tell what tells outcomes apart: all of it would fill a screen."""
         yield "id", self.id

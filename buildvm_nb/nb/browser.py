@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from buildvm_nb.catalog import Catalog
+from buildvm_nb.catalog.query import Query
 from buildvm_nb.catalog.shelves import (
     CuratedShelf,
     OwnShelf,
@@ -21,7 +22,6 @@ from buildvm_nb.catalog.shelves import (
     Tier,
     page_of_shelves,
 )
-from buildvm_nb.catalog.store import Selection
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.display import outcome_html, verdict_sign
 from buildvm_nb.model.finding import Axis, FindingKind
@@ -31,7 +31,7 @@ from buildvm_nb.model.value import clean
 from buildvm_nb.nb.jobs import Job
 from buildvm_nb.nb.log import LogView
 from buildvm_nb.nb.panel import Panel
-from buildvm_nb.nb.study import read_date
+from buildvm_nb.nb.study import read_field
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog.frames import Frame
@@ -243,11 +243,9 @@ FINDINGS, OUTCOMES = "findings", "outcomes"
 class PageRequest:
     """What the fields of a browser ask for at one moment: other threads do not read widgets."""
 
-    table: str
-    """`FINDINGS` or `OUTCOMES`."""
     tiers: tuple[Tier, ...]
     """Of findings."""
-    wanted: Selection
+    wanted: Query
     sort: str
     descending: bool
     offset: int
@@ -281,10 +279,10 @@ class CatalogReader:
         """
         order: dict[str, Any] = {"sort": asked.sort, "descending": asked.descending}
         order |= {"offset": asked.offset, "size": asked.size}
-        if asked.table == OUTCOMES:
+        if asked.wanted.table == OUTCOMES:
             own = self.own()
-            page = own.page(OUTCOMES, asked.wanted, **order)
-            return own.count(OUTCOMES, asked.wanted), page, ""
+            page = own.page(asked.wanted, **order)
+            return own.count(asked.wanted), page, ""
         shelves = [self.shelf(tier) for tier in asked.tiers]
         counts, page = page_of_shelves(shelves, asked.wanted, **order)
         told = ", ".join(f"{count} {tier}" for tier, count in counts.items())
@@ -295,8 +293,8 @@ class CatalogReader:
 
         `target`: of several tiers, each has a file whose name ends in that of the tier.
         """
-        if asked.table == OUTCOMES:
-            self.own().export_selected(target, OUTCOMES, asked.wanted)
+        if asked.wanted.table == OUTCOMES:
+            self.own().export(target, asked.wanted, form="csv")
             return [target]
         made = []
         for tier in asked.tiers:
@@ -474,7 +472,7 @@ class CatalogBrowser(Panel):
         return str(self._status.value)
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> Query:
         """What the fields ask for.
 
         Raises
@@ -482,13 +480,15 @@ class CatalogBrowser(Panel):
         UsageError
             If a date is none.
         """
-        return Selection(
-            case=self.case.value.strip(),
+        table = self.table.value
+        return Query(
+            table=table,
+            case_part=self.case.value.strip(),
             text=self.text.value.strip(),
-            only=(self.only.value,) if self.only.value else (),
-            axis=(self.axis.value,) if self.axis.value and self.table.value == FINDINGS else (),
-            since=read_date(self.since.value, "Since"),
-            until=read_date(self.until.value, "Until"),
+            only=self.only.value or None,
+            axis=(self.axis.value or None) if table == FINDINGS else None,
+            since=read_field("since", self.since),
+            until=read_field("until", self.until),
         )
 
     def refresh(self) -> None:
@@ -619,7 +619,6 @@ class CatalogBrowser(Panel):
     def _request(self) -> PageRequest:
         is_all = self.tier.value == _ALL
         return PageRequest(
-            table=self.table.value,
             tiers=tuple(Tier) if is_all else (Tier(self.tier.value),),
             wanted=self.selection,
             sort=self.sort.value,
@@ -635,15 +634,15 @@ class CatalogBrowser(Panel):
         self._total, self.frame, counted = job.result
         is_empty_at_first = self._is_new and not self._total and asked.tiers == (Tier.OWN,)
         self._is_new = False
-        if is_empty_at_first and asked.table == FINDINGS and asked.wanted == Selection():
+        if is_empty_at_first and asked.wanted == Query(table=FINDINGS):
             self.tier.value = Tier.CURATED.value  # nobody wants to begin with an empty page
             return
         shown = len(self.frame)
         first = asked.offset + 1 if shown else 0
         rows = f"{first} to {asked.offset + shown} of {self._total}" if shown else "nothing matches"
         self._status.value = f"{rows}{counted}"
-        columns = _OF_FINDINGS if asked.table == FINDINGS else _OF_OUTCOMES
-        self._page.value = table_html(self.frame, columns, f"{asked.table} of the catalog")
+        columns = _OF_FINDINGS if asked.wanted.table == FINDINGS else _OF_OUTCOMES
+        self._page.value = table_html(self.frame, columns, f"{asked.wanted.table} of the catalog")
         self._back.disabled = asked.offset == 0
         self._forward.disabled = asked.offset + shown >= self._total
         self._list_rows()

@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
-from buildvm_nb.catalog import Catalog, dump_case, find_case_file, load_case
+from buildvm_nb.catalog import Catalog, dump_case, find_case
 from buildvm_nb.errors import BuildVMError, StateError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case, one_step_case
@@ -513,10 +513,7 @@ class BuildPanel(Panel):
             booted.close()
 
     def _subject_case(self) -> tuple[Case, Path]:
-        if isinstance(self._subject, Case):
-            return self._subject, Path.cwd()
-        path = find_case_file(str(self._subject))
-        return load_case(path), path.absolute().parent
+        return find_case(self._subject, self._catalog)
 
     def _asked(self) -> tuple[Case, Path]:
         if isinstance(self._subject, CommitPicker):

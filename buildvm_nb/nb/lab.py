@@ -7,7 +7,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from buildvm_nb.catalog import curated_cases
+from buildvm_nb.catalog import find_case
+from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.nb.build import BuildPanel
@@ -51,7 +52,7 @@ class Lab(Panel):
         cache: Cache | None = None,
         name: str = "",
     ) -> None:
-        if case is None and (isinstance(source, Case) or _is_case(source)):
+        if case is None and (isinstance(source, Case) or _is_case(source, catalog)):
             source, case = "", source
         inner = f"lab {name}".strip()
         self._inner, self._cache, self._case = inner, cache, case
@@ -168,12 +169,16 @@ class Lab(Panel):
         )
 
 
-def _is_case(text: str) -> bool:
-    """Tell whether a text names a case rather than a source."""
+def _is_case(text: str, catalog: str | Path | None) -> bool:
+    """Tell whether a text names a case rather than a source; a directory is a source."""
     path = Path(text).expanduser()
-    return (text.endswith(".toml") and path.is_file()) or (
-        not path.exists() and text in curated_cases()
-    )
+    if path.exists() or ":" in text or not text:
+        return text.endswith(".toml") and path.is_file()
+    try:
+        find_case(text, catalog)
+    except UsageError:
+        return False
+    return True
 
 
 def lab(source: str | Case = "", **options: Any) -> Lab:  # noqa: ANN401 - as of Lab

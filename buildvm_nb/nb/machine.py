@@ -2,21 +2,24 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 import traitlets
+from dateutil.relativedelta import relativedelta
 
 from buildvm_nb.errors import BuildVMError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.image import DEBIAN_KERNELS, list_kernels
-from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now, parse_instant
+from buildvm_nb.model.instants import format_instant, now
 from buildvm_nb.model.machine import CPU_MODELS, Accelerator, ImageSpec, MachineSpec, cpu_at
 from buildvm_nb.nb.jobs import Job
 from buildvm_nb.nb.panel import Field, Panel
 from buildvm_nb.study import choose_faithful
 from buildvm_nb.study.host_checks import Check, State, check_host, check_space
+from buildvm_nb.study.options import OPTIONS, read_option
 from buildvm_nb.vm import emulated_features, find_emulator
 
 __all__ = [
@@ -261,9 +264,6 @@ class MachinePanel(Panel):
         late = {"continuous_update": False}
         wide = {"layout": widgets.Layout(width="26em")}
 
-        def one_of(field: str) -> Any:  # noqa: ANN401 - a field of the machine
-            return lambda text: getattr(MachineSpec.parse({field: text}), field)
-
         shown = {
             "date": widgets.Text(
                 description="Date", placeholder="2019-05-01T12:00:00Z", tooltip="UTC", **late
@@ -305,17 +305,14 @@ class MachinePanel(Panel):
                 **wide,
             ),
         }
-        readers = {
-            "date": lambda text: parse_instant(text, latest=LATEST_CLOCK),
-            "cpu": one_of("cpu"),
-            "cpu_count": one_of("cpu_count"),
-            "kernel": one_of("kernel"),
-            "memory": lambda text: MachineSpec.parse({"memory_mib": text}).memory_mib,
-            "image": ImageSpec.parse,
-            "packages": lambda text: (
-                ImageSpec.parse({"packages": tuple(text.replace(",", " ").split())}).packages
-            ),
+        readers: dict[str, Any] = {
+            name: partial(read_option, field, called=OPTIONS[field].label.lower())
+            for name in ("date", "cpu", "cpu_count", "kernel", "memory", "image")
+            for field in ("memory_mib" if name == "memory" else name,)
         }
+        readers["packages"] = lambda text: (
+            ImageSpec.parse({"packages": tuple(text.replace(",", " ").split())}).packages
+        )
         return {
             name: Field(widget, readers[name], self._field_changed)
             for name, widget in shown.items()
@@ -335,7 +332,7 @@ class MachinePanel(Panel):
         today = now().replace(hour=0, minute=0, second=0, microsecond=0)
         text = {
             _TODAY: format_instant(today),
-            _LATER: format_instant(_years_later(today, 5)),
+            _LATER: format_instant(today + relativedelta(years=5)),
             _OVERFLOW: _OVERFLOWS_AT,
             _COMMIT: "",
         }.get(change["new"])
@@ -362,10 +359,3 @@ class MachinePanel(Panel):
         self._fields["cpu"].note("" if "cpu" in chosen else escape(told))
         if spec.cpu != self._looked_at:
             self.look()
-
-
-def _years_later(date: datetime, years: int) -> datetime:
-    try:
-        return date.replace(year=date.year + years)
-    except ValueError:  # the 29th of February
-        return date.replace(year=date.year + years, day=28)

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from html import escape
 from itertools import count, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
 
-from buildvm_nb.catalog import curated_cases, dump_case, find_case_file, load_case
+from buildvm_nb.catalog import dump_case, find_case
 from buildvm_nb.errors import HostError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.process import interruptible
-from buildvm_nb.host.progress import Progress
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.display import verdict_sign
 from buildvm_nb.model.finding import Axis, Finding, Forecast
@@ -27,11 +27,12 @@ from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import clean
 from buildvm_nb.nb.jobs import Job, TaskEvent
 from buildvm_nb.nb.panel import Panel
-from buildvm_nb.study.again import field_options
-from buildvm_nb.study.axes import parse_dates, parse_distance
+from buildvm_nb.study.again import field_options, is_curated, question_options
+from buildvm_nb.study.axes import parse_distance
 from buildvm_nb.study.diagnose import diagnose_case
-from buildvm_nb.study.executors import LocalExecutor, fit_jobs
+from buildvm_nb.study.executors import LocalExecutor, Means, fit_jobs
 from buildvm_nb.study.forecast import forecast
+from buildvm_nb.study.options import OPTIONS, read_option, read_questions
 from buildvm_nb.study.questions import DEFAULT_AXES, Questions, refuse_fixed
 from buildvm_nb.study.run import machine_for
 
@@ -42,7 +43,7 @@ __all__ = [
     "DiagnosisPanel",
     "ForecastPanel",
     "StudyPanel",
-    "read_date",
+    "read_field",
     "read_subject",
     "write_case",
 ]
@@ -63,21 +64,24 @@ class Subject:
     """What is to be written before that; None: nothing."""
 
 
-def read_subject(given: Case | str | Path, base: Path | None = None) -> Subject:
+def read_subject(
+    given: Case | str | Path,
+    base: Path | None = None,
+    catalog: "Catalog | str | Path | None" = None,
+) -> Subject:
     """Find the case that is meant.
 
-    `given`: a case, the path of a case file, or the id of a curated case.
+    `given`: as `find_case` takes it.
     `base`: directory that relative paths of a `Case` are below; default: the present one.
     """
+    case, place = find_case(given, catalog)
     if not isinstance(given, Case):
-        path = find_case_file(str(given))
-        is_file = Path(given).exists()  # a terminal may be in another directory
-        word = str(path.absolute()) if is_file else str(given)
-        return Subject(case=load_case(path), base=path.absolute().parent, word=word)
-    known = curated_cases().get(given.id)
-    is_curated = known is not None and load_case(known).build_digest() == given.build_digest()
-    place = base or Path.cwd()
-    file = None if is_curated else case_place(given, place)
+        is_path = Path(given).exists()  # a terminal may be in another directory
+        return Subject(
+            case=case, base=place, word=str(Path(given).absolute() if is_path else given)
+        )
+    place = base or place
+    file = None if is_curated(given) else case_place(given, place)
     return Subject(case=given, base=place, word=str(file or given.id), file=file)
 
 
@@ -147,18 +151,6 @@ class HasMachine(Protocol):
     @property
     def chosen(self) -> dict[str, Any]:
         """Fields of `MachineSpec`."""
-
-
-class Tools(TypedDict):
-    """What every study takes."""
-
-    cache: Cache
-    catalog: "Catalog"
-    executor: LocalExecutor
-    jobs: int
-    base: Path
-    progress: Progress
-    on_outcome: Callable[[Outcome, bool], None]
 
 
 @dataclass(frozen=True)
@@ -318,7 +310,7 @@ class StudyPanel(Panel):
             raise UsageError(
                 "no case; allowed: the path of a case file, or the id of a curated case"
             )
-        return read_subject(text)
+        return read_subject(text, catalog=self._catalog)
 
     def start(self) -> "Job[Any]":
         """Begin in the background, with what the fields say."""
@@ -368,8 +360,8 @@ class StudyPanel(Panel):
         """Return the fields of the machine that the study chooses itself."""
 
     @abstractmethod
-    def _prepare(self, subject: Subject) -> "Callable[[Tools, bool], Any]":
-        """Read the fields, and return the study, which takes its tools and whether it is fresh."""
+    def _prepare(self, subject: Subject) -> "Callable[[Means], Any]":
+        """Read the fields, and return the study, which takes its means."""
 
     @abstractmethod
     def _show(self, result: Any) -> str:  # noqa: ANN401 - whatever the study returns
@@ -391,7 +383,7 @@ class StudyPanel(Panel):
         lines = (
             f"<li>{format_instant(one.machine.date)}, {escape(one.machine.cpu)}, "
             f"{escape(one.machine.kernel)}: {verdict_sign(one.verdict.value)} "
-            f"{escape(clean(one.reason.partition(chr(10))[0]))}</li>"
+            f"{escape(clean(one.why))}</li>"
             for one in self.outcomes[-_LISTED:]
         )
         return f'<ul aria-live="polite" aria-label="last outcomes">{"".join(lines)}</ul>'
@@ -400,7 +392,7 @@ class StudyPanel(Panel):
         self,
         job: "Job[Any]",
         subject: Subject,
-        work: "Callable[[Tools, bool], Any]",
+        work: "Callable[[Means], Any]",
         memory_mib: int,
         *,
         is_fresh: bool,
@@ -425,7 +417,7 @@ class StudyPanel(Panel):
             LocalExecutor(jobs) as executor,
             interruptible(executor.kill),
         ):
-            tools = Tools(
+            means = Means(
                 cache=self._cache or Cache(),
                 catalog=catalog,
                 executor=executor,
@@ -433,8 +425,9 @@ class StudyPanel(Panel):
                 base=subject.base,
                 progress=job,
                 on_outcome=hear,
+                fresh=is_fresh,
             )
-            result = work(tools, is_fresh)
+            result = work(means)
         job.tell(_Drawn(self._draw(came, result)))
         return result
 
@@ -488,35 +481,6 @@ class StudyPanel(Panel):
             return False
 
 
-def read_date(text: str, what: str) -> datetime | None:
-    """Read a date that somebody typed.
-
-    `text`: a date, a year or a month; empty: none.
-    Returns: aware, a whole second.
-    """
-    if not text.strip():
-        return None
-    try:
-        dates = parse_dates(text.strip())
-    except UsageError as error:
-        raise UsageError(f"{what}: {error.message}", hint=error.hint) from error
-    if len(dates) != 1 or dates[0].microsecond:
-        raise UsageError(f"{what}: not one date with a whole second: {text!r}")
-    return dates[0]
-
-
-def read_count(text: str, what: str, least: int = 1) -> int | None:
-    """Read a number that somebody typed.
-
-    `text`: digits; empty: none.
-    """
-    if not text.strip():
-        return None
-    if not text.strip().isdecimal() or int(text) < least:
-        raise UsageError(f"{what}: not a number: {text!r}; allowed: {least} and more, or nothing")
-    return int(text)
-
-
 # Finding out when, on which CPU and on which kernel a case stops building, in a notebook.
 
 _AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL, Axis.CORES)
@@ -552,17 +516,10 @@ class DiagnosisPanel(StudyPanel):
         axes = tuple(axis for axis, box in self.axes.items() if box.value)
         if not axes:
             raise UsageError("no axis is chosen; allowed: one or more of date, cpu, kernel, cores")
-        first, last = self._span()
-        if first and last and first >= last:
-            raise UsageError(f"the dates end before they begin: {self.first.value}")
-        repeats = read_count(self.repeats.value, "Repeats", 0)
-        return Questions(
-            axes=axes,
-            first=first,
-            last=last,
-            repeats=_REPEATS if repeats is None else repeats,
-            budget=read_count(self.budget.value, "Budget"),
-        )
+        fields = ("first", "last") if Axis.DATE in axes else ()
+        given = {name: getattr(self, name).value.strip() for name in (*fields, "repeats", "budget")}
+        names = {name: OPTIONS[name].label for name in given}
+        return read_questions({"axes": axes, **given}, self._cache or Cache(), names=names)
 
     def _questions(self) -> list[widgets.Widget]:
         self.axes = {
@@ -590,29 +547,18 @@ class DiagnosisPanel(StudyPanel):
         return (*self.axes.values(), self.first, self.last, self.repeats, self.budget)
 
     def _span(self) -> tuple[datetime | None, datetime | None]:
-        return read_date(self.first.value, "From"), read_date(self.last.value, "To")
+        return read_field("first", self.first), read_field("last", self.last)
 
     def _varied(self) -> tuple[str, ...]:
         return ("date",) if self.axes[Axis.DATE].value else ()
 
     def _words(self, subject: Subject) -> list[str]:
-        asked = self.questions
-        words = ["buildvm", "diagnose", subject.word]
-        if asked.axes != DEFAULT_AXES:
-            words += [word for axis in asked.axes for word in ("--axis", axis.value)]
-        if Axis.DATE in asked.axes:
-            for option, date in (("--from", asked.first), ("--to", asked.last)):
-                words += [option, format_instant(date)] if date else []
-        words += [] if asked.repeats == _REPEATS else ["--repeats", str(asked.repeats)]
-        return words if asked.budget is None else [*words, "--budget", str(asked.budget)]
+        return ["buildvm", "diagnose", subject.word, *question_options(self.questions)]
 
-    def _prepare(self, subject: Subject) -> Callable[[Tools, bool], Finding]:
+    def _prepare(self, subject: Subject) -> Callable[[Means], Finding]:
         asked, overrides = self.questions, self.machine_fields
 
-        def diagnose(tools: Tools, is_fresh: bool) -> Finding:  # noqa: FBT001 - a callback
-            return diagnose_case(subject.case, asked, overrides, **tools, fresh=is_fresh)
-
-        return diagnose
+        return lambda means: diagnose_case(subject.case, means, asked, overrides)
 
     def _show(self, result: Finding) -> str:
         return result._repr_html_()
@@ -625,6 +571,11 @@ class DiagnosisPanel(StudyPanel):
         if result.axis is Axis.CPU:
             return feature_lattice(result, outcomes).to_html(result.summary)
         return date_line(result, outcomes, span=self._studied).to_html(result.summary)
+
+
+def read_field(field: str, widget: widgets.Text) -> Any:  # noqa: ANN401 - the option's value
+    """Read an option that somebody typed; empty: nothing."""
+    return read_option(field, widget.value.strip() or None, OPTIONS[field].label)
 
 
 def _field(name: str, default: str) -> widgets.Text:
@@ -686,28 +637,18 @@ class ForecastPanel(StudyPanel):
 
     def _words(self, subject: Subject) -> list[str]:
         self._span()  # what is wrong with it is told
-        budget = read_count(self.budget.value, "Budget")
+        budget = read_field("budget", self.budget)
         words = ["buildvm", "forecast", subject.word, "--until", self.until.value.strip()]
         return words if budget is None else [*words, "--budget", str(budget)]
 
-    def _prepare(self, subject: Subject) -> Callable[[Tools, bool], Forecast]:
+    def _prepare(self, subject: Subject) -> Callable[[Means], Forecast]:
         _, until = self._span()
-        budget = read_count(self.budget.value, "Budget")
-        overrides = self.machine_fields
-
-        def foretell(tools: Tools, is_fresh: bool) -> Forecast:  # noqa: FBT001 - a callback
-            if until is None:
-                raise AssertionError("unreachable")
-            return forecast(
-                subject.case,
-                until=until,
-                **tools,
-                fresh=is_fresh,
-                budget=budget,
-                overrides=overrides,
-            )
-
-        return foretell
+        budget = read_field("budget", self.budget)
+        if until is None:
+            raise AssertionError("unreachable")
+        return partial(
+            forecast, subject.case, until=until, budget=budget, overrides=self.machine_fields
+        )
 
     def _tried(self) -> str:
         lines = "".join(f"<li>{escape(line)}</li>" for line in _turns(self.outcomes))
@@ -727,4 +668,4 @@ def _turns(outcomes: Sequence[Outcome]) -> Iterator[str]:
         if (before.verdict is Verdict.PASSED) is not (after.verdict is Verdict.PASSED):
             what = "breaks" if before.verdict is Verdict.PASSED else "passes again"
             ends = f"{format_instant(before.machine.date)} and {format_instant(after.machine.date)}"
-            yield f"{what} between {ends}: {clean(after.reason.partition(chr(10))[0])}".rstrip(": ")
+            yield f"{what} between {ends}: {clean(after.why)}".rstrip(": ")

@@ -14,8 +14,13 @@ from markupsafe import Markup
 from pydantic import Field
 
 from buildvm_nb.errors import CatalogError, HostError, UsageError
-from buildvm_nb.model.case import Window
-from buildvm_nb.model.finding import Axis, Boundary, Finding, FindingKind
+from buildvm_nb.model.display import (
+    describe_boundary,
+    describe_cause,
+    describe_machine,
+    describe_window,
+)
+from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.instants import Instant, format_instant, next_within, now, parse_instant
 from buildvm_nb.model.machine import CPU_MODELS
 from buildvm_nb.model.outcome import Verdict
@@ -284,19 +289,14 @@ def _springs(finding: Finding, made_at: datetime) -> Iterator[Spring]:
                 after=edge.after,
                 is_exact=edge.is_exact,
                 is_to_come=at > made_at,
-                cause=clean(_cause(edge)),
+                cause=clean(describe_cause(edge.cause)),
             )
 
 
 def _entry(catalog: "Catalog", finding: Finding, commands: Mapping[str, str]) -> Entry:
     lines, outcome = _excerpt(catalog, finding)
     case, machine = finding.case, finding.environment
-    where = ""
-    if machine is not None:
-        where = (
-            f"{format_instant(machine.date)}, {machine.cpu}, kernel {machine.kernel}, "
-            f"{machine.accelerator.value}, {machine.image}"
-        )
+    where = f"{describe_machine(machine)}, {machine.image}" if machine else ""
     return Entry(
         id=finding.id,
         case=case.id,
@@ -307,9 +307,11 @@ def _entry(catalog: "Catalog", finding: Finding, commands: Mapping[str, str]) ->
         summary=clean(finding.summary),
         recorded_at=finding.recorded_at,
         repeats=finding.repeats,
-        boundaries=tuple(map(_boundary, finding.boundaries)),
+        boundaries=tuple(clean(describe_boundary(edge)) for edge in finding.boundaries),
         passes=tuple(_passes(finding)),
-        causes=tuple(clean(_cause(edge)) for edge in finding.boundaries if edge.cause),
+        causes=tuple(
+            clean(describe_cause(edge.cause)) for edge in finding.boundaries if edge.cause
+        ),
         environment=clean(where),
         failing_line=clean(finding.failing_line),
         excerpt=lines,
@@ -326,24 +328,8 @@ def _support(finding: Finding) -> list[str]:
     return [line for line in (known.counts, known.covered) if line] if known else []
 
 
-def _boundary(edge: Boundary) -> str:
-    exact = "exactly" if edge.is_exact else "somewhere between"
-    return clean(
-        f"{edge.axis.value}: {edge.before.value} up to {edge.last_before}, {edge.after.value} from "
-        f"{edge.first_after} on ({exact}; {edge.confirmed} confirming runs)"
-    )
-
-
-def _cause(edge: Boundary) -> str:
-    cause = edge.cause
-    if cause is None:
-        return ""
-    line = "" if cause.line is None else f":{cause.line}"
-    return f"{cause.kind.value} {cause.path}{line}: {cause.why}"
-
-
 def _passes(finding: Finding) -> Iterator[str]:
-    yield from map(_window, finding.windows)
+    yield from map(describe_window, finding.windows)
     if finding.passing_cpus:
         yield clean(f"on CPUs {', '.join(finding.passing_cpus)}")
     if finding.failing_cpus:
@@ -359,12 +345,6 @@ def _passes(finding: Finding) -> Iterator[str]:
         yield clean(f"on kernels {', '.join(finding.passing_kernels)}")
     if finding.failing_kernels:
         yield clean(f"not on kernels {', '.join(finding.failing_kernels)}")
-
-
-def _window(window: Window) -> str:
-    first, last = window.passes_from, window.passes_until
-    begins = "from the beginning" if first is None else f"from {format_instant(first)}"
-    return f"{begins} {'to the end' if last is None else f'until {format_instant(last)}'}"
 
 
 def _excerpt(catalog: "Catalog", finding: Finding) -> tuple[str, str]:

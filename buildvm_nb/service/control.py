@@ -31,6 +31,7 @@ __all__ = [
     "Record",
     "Status",
     "claimed",
+    "image_command",
     "kvm_group",
     "machine_status",
     "restart_machine",
@@ -225,7 +226,7 @@ Description=Virtual build machine {name}
 [Service]
 Type=notify
 ExecStart={command}
-{environment}# an image may have to be made first
+{environment}# {making}
 TimeoutStartSec=1h
 TimeoutStopSec=40
 # 143: ended by SIGTERM, in order
@@ -233,6 +234,7 @@ SuccessExitStatus=143
 Restart=on-failure
 RestartSec=10
 {confinement}{install}"""
+_MADE_BEFORE = "a kernel may have to be unpacked first; the image has to be there: {command}"
 _CONFINEMENT = """\
 # An account of its own, which exists while the machine runs; its files are in /var/lib/{root} and
 # /var/cache/{root}: BUILDVM_STATE for `buildvm machine` and `buildvm guix machines`.
@@ -286,6 +288,18 @@ _SHEPHERD = """\
 {start}"""
 
 
+def image_command(machine: MachineFile) -> str:
+    """Say how root makes the image of a system unit, whose account may not.
+
+    The unit's directory is its account's; what root adds later has to be as well.
+    """
+    cache = f"/var/cache/{SYSTEM_ROOT}"
+    return (
+        f"sudo buildvm --cache {cache} image build {machine.image} && "
+        f"sudo chown -R --reference={cache}/ {cache}/"
+    )
+
+
 def kvm_group(device: Path = Path("/dev/kvm")) -> str:
     """Name the group that may use KVM here; empty: there is none.
 
@@ -336,6 +350,9 @@ def systemd_unit(
         after="After=network.target\n" if is_system else "",
         command=" ".join(_quoted(word).replace("$", "$$") for word in argv),
         environment=variables,
+        making=_MADE_BEFORE.format(command=image_command(machine))
+        if is_system and not machine.disk
+        else "an image may have to be made first",
         confinement=_CONFINEMENT.format(
             root=SYSTEM_ROOT, groups=f"SupplementaryGroups={group}\n" if group else ""
         )

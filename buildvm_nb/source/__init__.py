@@ -3,17 +3,10 @@
 `fetch` takes any `buildvm_nb.model.case.Source` and returns a `Fetched`.
 """
 
-from buildvm_nb.source.fetch import fetch
-from buildvm_nb.source.git import Commit, list_commits
-from buildvm_nb.source.history import Revision, list_revisions
-from buildvm_nb.source.tree import Fetched, tree_digest
-
-__all__ = [
-    "Commit",
-    "Fetched",
-    "Revision",
-    "fetch",
-    "list_commits",
-    "list_revisions",
-    "tree_digest",
-]
+from buildvm_nb.source.fetch import fetch as fetch
+from buildvm_nb.source.git import Commit as Commit
+from buildvm_nb.source.git import list_commits as list_commits
+from buildvm_nb.source.history import Revision as Revision
+from buildvm_nb.source.history import list_revisions as list_revisions
+from buildvm_nb.source.tree import Fetched as Fetched
+from buildvm_nb.source.tree import tree_digest as tree_digest

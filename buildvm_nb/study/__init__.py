@@ -1,23 +1,10 @@
 """Studies: cases run in machines, and what follows from their outcomes."""
 
-from buildvm_nb.study.run import (
-    Trial,
-    choose_faithful,
-    dry_run,
-    kvm_status,
-    machine_for,
-    open_disk,
-    open_machine,
-    run_case,
-)
-
-__all__ = [
-    "Trial",
-    "choose_faithful",
-    "dry_run",
-    "kvm_status",
-    "machine_for",
-    "open_disk",
-    "open_machine",
-    "run_case",
-]
+from buildvm_nb.study.run import Trial as Trial
+from buildvm_nb.study.run import choose_faithful as choose_faithful
+from buildvm_nb.study.run import dry_run as dry_run
+from buildvm_nb.study.run import kvm_status as kvm_status
+from buildvm_nb.study.run import machine_for as machine_for
+from buildvm_nb.study.run import open_disk as open_disk
+from buildvm_nb.study.run import open_machine as open_machine
+from buildvm_nb.study.run import run_case as run_case

@@ -8,8 +8,9 @@ from typing import Any
 from buildvm_nb.catalog import curated_cases, load_case
 from buildvm_nb.errors import BuildVMError, HostError, UsageError
 from buildvm_nb.model.case import Case
-from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.machine import ImageSpec, MachineSpec, Network
+from buildvm_nb.study.options import OPTIONS, write_option
+from buildvm_nb.study.questions import Questions
 
 __all__ = [
     "batch_notebook",
@@ -18,19 +19,19 @@ __all__ = [
     "image_options",
     "is_curated",
     "machine_options",
+    "question_options",
     "settled",
     "uncurated",
 ]
 
 _OPTIONS = {
-    "date": "--date",
-    "cpu": "--cpu",
-    "kernel": "--kernel",
-    "accelerator": "--accelerator",
-    "cpu_count": "--cpu-count",
-    "memory_mib": "--memory",
-    "network": "--network",
+    name: OPTIONS[name].word
+    for name in ("date", "cpu", "kernel", "accelerator", "cpu_count", "memory_mib", "network")
 }
+_ASKED = (
+    *("axes", "good", "bad", "first", "last", "resolution_s", "repeats", "effort", "budget"),
+    *("cpus", "kernels", "cores"),
+)
 _IN_CASE = ("cpu_count", "memory_mib")
 
 
@@ -65,9 +66,20 @@ def field_options(case: Case, fields: Mapping[str, Any]) -> list[str]:
     for name, option in _OPTIONS.items():
         value = getattr(spec, name)
         if name in given and not (name in _IN_CASE and value == getattr(case.limits, name)):
-            words += [option, format_instant(value) if name == "date" else str(value)]
+            words += [option, write_option(value)]
     is_other = "image" in given and spec.image != case.image
     return [*words, *(image_options(spec.image) if is_other else [])]
+
+
+def question_options(asked: Questions) -> list[str]:
+    """Return the options that make ``buildvm diagnose`` ask this."""
+    words, usual = [] if asked.use_hints else [OPTIONS["use_hints"].word], Questions()
+    for name in _ASKED:
+        value = getattr(asked, name)
+        if value != getattr(usual, name):
+            values = value if name == "axes" else [write_option(value)]
+            words += [word for one in values for word in (OPTIONS[name].word, str(one))]
+    return words
 
 
 def image_options(image: ImageSpec) -> list[str]:

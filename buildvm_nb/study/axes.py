@@ -6,11 +6,12 @@ that ``Westmere,Haswell,-cx16`` is two CPUs; ``all`` names what there is.
 """
 
 import re
-from calendar import monthrange
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from dateutil.relativedelta import relativedelta
 
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.finding import VALIDITY_ENDS, Hint, HintKind
@@ -104,12 +105,8 @@ def months_after(start: datetime, months: int) -> datetime | None:
 
     Returns: on the same day, or the last one of a shorter month; None: beyond a guest's clock.
     """
-    year, month = divmod(start.year * _YEAR + start.month - 1 + months, _YEAR)
-    if year > LATEST_CLOCK.year:
-        return None
-    day = min(start.day, monthrange(year, month + 1)[1])
-    at = start.replace(year=year, month=month + 1, day=day)
-    return at if at <= LATEST_CLOCK else None
+    at = _after(start, months, "M")
+    return None if at is None or at > LATEST_CLOCK else at
 
 
 def parse_distance(text: str, start: datetime) -> datetime:
@@ -198,6 +195,7 @@ LONGEST_AXIS = 100_000
 
 _ALL = "all"
 _DATES = "2019-05-01, today, 2018..2030/1Y, 2020-01-01..2021-01-01/1M, /10D or /6H"
+_UNITS = {"Y": "years", "M": "months", "W": "weeks", "D": "days", "H": "hours"}
 _STEP = re.compile(r"([1-9]\d{0,5})([YMWDH])")
 _MOST_CORES = 255
 _COMMIT = re.compile(r"[^-\s\x00][^\s\x00]*")
@@ -329,15 +327,11 @@ def _range(text: str) -> Iterator[datetime]:
 
 def _after(start: datetime, count: int, unit: str) -> datetime | None:
     """Return the instant so many units later; None: beyond the calendar."""
-    months = {"Y": 12, "M": 1}.get(unit)
     try:
-        if months is None:
-            return start + count * timedelta(hours={"W": 168, "D": 24, "H": 1}[unit])
-        year, month = divmod(start.year * 12 + start.month - 1 + count * months, 12)
-        day = min(start.day, monthrange(year, month + 1)[1])
-        return start.replace(year=year, month=month + 1, day=day)
+        then: datetime = start + relativedelta(**{_UNITS[unit]: count})
     except (OverflowError, ValueError):
         return None
+    return then
 
 
 def _all_models() -> list[str]:

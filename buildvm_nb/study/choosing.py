@@ -11,7 +11,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buildvm_nb.catalog import find_case_file, load_case
+from buildvm_nb.catalog import find_case, find_case_file
 from buildvm_nb.catalog.curated import curated_findings, proposed_cases
 from buildvm_nb.catalog.reported import reported_rows
 from buildvm_nb.errors import HostError, SourceError, UsageError
@@ -794,16 +794,14 @@ def _read(
         if not isinstance(subject, str):
             raise UsageError(f"a version belongs to a package's name; got {type(subject).__name__}")
         return Package(name=subject, version=version), None, Path()
-    if isinstance(subject, str) and "/" not in subject and Path(subject).is_dir():
-        return Package(name=subject), None, Path()  # as in a checkout of that package
-    if isinstance(subject, str | Path):
+    if isinstance(subject, str) and "/" not in subject and subject.strip("."):
         try:
-            path = find_case_file(str(subject))
-        except UsageError:
-            return Package(name=str(subject)), None, Path()
-        return (case := load_case(path)), case.source, path.absolute().parent
-    if isinstance(subject, Case):
-        return subject, subject.source, Path()
+            subject = find_case_file(subject)
+        except UsageError:  # also where a directory has that name, as in a checkout of the package
+            return Package(name=subject), None, Path()
+    if isinstance(subject, Case | str | Path):
+        case, place = find_case(subject)
+        return case, case.source, place
     package = package_of(subject)
     if package is None:
         raise UsageError(f"a source without a name of its own: {subject.kind}; give a case")

@@ -18,6 +18,7 @@ from buildvm_nb.model.finding import (
     Support,
 )
 from buildvm_nb.model.instants import format_instant, parse_instant
+from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.search import (
     LEVEL,
@@ -302,7 +303,10 @@ def _among(value: str, passing: Sequence[str], failing: Sequence[str]) -> State 
 def _expected_at(finding: Finding, outcome: Outcome) -> State | None:
     """Return what a finding on dates says of a run in its own machine, wholly on one side."""
     machine, shown = outcome.machine, finding.environment
-    if shown and (machine.cpu, machine.kernel) != (shown.cpu, shown.kernel):
+    is_scout = (
+        machine.accelerator is Accelerator.UML
+    )  # it has the host's CPU, whatever was asked for
+    if shown and (machine.kernel, is_scout or machine.cpu) != (shown.kernel, is_scout or shown.cpu):
         return None
     ends = [one.clock_ended_at for one in outcome.steps if one.clock_ended_at]
     last = max([machine.date, *ends])

@@ -263,6 +263,7 @@ def _read(root: Path, name: str) -> str:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_S = 86_400
 _SCAN_STEP_S = 5 * 365 * 86_400
 """Distance of the coarse scan's probes; what is shorter needs a hint to be seen."""
 _SCAN_PARTS = 7
@@ -591,7 +592,9 @@ def rule_text(rule: Rule) -> str:
     if rule.shift_s:
         sign, minutes = "-" if rule.shift_s < 0 else "+", abs(rule.shift_s) // 60
         zone = f";TZID=UTC{sign}{minutes // 60:02}:{minutes % 60:02}"
-    start = f"DTSTART{zone}:{when((since or 0) + rule.shift_s):%Y%m%dT%H%M%S}"
+    # always: from the midnight on before which no day of any zone reaches into 1970
+    begins = -_DAY_S if since is None else since + rule.shift_s
+    start = f"DTSTART{zone}:{when(begins):%Y%m%dT%H%M%S}"
     return "\n".join([start, *(f"RRULE:{line}" for line in lines)])
 
 

@@ -1,16 +1,11 @@
 """Diagnosis: from one case to one finding, with as few guest runs as possible."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from buildvm_nb.errors import BudgetSpent, SourceError, UsageError
-from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
@@ -44,8 +39,14 @@ from buildvm_nb.study.dates import (
     worth_revealing,
 )
 from buildvm_nb.study.evidence import missing_part
-from buildvm_nb.study.executors import default_jobs, fit_jobs, is_local, open_executor
-from buildvm_nb.study.laboratory import Laboratory, OnOutcome, Order, Within, claimed_line
+from buildvm_nb.study.executors import Means
+from buildvm_nb.study.laboratory import (
+    Laboratory,
+    Order,
+    Within,
+    claimed_line,
+    open_laboratory,
+)
 from buildvm_nb.study.ordered import (
     KERNELS,
     OrderedStudy,
@@ -58,16 +59,14 @@ from buildvm_nb.study.ordered import (
 from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
 from buildvm_nb.study.run import kvm_status, machine_for, prepare
-
-if TYPE_CHECKING:
-    from buildvm_nb.catalog import Catalog
+from buildvm_nb.study.scouting import scout_of, search_and_prove
 
 __all__ = [
     "between_commits",
     "diagnose",
     "diagnose_case",
+    "have_ready",
     "machines_of",
-    "open_laboratory",
 ]
 
 # The commit axis: which commit broke a case or mended it, at a fixed date, in one machine.
@@ -212,7 +211,7 @@ def machines_of(
     """
     if Axis.DATE in axes:
         refuse_fixed(overrides, ["date"], "a study of dates")
-    given = {"accelerator": _accelerator(lab, axes), **overrides}
+    given = {"accelerator": _accelerator(lab, axes)} | _asked(overrides)
     if given["accelerator"] == Accelerator.UML and (fixed := {Axis.CPU, Axis.CORES} & {*axes}):
         names = ", ".join(sorted(axis.value for axis in fixed))
         raise UsageError(
@@ -234,7 +233,7 @@ class _Diagnosis:
     def __init__(self, lab: Laboratory, questions: Questions, overrides: dict[str, Any]) -> None:
         self.lab = lab
         self.questions = questions
-        self.fixed = {name for name, value in overrides.items() if value is not None}
+        self.fixed = set(_asked(overrides))
         self.own, self.today = machines_of(lab, questions.axes, overrides)
         is_quick = questions.effort is Effort.QUICK
         self.repeats = min(questions.repeats, 1) if is_quick else questions.repeats
@@ -328,6 +327,7 @@ class _Diagnosis:
         for state in (State.GOOD, State.BAD):
             runs = [one for one in self.lab.evidence.values() if state_of(one) is state]
             runs = [one for one in runs if not one.probing.held and "," not in one.machine.cpu]
+            runs = [one for one in runs if one.machine.accelerator is not Accelerator.UML]
             plain = [one for one in runs if one in self.plain]
             found += (plain or runs)[:1]
         return found if len(found) > 1 else []
@@ -428,7 +428,7 @@ class _Diagnosis:
             today=self.today.date,
             effort=self.questions.effort,
         )
-        self.dates = study_dates(self.lab, spec, span, plain)
+        self.dates = self._searched(spec, span, plain)
         survey = self.dates.survey
         if survey.is_flaky:
             split = {(one.at, one.held) for one in survey.disagreements}
@@ -445,6 +445,17 @@ class _Diagnosis:
                 return with_rule(self.dates, self._base(), located)
             return located
         return self._spent() if survey.exhausted else None
+
+    def _searched(self, spec: MachineSpec, span: DateRange, plain: list[Outcome]) -> DateStudy:
+        """Search dates, on a faster engine where nobody asked for this one."""
+        is_free = not self.fixed & {"accelerator", "cpu"} and span.effort is not Effort.QUICK
+        scout = scout_of(self.lab, spec, plain) if is_free else None
+        if scout is None:
+            return study_dates(self.lab, spec, span, plain)
+        study, told, is_gap = search_and_prove(self.lab, spec, scout, span, plain)
+        if told:
+            (self.left_out if is_gap else self.assumed).append(told)
+        return study
 
     def _tell_later(self, hints: Iterable[Hint]) -> None:
         """Say which validities end or begin after the dates that are studied, the first one."""
@@ -654,9 +665,10 @@ class _Diagnosis:
     def _base(self, **fields: Any) -> Finding:  # noqa: ANN401 - fields of Finding
         """Return what is the same whatever is found."""
         first, last = self.questions.dates(self.own.date, self.today.date)
-        passed = [one for one in self.plain if state_of(one) is State.GOOD] or [
-            one for one in self.lab.evidence.values() if state_of(one) is State.GOOD
-        ]
+        passed = [one for one in self.plain if state_of(one) is State.GOOD] or sorted(
+            (one for one in self.lab.evidence.values() if state_of(one) is State.GOOD),
+            key=lambda one: (one.machine.accelerator is Accelerator.UML, one.probing.held),
+        )
         known = {
             "case": self.lab.case,
             "kind": FindingKind.UNDETERMINED,
@@ -670,6 +682,16 @@ class _Diagnosis:
             "tool_version": version("buildvm-nb"),
         }
         return Finding.model_validate(known | fields)
+
+
+def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a machine somebody asked for: a panel names every field, asked for or not."""
+    left_open = {"accelerator": Accelerator.AUTO}
+    return {
+        name: value
+        for name, value in overrides.items()
+        if value is not None and value != left_open.get(name)
+    }
 
 
 def _changed_words(changes: Mapping[str, Any]) -> str:
@@ -690,20 +712,11 @@ def _accelerator(lab: Laboratory, axes: Sequence[Axis]) -> Accelerator:
 _DEFAULT_QUESTIONS = Questions()
 
 
-def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are places
+def diagnose_case(
     case: Case,
+    means: Means,
     questions: Questions = _DEFAULT_QUESTIONS,
     overrides: Mapping[str, Any] | None = None,
-    *,
-    cache: Cache,
-    catalog: "Catalog",
-    executor: Executor | None = None,
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    base: Path = Path(),
-    progress: Progress = SILENT,
-    on_outcome: OnOutcome | None = None,
-    fresh: bool = False,
 ) -> Finding:
     """Find out when, on which CPU and on which kernel a case stops building, and record it.
 
@@ -712,68 +725,15 @@ def diagnose_case(  # noqa: PLR0913 - all but the case have defaults or are plac
 
     `overrides`: fields of `MachineSpec` that hold for every machine; no date where dates are
     varied.
-    `cache`: keeps sources, images, kernels and checkpoints; a remote worker has its own.
-    `catalog`: gets outcomes and the finding, and is asked for what it has.
-    `executor`: where runs are executed, of any kind; it is not shut down. By default one is opened.
-    `jobs`: guests side by side; by default as many as there are cores and fit into memory.
-    `on_outcome`: gets each outcome as it comes, and whether the catalog had it already.
     """
     if Axis.DATE in questions.axes:
         refuse_fixed(overrides, ["date"], "a diagnosis of dates")
-    with open_laboratory(
-        case,
-        overrides,
-        cache=cache,
-        catalog=catalog,
-        executor=executor,
-        jobs=jobs,
-        scheduler=scheduler,
-        base=base,
-        progress=progress,
-        on_outcome=on_outcome,
-        fresh=fresh,
-        study="diagnose",
-    ) as lab:
-        return catalog.record_finding(diagnose(lab, questions, overrides))
+    with open_laboratory(case, means, overrides, study="diagnose") as lab:
+        have_ready(lab, overrides)
+        return means.catalog.record_finding(diagnose(lab, questions, overrides))
 
 
-@contextmanager
-def open_laboratory(  # noqa: PLR0913 - what `diagnose_case` takes, handed on
-    case: Case,
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    cache: Cache,
-    catalog: "Catalog",
-    executor: Executor | None = None,
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    base: Path = Path(),
-    progress: Progress = SILENT,
-    on_outcome: OnOutcome | None = None,
-    fresh: bool = False,
-    study: str,
-) -> Iterator[Laboratory]:
-    """Open a laboratory for a case, with its sources, image and kernel at hand.
-
-    `study`: what the study does, in a word; outcomes are recorded under it and the case's digest.
-    """
-    remote = scheduler is not None if executor is None else not is_local(executor)
-    if scheduler is None:
-        jobs = fit_jobs(jobs, machine_for(case, overrides or {}, None).memory_mib)
-    with nullcontext(executor) if executor else open_executor(jobs, scheduler) as chosen:
-        lab = Laboratory(
-            case,
-            cache=cache,
-            catalog=catalog,
-            executor=chosen,
-            workers=jobs or default_jobs(),
-            base=base,
-            progress=progress,
-            on_outcome=on_outcome,
-            fresh=fresh,
-            is_remote=remote,
-            study=f"{study}-{case.build_digest()[:16]}",
-        )
-        own = machine_for(case, overrides or {}, lab.inputs.main)
-        prepare(own, cache=cache, progress=progress)  # what cannot be had at all ends it here
-        yield lab
+def have_ready(lab: Laboratory, overrides: Mapping[str, Any] | None) -> None:
+    """Make image and kernel of the case's own machine; what cannot be had at all ends it here."""
+    own = machine_for(lab.case, overrides or {}, lab.inputs.main)
+    prepare(own, cache=lab.cache, progress=lab.progress)

@@ -13,32 +13,33 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from buildvm_nb.errors import HostError, UsageError
-from buildvm_nb.host.facts import available_mib
+from buildvm_nb.host.cache import Cache
+from buildvm_nb.host.facts import available_mib, usable_cores
+from buildvm_nb.host.progress import SILENT, Progress
+from buildvm_nb.model.outcome import Outcome
+
+if TYPE_CHECKING:
+    from buildvm_nb.catalog import Catalog
 
 __all__ = [
     "LocalExecutor",
-    "default_jobs",
+    "Means",
+    "OnOutcome",
     "fit_jobs",
     "is_local",
     "open_executor",
 ]
 
 # How many guests run side by side on this host.
-
-
-def default_jobs() -> int:
-    """Return how many runs this host can do side by side.
-
-    Returns: the cores that this process may use, at least 1.
-    """
-    return max(1, len(os.sched_getaffinity(0)))
 
 
 def fit_jobs(jobs: int | None, memory_mib: int) -> int:
@@ -48,7 +49,7 @@ def fit_jobs(jobs: int | None, memory_mib: int) -> int:
     """
     available = available_mib()
     if available is None:
-        return jobs or default_jobs()
+        return jobs or usable_cores()
     most = available // memory_mib
     if most < 1:
         raise HostError(
@@ -61,7 +62,46 @@ def fit_jobs(jobs: int | None, memory_mib: int) -> int:
             f"available, for {most} at most",
             hint=f"--jobs {most}, or give guests less with --memory",
         )
-    return jobs or min(default_jobs(), most)
+    return jobs or min(usable_cores(), most)
+
+
+OnOutcome = Callable[[Outcome, bool], None]
+"""Gets each outcome as it comes, and whether the catalog had it already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a study works with, whatever it asks."""
+
+    cache: Cache
+    """Keeps sources, images, kernels and checkpoints; a remote worker has its own."""
+    catalog: "Catalog"
+    """Gets outcomes and findings, and is asked for what it has."""
+    executor: Executor | None = None
+    """Where runs are executed, of any kind; it is not shut down. None: one is opened."""
+    jobs: int | None = None
+    """Guests side by side; None: as many as there are cores and fit into memory."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, whose workers run them instead."""
+    base: Path = Path()
+    """Directory that relative paths of the case are below."""
+    progress: Progress = SILENT
+    on_outcome: OnOutcome | None = None
+    fresh: bool = False
+    """Ignore recorded outcomes."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether runs are executed by other hosts."""
+        return self.scheduler is not None if self.executor is None else not is_local(self.executor)
+
+    @contextmanager
+    def executing(self, memory_mib: int) -> Iterator[tuple[Executor, int]]:
+        """Lend the executor, and say how many guests of a size it runs side by side."""
+        jobs = self.jobs if self.is_remote else fit_jobs(self.jobs, memory_mib)
+        own = self.executor
+        with nullcontext(own) if own else open_executor(jobs, self.scheduler) as chosen:
+            yield chosen, jobs or usable_cores()
 
 
 _P = ParamSpec("_P")
@@ -179,7 +219,7 @@ def open_executor(
         return _cluster(scheduler)
     if jobs is not None and jobs < 1:
         raise UsageError(f"not a number of jobs: {jobs}; allowed: 1 and more")
-    return LocalExecutor(jobs or default_jobs())
+    return LocalExecutor(jobs or usable_cores())
 
 
 def is_local(executor: Executor) -> bool:

@@ -8,18 +8,13 @@ stays red and hides what breaks later; so each test that the runner names is fol
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildvm_nb.errors import HostError, SourceError, UsageError
 from buildvm_nb.hints import midnights, year_turns
-from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import (
     VALIDITY_ENDS,
@@ -67,8 +62,8 @@ from buildvm_nb.study.dates import (
     with_rule,
 )
 from buildvm_nb.study.evidence import failed_tests, failing_lines, section_of, stopped_early
-from buildvm_nb.study.executors import default_jobs, fit_jobs, is_local, open_executor
-from buildvm_nb.study.laboratory import Laboratory, OnOutcome, Order
+from buildvm_nb.study.executors import Means
+from buildvm_nb.study.laboratory import Laboratory, Order, open_laboratory
 from buildvm_nb.study.questions import refuse_fixed
 from buildvm_nb.study.run import kvm_status, log_header, machine_for
 
@@ -486,20 +481,12 @@ _RUNS_FOR_TESTS = 60
 """Guest runs, at most, to locate what breaks while the whole is red already."""
 
 
-def forecast(  # noqa: PLR0913 - all but case and end have defaults or are places
+def forecast(
     case: Case,
+    means: Means,
     *,
     until: datetime,
     start: datetime | None = None,
-    cache: Cache,
-    catalog: "Catalog",
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    executor: Executor | None = None,
-    base: Path = Path(),
-    progress: Progress = SILENT,
-    on_outcome: OnOutcome | None = None,
-    fresh: bool = False,
     budget: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Forecast:
@@ -510,11 +497,6 @@ def forecast(  # noqa: PLR0913 - all but case and end have defaults or are place
 
     `start`: aware; what counts as today. By default today's midnight, or the present minute where
     the project does not pass at midnight: its files may be younger.
-    `cache`: keeps sources, images, kernels and checkpoints; a remote worker has its own.
-    `catalog`: gets outcomes and the finding, and is asked for what it has.
-    `jobs`: guests side by side; by default as many as there are cores and fit into memory.
-    `executor`: where runs are executed, of any kind; it is not shut down. By default one is opened.
-    `on_outcome`: gets each outcome as it comes, and whether the catalog had it already.
     `budget`: guest runs at most.
     Returns: its status says whether the project is sound, breaks, or fails today already.
     Raises `HostError` if this host lacks something, or no machine gives a verdict on today.
@@ -527,30 +509,13 @@ def forecast(  # noqa: PLR0913 - all but case and end have defaults or are place
             f"the forecast ends before it begins: until {format_instant(until)}; allowed: after "
             f"{format_instant(present)}"
         )
-    remote = scheduler is not None if executor is None else not is_local(executor)
-    if scheduler is None:
-        jobs = fit_jobs(jobs, machine_for(case, overrides, None).memory_mib)
-    with nullcontext(executor) if executor else open_executor(jobs, scheduler) as chosen:
-        lab = Laboratory(
-            case,
-            cache=cache,
-            catalog=catalog,
-            executor=chosen,
-            workers=jobs or default_jobs(),
-            base=base,
-            progress=progress,
-            on_outcome=on_outcome,
-            fresh=fresh,
-            is_remote=remote,
-            study=f"forecast-{case.build_digest()[:16]}",
-            budget=budget,
-        )
+    with open_laboratory(case, means, overrides, study="forecast", budget=budget) as lab:
         if overrides.get("accelerator") is None:
             overrides["accelerator"] = _accelerator(lab, overrides)
         today = _run_today(lab, overrides, start)
         if state_of(today) is State.BAD:
             return _fails_today(lab, today, until)
-        return _Forecasting(lab, catalog, today, until).run()
+        return _Forecasting(lab, means.catalog, today, until).run()
 
 
 def _accelerator(lab: Laboratory, overrides: Mapping[str, Any]) -> Accelerator:

@@ -11,6 +11,7 @@ from pathlib import Path
 from buildvm_nb.debian import KEYRING, MIRROR_VARIABLE, host_mirrors, without_password
 from buildvm_nb.errors import BuildVMError, HostError
 from buildvm_nb.host.cache import Cache, free_bytes
+from buildvm_nb.host.facts import available_mib, total_mib, usable_cores
 from buildvm_nb.host.process import DEBIAN_PACKAGES, find_tool, run_tool
 from buildvm_nb.model.machine import OLDEST_QEMU
 from buildvm_nb.study.run import kvm_status, uml_status
@@ -20,8 +21,15 @@ __all__ = ["Check", "State", "check_host", "check_space", "qemu_version"]
 _QEMU = "qemu-system-x86_64"
 _KVM = Path("/dev/kvm")
 _GIB = 2**30
+_PURPOSES = {
+    "git": "git sources",
+    "dpkg-source": "Debian source packages",
+    "mke2fs": "disks of machines (disk_mib, --accelerator uml)",
+    "ssh": "`buildvm machine ssh`",
+}
+"""Programs that not everybody needs."""
 _NEEDED_DISK = 4 * _GIB
-_NEEDED_MEMORY = 3 * _GIB // 2
+_NEEDED_MIB = 1536
 
 
 class State(StrEnum):
@@ -59,7 +67,7 @@ def check_host(cache: Cache | None) -> Iterator[Check]:
     needed += ["fakechroot", "fakeroot"] if os.geteuid() != 0 else []
     for tool in needed:
         yield _check_tool(tool, State.MISSING, "to make images")
-    for tool, purpose in (("git", "git sources"), ("dpkg-source", "Debian source packages")):
+    for tool, purpose in _PURPOSES.items():
         yield _check_tool(tool, State.LIMITED, f"for {purpose}")
     yield _check_mirror()
     yield _check_keyring()
@@ -90,7 +98,7 @@ def qemu_version(text: str) -> tuple[int, int] | None:
 
 
 def _check_processor() -> Check:
-    machine, cores = platform.machine(), os.cpu_count() or 1
+    machine, cores = platform.machine(), usable_cores()
     known = machine == "x86_64"
     return Check(
         subject="processor",
@@ -192,13 +200,13 @@ def _check_keyring() -> Check:
 
 
 def _check_memory() -> Check:
-    text = Path("/proc/meminfo").read_text()
-    free = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in text.splitlines()}
-    available = free["MemAvailable"]
-    enough = available >= _NEEDED_MEMORY
+    available, total = available_mib(), total_mib()
+    if available is None or total is None:
+        return Check(subject="memory", state=State.LIMITED, found="this host does not tell")
+    enough = available >= _NEEDED_MIB
     return Check(
         subject="memory",
         state=State.OK if enough else State.LIMITED,
-        found=f"{available / _GIB:.1f} of {free['MemTotal'] / _GIB:.1f} GiB available",
+        found=f"{available / 1024:.1f} of {total / 1024:.1f} GiB available",
         hint="" if enough else "give guests less: --memory 512",
     )

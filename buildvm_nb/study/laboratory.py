@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, islice
@@ -17,6 +18,7 @@ from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing, Verdict
 from buildvm_nb.model.value import Value, says
+from buildvm_nb.study.executors import Means, OnOutcome
 from buildvm_nb.study.prepare import Prepared, prepare_case, run_carried, run_fork
 from buildvm_nb.study.run import (
     Basis,
@@ -29,6 +31,7 @@ from buildvm_nb.study.run import (
     engine_for,
     finish,
     gather,
+    machine_for,
     prepare,
     run_once,
     unavailable,
@@ -40,10 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Laboratory",
-    "OnOutcome",
     "Order",
     "Within",
     "claimed_line",
+    "open_laboratory",
     "order_key",
     "quote_line",
     "run_probe",
@@ -151,9 +154,6 @@ def _prepared(setting: Setting, spec: MachineSpec, inputs: Inputs) -> Prepared |
         prepared = _known[key] = made
     return prepared
 
-
-OnOutcome = Callable[[Outcome, bool], None]
-"""Gets each outcome as it comes, and whether the catalog had it already."""
 
 _SAYS_NOTHING = frozenset({Verdict.ERROR, Verdict.UNAVAILABLE})
 
@@ -413,3 +413,33 @@ def quote_line(text: str, logs: Iterable[str]) -> str:
         if says(log, text):
             return text
     return ""
+
+
+@contextmanager
+def open_laboratory(
+    case: Case,
+    means: Means,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    study: str,
+    budget: int | None = None,
+) -> Iterator[Laboratory]:
+    """Open a laboratory for a case, with its sources at hand.
+
+    `study`: what the study does, in a word; outcomes are recorded under it and the case's digest.
+    """
+    with means.executing(machine_for(case, overrides or {}, None).memory_mib) as (chosen, workers):
+        yield Laboratory(
+            case,
+            cache=means.cache,
+            catalog=means.catalog,
+            executor=chosen,
+            workers=workers,
+            base=means.base,
+            progress=means.progress,
+            on_outcome=means.on_outcome,
+            fresh=means.fresh,
+            is_remote=means.is_remote,
+            study=f"{study}-{case.build_digest()[:16]}",
+            budget=budget,
+        )

@@ -13,10 +13,12 @@ from typing import IO, TYPE_CHECKING, Any
 from buildvm_nb.errors import BuildVMError, GuestLost, HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache, file_digest, free_bytes
 from buildvm_nb.host.facts import host_facts
+from buildvm_nb.host.process import find_tool
 from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.image import build_image, fetch_kernel, list_kernels
 from buildvm_nb.image.initramfs import build_initramfs
 from buildvm_nb.image.kernel import Kernel
+from buildvm_nb.image.rootfs import check_makeable
 from buildvm_nb.image.uml import fetch_uml_kernel
 from buildvm_nb.model.case import Case, Limits, Step
 from buildvm_nb.model.machine import Accelerator, ImageSpec, MachineSpec
@@ -93,9 +95,20 @@ def prepare(
     Raises `UsageError` if the image, the suite or the kernel is unknown; also if QEMU knows no such
     CPU, as that is found out before anything long begins.
     """
+    check_disk_tool(is_needed=spec.accelerator is Accelerator.UML)
     if spec.accelerator is not Accelerator.UML:
         check_cpu(spec.cpu, find_emulator(cache.root, qemu))
+    check_makeable(spec.image, cache)
     return _boot_files_of(kernel_for(spec, cache, progress), spec.image, cache, progress)
+
+
+def check_disk_tool(*, is_needed: bool) -> None:
+    """Refuse to begin what is to have a scratch disk where none can be made.
+
+    The disk is made last, when image and kernel are there, which may have taken many minutes.
+    """
+    if is_needed:
+        find_tool("mke2fs")
 
 
 def kernel_for(spec: MachineSpec, cache: Cache, progress: Progress = SILENT) -> Kernel:
@@ -151,6 +164,7 @@ def open_machine(
         As `prepare` does.
     """
     provision = provision or Provision(inputs=_shared(share), on_note=on_note)
+    check_disk_tool(is_needed=bool(provision.scratch_mib))
     boot = prepare(spec, cache=cache, progress=progress, qemu=provision.qemu)
     return BuildMachine(spec, boot, cache=cache, provision=provision)
 
@@ -333,6 +347,7 @@ def gather(case: Case, *, cache: Cache, base: Path = Path(), progress: Progress 
     """Fetch all sources of a case."""
     from buildvm_nb.source import fetch  # noqa: PLC0415 - 0.1 s that running a command can do without
 
+    check_disk_tool(is_needed=bool(case.limits.disk_mib))
     wanted = [case.source] if case.source else []
     wanted += [entry.source for entry in case.inputs]
     fetched = tuple(fetch(source, cache, base=base, progress=progress) for source in wanted)

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import product
@@ -21,15 +21,14 @@ from buildvm_nb.errors import BuildVMError, HostError, SourceError, Unreachable,
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.facts import host_facts
 from buildvm_nb.host.progress import SILENT, Progress, Task
-from buildvm_nb.image import build_image, list_kernels
+from buildvm_nb.image import build_image
 from buildvm_nb.model.case import ArchiveSource, Case, GitSource, LocalSource, Source
 from buildvm_nb.model.instants import Instant, parse_instant
 from buildvm_nb.model.machine import Accelerator, KernelName, MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import Digest, Value
 from buildvm_nb.source import Fetched, fetch
-from buildvm_nb.study import axes
-from buildvm_nb.study.executors import fit_jobs, is_local, open_executor
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.questions import refuse_fixed
 from buildvm_nb.study.run import (
     Basis,
@@ -57,7 +56,6 @@ __all__ = [
     "find_answers",
     "make_cells",
     "pin_cells",
-    "read_grid",
     "run_cell",
     "run_cells",
     "sweep",
@@ -413,46 +411,6 @@ def worker() -> str:
 # A grid, read from text: one list for each axis.
 
 
-def read_grid(
-    texts: Mapping[str, str | None], cache: Cache, *, names: Mapping[str, str] | None = None
-) -> Grid:
-    """Read the axes of a grid.
-
-    `texts`: by the name of a field of `Grid`, what `buildvm_nb.study.axes` reads; None, and a field
-    that is not in it: nothing was given.
-    """
-    parsers: dict[str, Callable[[str], object]] = {
-        "dates": axes.parse_dates,
-        "cpus": lambda text: axes.parse_cpus(text, _known_models(cache, text)),
-        "kernels": lambda text: axes.parse_kernels(text, _known_kernels(cache, text)),
-        "cores": axes.parse_cores,
-        "commits": axes.parse_commits,
-    }
-    values = {}
-    for axis, parse in parsers.items():
-        text = texts.get(axis)
-        try:
-            values[axis] = () if text is None else parse(text)
-        except UsageError as error:
-            name = (names or {}).get(axis, axis)
-            raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
-    return Grid.parse(values)
-
-
-def _known_models(cache: Cache, text: str) -> frozenset[str]:
-    """Return QEMU's models; where none are asked for as a set, a host without QEMU will do."""
-    if axes.CPU_SETS.isdisjoint(part.strip() for part in text.split(",")):
-        return frozenset()
-    return find_emulator(cache.root).models
-
-
-def _known_kernels(cache: Cache, text: str) -> list[str]:
-    """Return the names of kernels; where they are named, nobody has to be asked."""
-    if "all" not in (part.strip() for part in text.split(",")):
-        return []
-    return [each.name for each in list_kernels(cache)]
-
-
 _TRIES = 2
 """An error says nothing about the case, so it is tried again."""
 
@@ -498,44 +456,33 @@ OnResult = Callable[[CellResult, str], None]
 """Gets each result as it comes, and how far the sweep is, in words."""
 
 
-def sweep(  # noqa: PLR0913 - all but case and grid have defaults
+def sweep(
     case: Case,
     grid: Grid,
+    means: Means,
     overrides: Mapping[str, Any] | None = None,
-    *,
-    cache: Cache,
-    catalog: "Catalog",
-    executor: Executor | None = None,
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    base: Path = Path(),
-    progress: Progress = SILENT,
-    on_outcome: OnResult | None = None,
-    fresh: bool = False,
+    on_result: OnResult | None = None,
 ) -> SweepResult:
     """Run a case in every cell of a grid and record the outcomes as they come.
 
-    `executor`: where cells run, of any kind; it is not shut down. By default one is opened.
-    `jobs`: guests side by side on this host; by default as many as there are cores and fit.
-    `on_outcome`: gets each result as it comes, and a few words on how far the sweep is.
+    `on_result`: gets each result as it comes, and a few words on how far the sweep is.
     Returns: one result for each cell. A cell that ended as an error was tried twice.
     Raises `UsageError` if the request is wrong: an unknown CPU, image or kernel, more jobs than
     fit.
     Raises `SourceError` if a package of the image or of a kernel cannot be had.
     """
-    remote = scheduler is not None if executor is None else not is_local(executor)
-    place = Place(cache=cache, base=base, progress=progress, remote=remote)
-    if executor is None and scheduler is None:
-        jobs = fit_jobs(jobs, machine_for(case, overrides or {}, None).memory_mib)
-    with nullcontext(executor) if executor else open_executor(jobs, scheduler) as chosen:
+    place = Place(
+        cache=means.cache, base=means.base, progress=means.progress, remote=means.is_remote
+    )
+    with means.executing(machine_for(case, overrides or {}, None).memory_mib) as (chosen, _):
         cells = make_cells(case, grid, overrides, place=place)
         return run_cells(
             pin_cells(cells, place),
             chosen,
             place=place,
-            catalog=catalog,
-            on_outcome=on_outcome,
-            fresh=fresh,
+            catalog=means.catalog,
+            on_outcome=on_result,
+            fresh=means.fresh,
         )
 
 

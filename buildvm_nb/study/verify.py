@@ -1,14 +1,11 @@
 """Verification: the claims of curated cases, asked of machines again."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from buildvm_nb.errors import SourceError, Unreachable, UsageError
-from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.progress import SILENT, Progress
 from buildvm_nb.model.case import Case, Claim
 from buildvm_nb.model.claims import Agreement, ClaimCheck, claim_agrees, weigh
 from buildvm_nb.model.finding import Axis, Finding
@@ -18,16 +15,18 @@ from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import Value
 from buildvm_nb.search import Probe, State
 from buildvm_nb.study.dates import Prober, position, state_of, when
-from buildvm_nb.study.diagnose import diagnose_case, machines_of, open_laboratory
-from buildvm_nb.study.laboratory import Laboratory, OnOutcome, Order, claimed_line, quote_line
+from buildvm_nb.study.diagnose import diagnose_case, have_ready, machines_of
+from buildvm_nb.study.executors import Means, OnOutcome
+from buildvm_nb.study.laboratory import (
+    Laboratory,
+    Order,
+    claimed_line,
+    open_laboratory,
+    quote_line,
+)
 from buildvm_nb.study.ordered import KERNELS
 from buildvm_nb.study.prepare import home_of, split_steps
 from buildvm_nb.study.questions import DEFAULT_AXES, Questions
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
-    from buildvm_nb.catalog import Catalog
 
 __all__ = [
     "Verification",
@@ -65,7 +64,7 @@ class _Tally:
 
     def count(self, where: str, expected: State, seen: State, outcome: Outcome) -> None:
         """Compare one answer with what is claimed."""
-        why = outcome.reason.partition("\n")[0]
+        why = outcome.why
         if seen is State.UNKNOWN:
             self.silent.append(
                 f"no answer {where}: {why or 'the clock was not where it was meant'}"
@@ -292,20 +291,12 @@ def questions_of(claim: Claim) -> Questions:
     )
 
 
-def verify_case(  # noqa: PLR0913 - what `diagnose_case` takes, handed on
+def verify_case(
     case: Case,
+    means: Means,
     overrides: Mapping[str, Any] | None = None,
     *,
-    cache: Cache,
-    catalog: "Catalog",
     quick: bool = False,
-    executor: "Executor | None" = None,
-    jobs: int | None = None,
-    scheduler: str | None = None,
-    base: Path = Path(),
-    progress: Progress = SILENT,
-    on_outcome: OnOutcome | None = None,
-    fresh: bool = False,
 ) -> Verification:
     """Ask machines whether a case's claim holds.
 
@@ -317,25 +308,16 @@ def verify_case(  # noqa: PLR0913 - what `diagnose_case` takes, handed on
     claim = case.claim
     if claim is None:
         raise UsageError(f"case {case.id} claims nothing", hint="`buildvm diagnose` needs no claim")
-    seen = _Seen(on_outcome)
-    given: dict[str, Any] = {
-        "cache": cache,
-        "catalog": catalog,
-        "executor": executor,
-        "jobs": jobs,
-        "scheduler": scheduler,
-        "base": base,
-        "progress": progress,
-        "on_outcome": seen.tell,
-        "fresh": fresh,
-    }
+    seen = _Seen(means.on_outcome)
+    means = replace(means, on_outcome=seen.tell)
     finding = None
     try:
         if quick:
-            with open_laboratory(case, overrides, study="verify", **given) as lab:
+            with open_laboratory(case, means, overrides, study="verify") as lab:
+                have_ready(lab, overrides)
                 check = spot_check(lab, claim, overrides)
         else:
-            finding = diagnose_case(case, questions_of(claim), overrides, **given)
+            finding = diagnose_case(case, means, questions_of(claim), overrides)
             check = claim_agrees(claim, finding)
     except SourceError as error:
         check = weigh(claim, "nothing was shown", (), [f"unavailable: {error.message}"])

@@ -152,6 +152,7 @@ def guest_of(call):
     return _Guest(machine_status(places.state("vm"), "vm"), places)
 
 
+@pytest.mark.long
 def test_a_derivation_of_this_host_is_built_in_the_past(call, host, prepared_keys):
     """As the next test, for every day: one derivation, and a machine that has its keys."""
     state = Places(files=call.place / "machines", states=call.place / "machines").state("vm")

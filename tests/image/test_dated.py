@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import partial
@@ -109,7 +110,9 @@ def snapshot(monkeypatch):
     thread.join()
     server.server_close()
     snapshot.close()
-    shutil.rmtree(root)
+    while root.exists():  # GnuPG's agent takes its sockets away itself, when it comes to it
+        with suppress(FileNotFoundError):
+            shutil.rmtree(root)
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ def test_the_guests_tools_have_every_library_they_need(cache):
     assert sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) < 14 * 2**20
 
 
+@pytest.mark.long
 def test_damaged_guest_tools_are_noticed(cache):
     root = fetch_guest_tools(cache)
     tool = root / "usr/bin/unshare"

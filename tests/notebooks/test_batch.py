@@ -154,9 +154,15 @@ def papermill(out, *words):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "case: missing; allowed: a case file or the id of a curated case"),
+        pytest.param(
+            (),
+            "case: missing; allowed: a case file or the id of a curated case",
+            marks=pytest.mark.long,
+        ),
         (("-r", "case", "cityhash-0.4.10", "-r", "kernal", "debian:sid"), "did you mean kernel?"),
-        (("-p", "case", "7"), "case: no text any more, but the int 7"),
+        pytest.param(
+            ("-p", "case", "7"), "case: no text any more, but the int 7", marks=pytest.mark.long
+        ),
     ],
 )
 def test_the_notebook_runs_no_default_for_what_was_meant(tmp_path, monkeypatch, words, told):
@@ -168,6 +174,7 @@ def test_the_notebook_runs_no_default_for_what_was_meant(tmp_path, monkeypatch, 
 
 
 @pytest.mark.vm
+@pytest.mark.long
 def test_the_notebook_makes_a_round_trip_with_real_machines(tmp_path, monkeypatch):
     monkeypatch.setenv("BUILDVM_CATALOG", str(tmp_path / "catalog.sqlite"))
     words = ("-r", "case", "cityhash-0.4.10", "-r", "cpu", "core2duo,Nehalem")

@@ -462,6 +462,7 @@ def test_of_what_four_processes_conclude_on_one_case_at_once_the_newest_is_curre
 KILLED = 100
 
 
+@pytest.mark.long
 def test_what_was_recorded_survives_a_hundred_kills_at_any_moment(place, tmp_path):
     """Writers are forked from one process that has imported everything: each is cheap."""
     told = finish(

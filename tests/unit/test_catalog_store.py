@@ -22,9 +22,9 @@ from buildvm_nb.catalog.database import meta as meta_table
 from buildvm_nb.catalog.database import outcomes as outcomes_table
 from buildvm_nb.catalog.frames import check_frame, empty_frame, make_frame
 from buildvm_nb.catalog.logs import LogStore
+from buildvm_nb.catalog.query import Query
 from buildvm_nb.catalog.rows import finding_row
 from buildvm_nb.catalog.schema import FINDINGS, HINTS, OUTCOMES, SCHEMA_VERSION
-from buildvm_nb.catalog.store import Selection
 from buildvm_nb.catalog.tablefiles import read_csv, read_jsonl, write_csv, write_jsonl
 from buildvm_nb.errors import CatalogError, CatalogUnreachable, SchemaVersionError, UsageError
 from buildvm_nb.model.case import Case, GitSource, LocalSource, PyPISource, Step, Window
@@ -583,8 +583,8 @@ def browsing_catalog(tmp_path):
         yield opened
 
 
-def ids(catalog, table, wanted=None, **page):
-    return list(catalog.page(table, wanted or Selection(), **page)["id"])
+def ids(catalog, table, **wanted):
+    return list(catalog.page(Query(table=table), **wanted)["id"])
 
 
 def test_pages_follow_one_another_and_together_have_every_row_once(browsing_catalog):
@@ -604,7 +604,7 @@ def test_rows_are_sorted_by_any_column_and_what_is_missing_comes_last(browsing_c
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
-        ({"case": "VE"}, ["O8", "O6", "O4", "O2", "O0"]),
+        ({"case_part": "VE"}, ["O8", "O6", "O4", "O2", "O0"]),
         ({"only": ("failed",)}, ["O7"]),
         ({"text": "WRONG_here"}, ["O7"]),
         ({"text": "wrongXhere"}, []),
@@ -616,18 +616,18 @@ def test_rows_are_sorted_by_any_column_and_what_is_missing_comes_last(browsing_c
     ids=repr,
 )
 def test_outcomes_are_selected_by_what_they_say(browsing_catalog, wanted, found):
-    wanted = Selection(**wanted)
-    assert ids(browsing_catalog, "outcomes", wanted) == found
-    assert browsing_catalog.count("outcomes", wanted) == len(found)
+    wanted = Query(table="outcomes", **wanted)
+    assert list(browsing_catalog.page(wanted)["id"]) == found
+    assert browsing_catalog.count(wanted) == len(found)
 
 
 def test_only_current_findings_are_selected_by_kind_and_axis(browsing_catalog):
     assert ids(browsing_catalog, "findings") == ["F3", "F2", "F1"]
-    assert ids(browsing_catalog, "findings", Selection(axis=("cpu", "kernel"))) == ["F2"]
-    assert ids(browsing_catalog, "findings", Selection(text="AVX")) == ["F2"]
-    assert ids(browsing_catalog, "findings", Selection(only=("sound",))) == ["F1"]
+    assert ids(browsing_catalog, "findings", axis=("cpu", "kernel")) == ["F2"]
+    assert list(browsing_catalog.page(Query(table="findings", text="AVX"))["id"]) == ["F2"]
+    assert ids(browsing_catalog, "findings", only=("sound",)) == ["F1"]
     assert browsing_catalog.count("failures") == 2
-    assert browsing_catalog.count("failures", Selection(only=("sound",))) == 0
+    assert browsing_catalog.count("failures", only="flaky") == 0
 
 
 @pytest.mark.parametrize(
@@ -644,16 +644,60 @@ def test_only_current_findings_are_selected_by_kind_and_axis(browsing_catalog):
 )
 def test_a_selection_that_is_none_is_refused(browsing_catalog, table, wanted, told):
     with pytest.raises(UsageError, match=told):
-        browsing_catalog.count(table, Selection(**wanted))
+        browsing_catalog.count(table, **wanted)
+
+
+def test_every_way_to_ask_has_the_same_filters(browsing_catalog, tmp_path):
+    wanted = {"cpu": ["Haswell", "Nehalem"], "case": "odd", "verdict": "failed"}
+    asked = Query(table="outcomes", **wanted)
+    browsing_catalog.export(tmp_path / "o.jsonl", "outcomes", **wanted)
+    for found in (
+        browsing_catalog.outcomes(**wanted)["id"],
+        browsing_catalog.page(asked)["id"],
+        browsing_catalog.page("outcomes", **wanted)["id"],
+        next(browsing_catalog.pieces("outcomes", **wanted))["id"],
+        [one.id for one in browsing_catalog.documents(**wanted)],
+        [one.id for one in read_jsonl(tmp_path / "o.jsonl")],
+    ):
+        assert list(found) == ["O7"]
+    assert browsing_catalog.count("outcomes", **wanted) == browsing_catalog.count(asked) == 1
+    assert browsing_catalog.count("outcomes", kernel="debian:sid") == 0
+    until = BROWSING_START + timedelta(days=2)
+    assert browsing_catalog.count("findings", until=until, axis="date") == 0  # F0 is superseded
+    assert browsing_catalog.count("findings", until=until, axis="date", current=False) == 1
+
+
+def test_only_the_columns_that_are_asked_for_are_read(browsing_catalog, tmp_path):
+    assert list(browsing_catalog.outcomes(columns=["cpu", "id"]).columns) == ["id", "cpu"]
+    assert list(browsing_catalog.failures(columns="id").columns) == ["id"]
+    browsing_catalog.export(tmp_path / "o.csv", "outcomes", columns=("id", "cpu"))
+    assert list(read_csv(tmp_path / "o.csv").columns) == ["id", "cpu"]
+    with pytest.raises(UsageError, match="no such column of outcomes: 'colour'"):
+        browsing_catalog.outcomes(columns="colour")
+
+
+@pytest.mark.parametrize(
+    ("table", "wanted", "told"),
+    [
+        ("outcomes", {"kind": "sound"}, "outcomes have no kind: sound"),
+        ("findings", {"verdict": "passed"}, "findings have no verdict: passed"),
+        ("findings", {"cpu": "Haswell"}, "findings have no cpu: Haswell"),
+        ("failures", {"kind": "sound"}, "no kind of failure: 'sound'"),
+    ],
+    ids=str,
+)
+def test_a_filter_that_a_table_has_no_column_for_is_refused(browsing_catalog, table, wanted, told):
+    with pytest.raises(UsageError, match=told):
+        browsing_catalog.count(table, **wanted)
 
 
 def test_a_selection_is_exported_without_loss(browsing_catalog, tmp_path):
     target = tmp_path / "failures.csv"
-    browsing_catalog.export_selected(target, "failures", Selection(only=("time-trap",)))
+    browsing_catalog.export(target, only="time-trap")
     frame = read_failures(target)
     assert list(frame["id"]) == ["F3"]
     assert list(frame.columns) == list(FAILURES.dtypes)
-    browsing_catalog.export_selected(tmp_path / "o.csv", "outcomes", Selection(case="odd"))
+    browsing_catalog.export(tmp_path / "o.csv", Query(table="outcomes", case_part="odd"))
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 6
 
 

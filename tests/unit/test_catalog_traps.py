@@ -20,8 +20,8 @@ from buildvm_nb.catalog import (
     read_table,
 )
 from buildvm_nb.catalog.frames import check_frame, make_frame
+from buildvm_nb.catalog.query import QUERIED
 from buildvm_nb.catalog.schema import Kind
-from buildvm_nb.catalog.store import EXPORTED
 from buildvm_nb.catalog.traps import FAILURE_KINDS, failures_of
 from buildvm_nb.errors import CatalogError, UsageError
 from buildvm_nb.model.case import Case, GitSource, Provenance, Step, Window
@@ -368,8 +368,8 @@ def test_failures_are_filtered(filled, filters, found):
         ({"since": datetime(2026, 1, 1)}, "an instant needs a zone"),  # noqa: DTZ001
         ({"springs_before": datetime(2026, 1, 1)}, "an instant needs a zone"),  # noqa: DTZ001
         ({"since": "soon"}, "not a date: 'soon'"),
-        ({"case": 3}, "case_id: expected text, got int: 3"),
-        ({"case": [3]}, "case_id: expected text, got int: 3"),
+        ({"case": 3}, "case: expected text, got int: 3"),
+        ({"case": [3]}, "case: expected text, got int: 3"),
         ({"limit": -1}, "limit is negative"),
         ({"limit": -1, "springs_before": START}, "limit is negative"),
     ],
@@ -475,7 +475,7 @@ def test_an_export_reads_back_as_the_frame(filled, name, form, tmp_path):
     filled.export(tmp_path / f"x.{form}", name)
 
     assert len(frame)
-    pd.testing.assert_frame_equal(read_table(tmp_path / f"x.{form}", EXPORTED[name]), frame)
+    pd.testing.assert_frame_equal(read_table(tmp_path / f"x.{form}", QUERIED[name]), frame)
 
 
 def test_failures_csv_is_safe_in_a_spreadsheet_and_reads_back(filled, tmp_path):

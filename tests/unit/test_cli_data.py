@@ -287,6 +287,7 @@ def test_doctor_tells_what_is_missing_and_how_to_get_it(buildvm, monkeypatch, tm
     checks = {check["subject"]: check for check in json.loads(out)}
     assert status == (1 if any(check["state"] == "missing" for check in checks.values()) else 0)
     assert checks["KVM"]["state"] == "limited"
+    assert {"mke2fs", "ssh"} <= set(checks)  # of machines that stay, and of disks
     assert checks["cache"]["found"].startswith(str(tmp_path / "cache"))
     assert checks["catalog"]["found"].endswith("not made yet")
     assert not (tmp_path / "catalog.sqlite").exists()

@@ -11,7 +11,6 @@ from buildvm_nb.catalog import find_case_file, load_case
 from buildvm_nb.cli.describe import (
     Mark,
     code,
-    describe_precision,
     draw_timeline,
     escaped,
     failing_command,
@@ -22,7 +21,7 @@ from buildvm_nb.cli.describe import (
 )
 from buildvm_nb.cli.options import SourceOptions, make_case
 from buildvm_nb.model.case import Case, Step
-from buildvm_nb.model.display import finding_html
+from buildvm_nb.model.display import describe_precision, finding_html
 from buildvm_nb.model.finding import Boundary, Finding, Hint, Reruns, tell_repeats
 from buildvm_nb.model.machine import ImageSpec, MachineSpec
 
@@ -461,3 +460,43 @@ def test_a_terminal_gets_only_characters_that_it_has(monkeypatch, encoding, sign
     headline, _, bar, *_ = shown.read().splitlines()
     assert headline == r"sound: passes\x1b[2J everywhere"
     assert bar == sign * 78
+
+
+WHOLE = Finding(
+    case=Case(id="demo", step=[Step(name="test", run="true")]),
+    kind="cpu-dependent",
+    axis="cpu",
+    summary="it-is-so",
+    confidence=1,
+    boundaries=[
+        edge(cause=Hint(kind="certificate-ends", path="a.pem", line=41, why="it ends")),
+        edge(first_after="2020-10-05T23:05:57Z", is_exact=False),
+    ],
+    recurs="FREQ=YEARLY",
+    passing_cpus=("Haswell",),
+    failing_cpus=("Nehalem",),
+    features=("avx2",),
+    features_needed=("sse4.2",),
+    features_harmful=("avx512f",),
+    passing_kernels=("debian:sid",),
+    failing_kernels=("debian:trixie",),
+    varying_files=("out/a.so",),
+    difference="-built-then",
+    failing_line="no-such-rule",
+    assumptions=("nothing-else",),
+    reruns=(Reruns(machine=MachineSpec(date="2021-02-03"), verdicts={"timeout": 2}),),
+)
+
+
+@pytest.mark.parametrize("medium", ["text", "Markdown", "HTML"])
+def test_no_medium_leaves_out_what_a_finding_says(medium, capsys):
+    show_finding(WHOLE)
+    told = {"text": capsys.readouterr().out, "Markdown": write_report(WHOLE)}
+    told["HTML"] = finding_html(WHOLE)
+    for fact in (
+        *("it-is-so", "FREQ=YEARLY", "Haswell", "Nehalem", "avx2", "sse4.2", "avx512f"),
+        *("debian:sid", "debian:trixie", "out/a.so", "-built-then", "no-such-rule"),
+        *("nothing-else", "2 timeout", "2021-02-03", "certificate-ends a.pem:41: it ends"),
+        *("within 0:04:01", "exact"),
+    ):
+        assert fact in told[medium], fact

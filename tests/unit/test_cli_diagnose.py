@@ -17,6 +17,7 @@ from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing
 from buildvm_nb.study.diagnose import _Diagnosis
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.questions import DEFAULT_AXES, Questions
 
@@ -190,11 +191,7 @@ def test_an_outlook_has_the_dates_of_the_diagnosis_itself(cache, tmp_path):
             case,
             questions,
             {},
-            cache=cache,
-            catalog=catalog,
-            base=tmp_path,
-            progress=lab.progress,
-            is_remote=True,
+            Means(cache=cache, catalog=catalog, base=tmp_path, scheduler="tcp://elsewhere:8786"),
         )
     assert seen.dates == questions.dates(own.own.date, own.today.date)
     assert seen.orders[-1].machine == own.today

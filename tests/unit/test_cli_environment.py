@@ -19,7 +19,7 @@ from buildvm_nb.model.finding import Finding
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
-from buildvm_nb.study.choice import Basis
+from buildvm_nb.study.choice import Basis, Choice
 from buildvm_nb.study.choosing import environment
 
 OUTCOME = "01K0000000000000000000000A"
@@ -99,7 +99,7 @@ def test_the_choice_is_told_as_json_and_python_gives_the_same(buildvm, record, t
 
     for subject in (TINY, tmp_path / "tiny.toml", "tiny.toml"):
         choice = buildvm_nb.environment(subject)
-        assert isinstance(choice, buildvm_nb.Choice)
+        assert isinstance(choice, Choice)
         assert choice.document() == told
 
 

@@ -10,18 +10,17 @@ import pytest
 from buildvm_nb.cli import main
 from buildvm_nb.cli.command import ExitStatus, Session
 from buildvm_nb.cli.forecast import (
-    _choose,
     _status,
     change_table,
     distance,
     forecast_fields,
     markdown_lines,
 )
-from buildvm_nb.cli.options import FixedOptions
+from buildvm_nb.cli.options import SourceOptions, choose_case
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Change, Forecast, Hint
 from buildvm_nb.model.instants import now
-from buildvm_nb.model.machine import MachineSpec
+from buildvm_nb.model.machine import ImageSpec, MachineSpec
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -101,9 +100,10 @@ def test_a_wrong_request_says_what_is_allowed(forecast, words, message):
 
 
 def test_a_project_brings_its_case_file_or_gets_a_command(forecast, tmp_path):
-    case, base = _choose(["project"], FixedOptions())
+    case, base = choose_case(SourceOptions(), ["project"], None)
     assert (case.id, base) == ("mine", tmp_path / "project")
-    case, _ = _choose(["empty", "make", "check all"], FixedOptions(package=["make"]))
+    image = ImageSpec(packages=("make",))
+    case, _ = choose_case(SourceOptions(), ["empty", "make", "check all"], image)
     assert (case.id, case.steps[0].run) == ("empty", "make 'check all'")
     assert case.source.path == str(tmp_path / "empty")
     assert case.image.packages == ("make",)
@@ -144,7 +144,7 @@ def test_markdown_is_safe_and_has_a_row_for_each_change():
     assert lines[-2] == "| --- | --- | --- | --- | --- |"
     row = lines[-1]
     assert "t/key\\|cert.pem:41: CN=x ends" in row
-    assert row.endswith("| &lt;b>E: a\\*b'c'\\|d\\_e &amp; \\x1b[31m&lt;/b> |")
+    assert row.endswith(r"| \<b\>E: a\*b\`c\`\|d\_e \& \\x1b\[31m\</b\> |")
 
 
 def test_what_fails_today_shows_why_and_names_the_log():

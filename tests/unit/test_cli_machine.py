@@ -1,6 +1,7 @@
 """``buildvm machine`` without guests: files, units, and what a stopped machine says."""
 
 import json
+import sys
 import tomllib
 
 import pytest
@@ -74,6 +75,7 @@ def test_a_unit_runs_the_machine_with_this_users_directories(call, file, tmp_pat
     status, out, _ = call("unit", "vm", "--systemd")
     assert status == 0
     assert f'"--cache" "{tmp_path}/cache" "machine" "run" "{file}"' in out
+    assert f'ExecStart="{sys.executable}" "-P" "-m"' in out  # not what happens to be in /
     assert f'Environment="BUILDVM_STATE={tmp_path}/state"' in out
     assert "WantedBy=" not in out  # it does not say auto_start
     file.write_text("auto_start = true\n")
@@ -82,6 +84,7 @@ def test_a_unit_runs_the_machine_with_this_users_directories(call, file, tmp_pat
     status, _, err = call("unit", "vm", "--systemd", "--system", "-o", target)
     assert status == 0
     assert "systemctl daemon-reload && systemctl enable --now vm.service" in err
+    assert "sudo buildvm --cache /var/cache/buildvm-nb image build debian:bookworm" in err
     assert "WantedBy=multi-user.target" in target.read_text()
     assert 'Environment="BUILDVM_STATE=/var/lib/buildvm-nb"' in target.read_text()
     assert str(tmp_path / "cache") not in target.read_text()  # its account cannot write there
@@ -92,6 +95,15 @@ def test_a_unit_runs_the_machine_with_this_users_directories(call, file, tmp_pat
     assert "(start-in-the-background '(vm))" in out
     for words in ((), ("--systemd", "--shepherd")):
         assert call("unit", "vm", *words)[0] == 2
+
+
+def test_a_users_unit_is_written_where_no_unit_has_been_yet(call, file, tmp_path):
+    target = tmp_path / "home/.config/systemd/user/vm.service"
+    status, _, err = call("unit", "vm", "--systemd", "-o", target)
+    assert status == 0, err
+    assert "machine vm" in target.read_text()
+    elsewhere = tmp_path / "none/vm.service"  # any other place has to be there: it may be mistyped
+    assert call("unit", "vm", "--systemd", "--system", "-o", elsewhere)[0] != 0
 
 
 def test_a_wrong_machine_file_is_told_with_its_line(call, file):

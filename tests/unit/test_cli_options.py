@@ -67,6 +67,7 @@ def test_a_timeout_may_have_a_unit(text, seconds):
         ({"date": "yesterday"}, "--date: not a date: 'yesterday'; allowed: "),
         ({"date": "2401-01-01"}, "--date: "),
         ({"date": "1970-01-01"}, "--date: date out of range: 1970-01-01; allowed: "),
+        ({"date": "+5000y"}, "--date: date out of range: "),
         ({"cpu": "-cpu"}, "--cpu: "),
         ({"cpu_count": "0"}, "--cpu-count: "),
         ({"cpu_count": "two"}, "--cpu-count: "),

@@ -153,6 +153,11 @@ FINDINGS = {
         "boundaries": (edge("cores", "1", "2"), vague("cores", "8", "16")),
         "environment": MACHINE.model_copy(update={"cpu_count": 4, "memory_mib": 4096}),
     },
+    "timezone-dependent": {
+        "axis": "timezone",
+        "boundaries": (edge("timezone", "UTC", "Pacific/Kiritimati"),),
+        "environment": MACHINE,
+    },
     "commit-dependent": {
         "case": AT_COMMIT,
         "axis": "commit",

@@ -183,6 +183,27 @@ def test_keys_are_added_once_and_taken_out_without_touching_others():
     assert revoke(acl, key("BB")) == acl
 
 
+@pytest.mark.parametrize(
+    "acl",
+    [
+        f"(acl\n (entry\n  {key('AA')}\n  (tag\n   (guix import)\n   )\n  )\n )\n",  # Debian's
+        "(acl)",
+        f"\n(acl (entry {key('AA')} (tag (guix import)))  )\n\n",
+        "; mine\n(acl ; none\n)\n; the end",
+    ],
+)
+def test_what_is_put_into_a_list_and_taken_out_leaves_no_trace(acl):
+    both = authorize(acl, key("BB"))
+    assert "#" + "BB" * 32 in both
+    assert revoke(both, key("BB")) == acl
+
+
+def test_an_entry_of_others_is_taken_out_without_what_surrounds_it():
+    entry = f"(entry {key('BB')} (tag (guix import)))"
+    assert revoke(f"(acl ; mine\n {entry})", key("BB")) == "(acl ; mine\n)"
+    assert revoke(f"(acl {entry} {entry})\n", key("BB")) == "(acl  )\n"
+
+
 @pytest.mark.parametrize("acl", ["(list)", "(acl", "(acl) (acl)", "acl"])
 def test_what_is_no_acl_is_refused(acl):
     with pytest.raises(UsageError, match="access-control list"):

@@ -114,8 +114,10 @@ def test_an_outcome_shows_its_verdict_why_and_where():
 def test_a_finding_shows_what_was_concluded_and_how_sure_it_is():
     text = shown(FINDING)
     for part in (
-        "date: ✓ passed up to 2020-01-01T00:00:00Z, ✗ failed from 2020-01-01T00:00:01Z on",
-        "(exactly; 4 confirming runs)",
+        (
+            "date: ✓ passed up to 2020-01-01T00:00:00Z, ✗ failed from 2020-01-01T00:00:01Z "
+            "(exact; 4 confirming runs)"
+        ),
         "from the beginning until 2020-01-01T00:00:00Z",
         "certificate-ends <script>alert(1)</script>",
         "4 confirming runs",

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from buildvm_nb.errors import UsageError
@@ -40,6 +40,7 @@ def rules(draw):
     return Rule(feature=feature, values=values, shift_s=0 if is_utc else shift_s)
 
 
+@example(rule=Rule(feature=Feature.MONTH, values=frozenset({1}), shift_s=3600), day=0, second=0)
 @given(rule=rules(), day=st.integers(0, 40_000), second=st.integers(0, 86_399))
 def test_what_is_written_holds_when_the_rule_does(rule, day, second):
     at = day * 86_400 + second

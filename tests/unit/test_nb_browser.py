@@ -316,13 +316,13 @@ def test_fifty_thousand_outcomes_are_looked_through_page_by_page(catalog, tmp_pa
 class SlowCatalog(Catalog):
     """Makes SQLite compute for hours when a page of outcomes with a text is asked for."""
 
-    def page(self, table, wanted, **more):
+    def page(self, wanted, **more):
         if wanted.text.startswith("slow"):
             self.has_begun.set()
             endless = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) "
             with self._database.reading() as connection:
                 connection.exec_driver_sql(f"{endless} SELECT max(i) FROM n")
-        return super().page(table, wanted, **more)
+        return super().page(wanted, **more)
 
 
 @pytest.fixture

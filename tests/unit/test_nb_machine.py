@@ -65,7 +65,7 @@ def test_what_was_chosen_is_in_the_machine(panel):
         ("date", "9000-01-01", "out of range"),
         ("date", "<script>alert(1)</script>", "&lt;script&gt;"),
         ("cpu", "i 9", "cpu: expected text that matches"),
-        ("memory", "lots", "memory: expected a whole number, got &#x27;lots&#x27;"),
+        ("memory", "lots", "memory: not a size: &#x27;lots&#x27;; allowed: 1024 (MiB)"),
         ("memory", "16", "memory: expected 192 or more, got &#x27;16&#x27;"),
         ("cpu_count", "0", "cores: expected 1 or more, got &#x27;0&#x27;"),
         ("kernel", "6.1", "kernel: "),

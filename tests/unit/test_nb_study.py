@@ -66,8 +66,8 @@ def study(panel, work):
     panel._prepare = lambda _subject: work
 
 
-def tell(tools, outcome, *, known=False):
-    tools["on_outcome"](outcome, known)
+def tell(means, outcome, *, known=False):
+    means.on_outcome(outcome, known)
 
 
 def no_markup(html):
@@ -139,11 +139,11 @@ def test_a_case_can_be_typed(tmp_path, catalog):
 def test_outcomes_show_as_they_come_and_then_the_finding(panel):
     shown, during = [], []
 
-    def work(tools, is_fresh):
-        tell(tools, an_outcome("2020-01-01"), known=True)
-        tell(tools, an_outcome("2021-01-01", "failed", reason=SCRIPT))
+    def work(means):
+        tell(means, an_outcome("2020-01-01"), known=True)
+        tell(means, an_outcome("2021-01-01", "failed", reason=SCRIPT))
         shown.append((panel.status, panel._list.value, panel.picture_html))
-        with tools["progress"].task("fetch debian:sid"):
+        with means.progress.task("fetch debian:sid"):
             during.append(panel.status)
         return a_finding(studied_from="2019-01-01", studied_until="2022-01-01")
 
@@ -168,12 +168,12 @@ def test_cancel_ends_it_and_start_goes_on(panel):
     began = threading.Event()
     starts = []
 
-    def work(tools, is_fresh):
-        starts.append(is_fresh)
-        tell(tools, an_outcome("2020-01-01"), known=len(starts) > 1)
+    def work(means):
+        starts.append(means.fresh)
+        tell(means, an_outcome("2020-01-01"), known=len(starts) > 1)
         if len(starts) == 1:
             began.set()
-            tools["executor"].submit(signal.pause).result()  # until the process is killed
+            means.executor.submit(signal.pause).result()  # until the process is killed
         return a_finding()
 
     study(panel, work)
@@ -195,8 +195,8 @@ def test_cancel_ends_it_and_start_goes_on(panel):
 def test_cancel_works_while_something_is_prepared_too(panel):
     began = threading.Event()
 
-    def work(tools, is_fresh):
-        with tools["progress"].task(f"fetch {SCRIPT}") as task:
+    def work(means):
+        with means.progress.task(f"fetch {SCRIPT}") as task:
             while True:
                 task.update(1, note="piece")
                 began.set()
@@ -211,7 +211,7 @@ def test_cancel_works_while_something_is_prepared_too(panel):
 
 
 def test_an_error_of_a_study_is_shown_with_what_to_do(panel):
-    def work(tools, is_fresh):
+    def work(means):
         raise HostError(f"no QEMU {SCRIPT}", hint="apt install qemu-system-x86")
 
     study(panel, work)
@@ -250,13 +250,13 @@ def a_forecast(**changes):
 def test_a_forecast_narrows_down_live_and_ends_with_a_list_of_days(forecaster):
     shown = []
 
-    def work(tools, is_fresh):
+    def work(means):
         for date, verdict in (
             ("2030-01-01", "failed"),
             ("2026-01-01", "passed"),
             ("2040-01-01", "passed"),
         ):
-            tell(tools, an_outcome(date, verdict, reason=SCRIPT))
+            tell(means, an_outcome(date, verdict, reason=SCRIPT))
         shown.append(forecaster._list.value)
         change = Change(
             kind="breaks",
@@ -324,7 +324,7 @@ def test_case_and_machine_are_those_of_the_moment_of_starting(kind, catalog, bui
     built.chosen = {"date": parse_instant("2010-05-05"), "cpu": "Haswell", "memory_mib": 2048}
     seen = []
 
-    def work(tools, is_fresh):
+    def work(means):
         seen.append(panel.command_html)
         span = {"studied_from": "2020-01-01", "studied_until": "2030-01-01"}
         return a_finding(**span) if kind is DiagnosisPanel else a_forecast()

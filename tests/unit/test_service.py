@@ -394,6 +394,10 @@ def test_ssh_reads_the_files_of_a_machine(places):
     argv = ssh_argv(place, "vm", 11022)
     assert argv[argv.index("-p") + 1] == "11022"
     assert "StrictHostKeyChecking=yes" in argv
+    # an old ssh passes over the option of newer ones, and a newer one does not warn of its own host
+    given = subprocess.run([argv[0], "-G", "-T", *argv[1:]], capture_output=True, check=True)
+    assert not given.stderr, given
+    assert argv.index("IgnoreUnknown=WarnWeakCrypto") < argv.index("WarnWeakCrypto=no")
 
 
 WORDS = ["/usr/bin/env", "-", "/path with/100% $HOME", 'a"b\\c']

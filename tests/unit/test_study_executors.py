@@ -12,11 +12,11 @@ from buildvm_nb.study import executors
 from buildvm_nb.study import executors as jobs
 from buildvm_nb.study.executors import (
     LocalExecutor,
-    default_jobs,
     fit_jobs,
     is_local,
     open_executor,
 )
+from buildvm_nb.study.host_checks import check_host
 
 DIE_ONCE = """
 import os, pathlib
@@ -108,11 +108,11 @@ def test_a_scheduler_that_does_not_answer_is_an_error_of_the_host(free_port, mon
 @pytest.mark.parametrize(
     ("available", "wanted", "memory_mib", "expected"),
     [
-        (4096, None, 1024, min(4, default_jobs())),
+        (4096, None, 1024, min(4, memory.usable_cores())),
         (1500, None, 1024, 1),
         (4096, 4, 1024, 4),
         (None, 7, 1024, 7),
-        (None, None, 1024, default_jobs()),
+        (None, None, 1024, memory.usable_cores()),
         (4096, 5, 1024, "5 guests of 1024 MiB need 5120 MiB; 4096 MiB are available, for 4"),
         (1000, 1, 1024, "too little memory for a guest of 1024 MiB: 1000 MiB"),
     ],
@@ -142,3 +142,8 @@ def test_a_containers_limit_counts_as_well_as_the_hosts_memory(monkeypatch, tmp_
     assert memory.available_mib() == 4096
     (tmp_path / "user/box/memory.max").write_text(f"{1024 * 2**20}\n")
     assert memory.available_mib() == 768
+    (seen,) = (check for check in check_host(None) if check.subject == "memory")
+    assert seen.state == "limited"
+    (tmp_path / "meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable:    4194304 kB\n")
+    (seen,) = (check for check in check_host(None) if check.subject == "memory")
+    assert seen.found == "0.8 of 1.0 GiB available"

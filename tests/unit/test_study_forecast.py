@@ -16,6 +16,7 @@ from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.search import Answer, Probe, State
 from buildvm_nb.study.dates import DateStudy, position, state_of
 from buildvm_nb.study.evidence import count_tests
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.forecast import Timeline, forecast
 from buildvm_nb.study.run import Trial
 
@@ -102,14 +103,16 @@ def tell(tmp_path, made):
             executor = Simulated(failing, made, **how)
             told = forecast(
                 case,
+                Means(
+                    cache=Cache(tmp_path / "cache"),
+                    catalog=catalog,
+                    executor=executor,
+                    jobs=1,
+                    fresh=True,
+                ),
                 until=until,
                 start=start,
-                cache=Cache(tmp_path / "cache"),
-                catalog=catalog,
-                executor=executor,
-                jobs=1,
                 budget=budget,
-                fresh=True,
             )
             assert len(executor.dates) == told.runs
             return told

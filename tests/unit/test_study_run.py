@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,14 +17,49 @@ from buildvm_nb.model.case import Case, Step
 from buildvm_nb.model.machine import ImageSpec, MachineSpec
 from buildvm_nb.model.outcome import Verdict
 from buildvm_nb.study.laboratory import Order, run_probe
-from buildvm_nb.study.run import Log, Setting, attempt, run_case, run_steps, unavailable
+from buildvm_nb.study.run import (
+    Log,
+    Setting,
+    attempt,
+    gather,
+    open_machine,
+    run_case,
+    run_steps,
+    unavailable,
+)
 from buildvm_nb.study.sweep import Cell, run_cell
-from buildvm_nb.vm import CommandResult
+from buildvm_nb.vm import CommandResult, Provision
 
 DATE = datetime(2019, 5, 1, tzinfo=UTC)
 ROOM_KIB = 100_000
 FULL = "the guest's disk was full (4 KiB left)"
 TOO_FEW = "exited with 0, but ran 3 tests; at least 5 must run"
+
+
+@pytest.fixture
+def no_mke2fs(monkeypatch, tmp_path):
+    """A host whose Debian has no e2fsprogs, and which reaches no mirror."""
+
+    def which(name, **options):
+        return None if name == "mke2fs" else shutil_which(name, **options)
+
+    shutil_which = shutil.which
+    monkeypatch.setattr("buildvm_nb.host.process.shutil.which", which)
+    monkeypatch.setenv("BUILDVM_DEBIAN_MIRROR", f"file:{tmp_path}/none")
+
+
+def test_a_disk_that_cannot_be_made_is_told_before_anything_is(no_mke2fs, tmp_path):
+    cache, missing = Cache(tmp_path / "cache"), "program not found on this host: mke2fs"
+    spec = MachineSpec.parse({"date": DATE, "accelerator": "tcg"})
+    with pytest.raises(HostError, match=missing) as caught:
+        open_machine(spec, cache=cache, provision=Provision(scratch_mib=20480))
+    assert caught.value.hint.endswith(" e2fsprogs")
+    with pytest.raises(HostError, match=missing):
+        open_machine(MachineSpec.parse({"date": DATE, "accelerator": "uml"}), cache=cache)
+    steps = [{"name": "test", "run": "true"}]
+    fields = {"id": "a", "source": {"kind": "local", "path": "none"}, "steps": steps}
+    with pytest.raises(HostError, match=missing):
+        gather(Case.parse(fields | {"limits": {"disk_mib": 100}}), cache=cache)
 
 
 class Scripted:

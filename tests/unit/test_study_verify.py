@@ -17,6 +17,7 @@ from buildvm_nb.model.outcome import Artifact, Outcome, StepRecord
 from buildvm_nb.search import State
 from buildvm_nb.study.dates import position
 from buildvm_nb.study.diagnose import diagnose
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.questions import DEFAULT_AXES
 from buildvm_nb.study.run import Trial
@@ -277,7 +278,7 @@ def test_the_questions_follow_from_the_claim():
 def test_a_case_without_a_claim_cannot_be_verified(tmp_path):
     case = Case.parse({"id": "a-1", "steps": [{"name": "test", "run": "x"}]})
     with pytest.raises(UsageError, match="claims nothing"):
-        verify_case(case, cache=Cache(tmp_path), catalog=None)
+        verify_case(case, Means(cache=Cache(tmp_path), catalog=None))
 
 
 def result(agreement, trouble=""):

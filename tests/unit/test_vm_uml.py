@@ -9,10 +9,11 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.image.uml import fetch_uml_kernel
 from buildvm_nb.model.machine import Accelerator, MachineSpec
+from buildvm_nb.vm import uml
 from buildvm_nb.vm.accelerator import choose_accelerator
 from buildvm_nb.vm.command import BootFiles, MachineFiles
 from buildvm_nb.vm.instance import _disk_digest
-from buildvm_nb.vm.uml import uml_argv
+from buildvm_nb.vm.uml import prove_uml, uml_argv
 
 
 @pytest.fixture
@@ -108,3 +109,60 @@ def test_the_digest_of_a_sparse_disk_tells_what_it_holds_and_where(tmp_path):
         disk("f"),
     }
     assert len(others | {first}) == 5
+
+
+def _bwrap(boot, script):
+    """Put a sandbox program on the path that does as a host does which forbids it."""
+    program = boot.kernel.parents[3] / "bin/bwrap"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    os.environ["PATH"] = f"{program.parent}:/usr/bin:/bin"  # the fixture puts it back
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        pytest.param(
+            "echo 'bwrap: No permissions to create new namespace' >&2; exit 1",
+            "No permissions to create new namespace",
+            id="no user name spaces",
+        ),
+        pytest.param(
+            "echo 'check_ptrace : expected SIGSTOP, got status = 256' >&2; kill -ABRT $$",
+            "check_ptrace",
+            id="ptrace is forbidden",
+        ),
+        pytest.param(
+            "echo 'mapping mem failed, error 1: /dev/shm is mounted noexec' >&2; exit 1",
+            "noexec",
+            id="no program may be in its memory",
+        ),
+        pytest.param("exec /bin/sleep 1000", "it hung for", id="it hangs"),
+    ],
+)
+def test_where_it_does_not_come_up_that_is_said_and_not_remembered(
+    boot, script, told, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(uml, "_DEADLINE_S", 5.0 if "sleep" in script else 600.0)
+    _bwrap(boot, script)
+    memo = tmp_path / "uml.json"
+    works, seen = prove_uml(boot, memo)
+    assert not works
+    assert told in seen
+    assert not memo.exists()
+
+
+def test_what_came_up_is_remembered_until_the_sandbox_or_the_kernel_changes(boot, tmp_path):
+    memo = tmp_path / "uml.json"
+    _bwrap(boot, "echo 'buildvm: a guest without settings has come up'")
+    assert prove_uml(boot, memo) == (True, "a guest came up")
+    assert prove_uml(boot, memo) == (True, "a guest came up before")
+    _bwrap(boot, "exit 1")
+    os.utime(boot.kernel.parents[3] / "bin/bwrap", ns=(1, 1))
+    assert not prove_uml(boot, memo)[0]
+
+
+def test_without_the_sandbox_program_it_says_which_package_has_it(boot, tmp_path):
+    (boot.kernel.parents[3] / "bin/bwrap").unlink()
+    works, seen = prove_uml(boot, tmp_path / "uml.json")
+    assert not works
+    assert "bwrap" in seen

@@ -6,7 +6,7 @@ study's far end (boot files, QEMU, Debian's archive) is there at once.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,14 @@ from buildvm_nb.errors import SourceError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case, LocalSource
 from buildvm_nb.model.finding import Finding
-from buildvm_nb.model.machine import CPU_MODELS, Environment, MachineSpec, Vendor, instruction_sets
+from buildvm_nb.model.machine import (
+    CPU_MODELS,
+    Accelerator,
+    Environment,
+    MachineSpec,
+    Vendor,
+    instruction_sets,
+)
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.laboratory import Laboratory, order_key
@@ -53,6 +60,8 @@ class Look:
     kernel: str
     """As ``uname -r`` says it."""
     cores: int
+    is_fast: bool = False
+    """Whether it runs under user-mode Linux."""
     zone: str = "UTC"
     """What ``TZ`` says."""
 
@@ -128,7 +137,7 @@ class World(Executor):
                 cpu_count=spec.cpu_count,
                 kernel_release=looks[0].kernel,
                 accelerator=spec.accelerator,
-                engine=f"qemu {_QEMU.version}",
+                engine=_engine(spec),
             ),
             probing=order.probing.model_copy(update={"drift_s": 0.01}),
             **known,
@@ -151,8 +160,14 @@ class World(Executor):
             vendor=_VENDORS.get(asked) or (made[model].vendor if model in made else Vendor.AMD),
             kernel=KERNELS.get(spec.kernel, spec.kernel),
             cores=spec.cpu_count,
+            is_fast=spec.accelerator is Accelerator.UML,
             zone=zone,
         )
+
+
+def _engine(spec: MachineSpec, *_: object) -> str:
+    is_fast = spec.accelerator is Accelerator.UML
+    return f"uml {KERNELS[spec.kernel]}" if is_fast else f"qemu {_QEMU.version}"
 
 
 class Notes:
@@ -188,7 +203,8 @@ def without_host() -> Iterator[None]:
         "ordered.kernel_for": had,
         "diagnose.kvm_status": lambda _cache: (False, ""),
         "laboratory.prepare": lambda *_, **__: _BOOT,
-        "laboratory.engine_for": lambda *_: f"qemu {_QEMU.version}",
+        "laboratory.engine_for": _engine,
+        "scouting.uml_status": lambda _cache: (False, ""),
         "cpus.find_emulator": lambda *_: _QEMU,
     }
     with ExitStack() as stack:
@@ -207,6 +223,7 @@ def diagnosed(
     workers: int = 1,
     fresh: bool = True,
     catalog: Notes | None = None,
+    overrides: Mapping[str, object] | None = None,
     **asked: object,
 ) -> Finding:
     """Diagnose a world; needs `without_host`.
@@ -233,4 +250,4 @@ def diagnosed(
         lab.case = case.model_copy(update={"source": LocalSource(path="tree")})
         lab.inputs = SimpleNamespace(main=main, fetched=(main,))
         lab._sources[lab.case.build_digest()] = ()  # the tree was made here, not fetched
-    return diagnose(lab, Questions(**{"use_hints": bool(hints), **asked}))
+    return diagnose(lab, Questions(**{"use_hints": bool(hints), **asked}), overrides)

@@ -10,7 +10,7 @@ from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study import open_machine
 from buildvm_nb.study.diagnose import diagnose_case
-from buildvm_nb.study.executors import LocalExecutor
+from buildvm_nb.study.executors import LocalExecutor, Means
 from buildvm_nb.study.questions import Questions
 from buildvm_nb.study.run import kvm_status, uml_status
 
@@ -102,15 +102,17 @@ def find_out(cache, catalog, executor, tmp_path):
                 questions[end] = parse_instant(questions[end])
         return diagnose_case(
             Case.parse(fields | {"steps": steps} | rest),
+            Means(
+                cache=cache,
+                catalog=catalog,
+                executor=executor,
+                jobs=1,  # the tests themselves run two at a time
+                base=tmp_path,
+                on_outcome=on_outcome,
+                fresh=fresh,
+            ),
             Questions(axes=axes, **questions),
             overrides,
-            cache=cache,
-            catalog=catalog,
-            executor=executor,
-            jobs=1,  # the tests themselves run two at a time
-            base=tmp_path,
-            on_outcome=on_outcome,
-            fresh=fresh,
         )
 
     return find

@@ -54,6 +54,19 @@ def test_output_comes_while_the_command_runs(machine):
     assert seen.is_set()
 
 
+def test_a_step_that_reads_sleeps_and_sets_timers_sees_one_clock(machine):
+    script = (
+        "use Time::HiRes qw(time alarm sleep); my ($last, $rang) = (time, 0);"
+        " for (1 .. 100_000) { my $t = time; die 'back' if $t < $last; $last = $t }"
+        " my $slept = time; sleep 0.3; $slept = time - $slept;"
+        " $SIG{ALRM} = sub { $rang = 1 }; my $began = time; alarm 0.3;"
+        " until ($rang) { } $began = time - $began;"
+        " die qq($slept $began) if $slept < 0.3 or $began < 0.3; print qq(done\n)"
+    )
+    result, said = output_of(machine, ["perl", "-e", script])
+    assert (result.status, said) == (0, "done\n")
+
+
 @pytest.mark.parametrize(
     ("command", "status", "signal"),
     [

@@ -112,6 +112,7 @@ def test_the_certificate_that_ends_at_the_boundary_is_the_cause(find_out, tmp_pa
     assert finding.runs <= 12
 
 
+@pytest.mark.long
 def test_the_overflow_of_2038_is_told_as_such(find_out):
     finding = find_out(
         f"{NOW}test $now -lt 2147483648", first="2038-01-19T03:00:00Z", last="2038-01-20"
@@ -120,6 +121,7 @@ def test_the_overflow_of_2038_is_told_as_such(find_out):
     assert finding.boundaries[0].cause.kind == "rollover"
 
 
+@pytest.mark.long
 def test_a_coin_toss_is_flaky_and_never_a_boundary(find_out):
     toss = "test $(od -An -N1 -tu1 /dev/urandom) -lt 128"
     finding = find_out(toss, first="2020-01-01", last="2024-01-01", budget=12)
@@ -151,6 +153,7 @@ def test_a_build_that_depends_on_the_date_is_built_anew_at_every_date(find_out):
     assert [one.first_after for one in finding.boundaries] == ["2021-11-27T15:28:58Z"]
 
 
+@pytest.mark.long
 def test_what_fails_or_passes_everywhere_is_told_so(find_out):
     span = {"first": "2020-01-01", "last": "2021-01-01", "effort": "quick"}
     assert find_out("true", **span).kind is FindingKind.SOUND

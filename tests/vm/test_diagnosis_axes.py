@@ -24,6 +24,7 @@ def test_the_smallest_set_of_cpu_features_is_found(find_out):
     assert "core2duo" in finding.failing_cpus
 
 
+@pytest.mark.long
 def test_the_pair_of_kernels_is_found(find_out):
     finding = find_out("uname -r | grep -qv '^5'", axes=(Axis.KERNEL,))
     assert finding.kind is FindingKind.KERNEL_DEPENDENT
@@ -111,6 +112,7 @@ def test_the_commit_that_broke_it_is_found_past_one_that_does_not_build(find_out
     assert boundary.is_exact
 
 
+@pytest.mark.long
 def test_a_feature_that_the_accelerator_cannot_give_is_no_verdict(find_out):
     finding = find_out(
         "grep -qw avx512f /proc/cpuinfo", axes=(Axis.CPU,), cpus=("Haswell,+avx512f",)

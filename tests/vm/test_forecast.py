@@ -73,6 +73,7 @@ def forecast(tmp_path, monkeypatch, capsys):
     return call
 
 
+@pytest.mark.long
 def test_both_breaks_are_told_to_the_second_with_their_certificates(forecast):
     status, out, err = forecast("--until", "2032", "--json", a=FIRST, b=SECOND)
     assert status == 3, err

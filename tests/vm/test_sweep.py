@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from buildvm_nb.catalog import Catalog, parse_case, read_csv
-from buildvm_nb.study.executors import LocalExecutor, open_executor
+from buildvm_nb.study.executors import LocalExecutor, Means, open_executor
 from buildvm_nb.study.sweep import (
     Cell,
     Grid,
@@ -212,10 +212,8 @@ def test_a_cell_whose_process_is_killed_is_done_again(cache, catalog):
         result = sweep(
             case,
             Grid(dates=("2018-01-01",)),
+            Means(cache=cache, catalog=catalog, executor=executor),
             {"accelerator": "tcg"},
-            cache=cache,
-            catalog=catalog,
-            executor=executor,
         )
     killer.join()
     assert killed
@@ -241,10 +239,8 @@ def test_a_cluster_does_the_cell_of_a_killed_worker_again(cluster, place, catalo
     result = sweep(
         case,
         Grid(dates=("2018-01-01", "2031-01-01")),
+        Means(cache=place.cache, catalog=catalog, scheduler=cluster.scheduler_address),
         {"accelerator": "tcg"},
-        cache=place.cache,
-        catalog=catalog,
-        scheduler=cluster.scheduler_address,
     )
     killer.join()
     assert killed

@@ -1,7 +1,8 @@
-"""A unit for systemd, run by a real systemd: the first process of name spaces of its own.
+"""Units for systemd, run by a real systemd: the first process of name spaces of its own.
 
 It has no other units: those of this host would set up this host. What a unit writes goes to a
-directory of the test, which stands in the places of /var/lib and /var/cache.
+directory of the test, which stands in the places of /var/lib, /var/cache and a user's home. That
+user's manager is run by this systemd.
 """
 
 import os
@@ -27,6 +28,9 @@ IMAGE = "debian:bookworm,python3"
 UNIT = "buildvm-vm.service"
 CONFIG = "/run/buildvm-nb"
 """Only there in systemd's name space; an account of its own can read it."""
+USER = 1
+"""Whose manager is run: the account `daemon`, which every Debian has."""
+HOME = "/run/home"
 FILE = """\
 image = "{image}"
 date = 2019-05-01
@@ -37,18 +41,34 @@ accelerator = "tcg"
 auto_start = true
 port_forwardings = [{{ host = {port}, guest = 22 }}]
 """
+MANAGER = f"""\
+[Service]
+Type=notify
+User={USER}
+Environment=HOME={HOME} XDG_RUNTIME_DIR=/run/user/{USER}
+ExecStart={SYSTEMD} --user --unit=basic.target --log-target=null
+Delegate=yes
+KillMode=mixed
+"""
 START = """
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t proc proc /proc
 umount -R /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-for hidden in /etc/systemd/system /usr/lib/systemd/system /usr/lib/systemd/system-generators; do
-    mount -t tmpfs -o mode=755 tmpfs "$hidden"
+for hidden in /etc/systemd/system /usr/lib/systemd/system /usr/lib/systemd/system-generators \\
+    /etc/systemd/user /usr/lib/systemd/user /usr/lib/systemd/user-generators; do
+    ! [ -d "$hidden" ] || mount -t tmpfs -o mode=755 tmpfs "$hidden"
 done
-for name in sysinit basic shutdown multi-user network; do
-    printf '[Unit]\\nDefaultDependencies=no\\n' >"/usr/lib/systemd/system/$name.target"
+for name in sysinit basic shutdown multi-user network default; do
+    for who in system user; do
+        printf '[Unit]\\nDefaultDependencies=no\\n' >"/usr/lib/systemd/$who/$name.target"
+    done
 done
+printf '%s' "$MANAGER" >/etc/systemd/system/manager.service
+install -d -o "$USER_ID" -m 700 "/run/user/$USER_ID"
+mkdir "$HOME_OF_USER"
+mount --bind "$PLACE/home" "$HOME_OF_USER"
 mount --bind "$PLACE/lib" /var/lib
 mount --bind "$PLACE/cache" /var/cache
 # what is in a home that nobody else may enter is where it was, and can be read
@@ -79,6 +99,9 @@ class Systemd:
             "HIDDEN": " ".join(map(str, set(hidden.values()))),
             "CONFIG": CONFIG,
             "FILE": file,
+            "MANAGER": MANAGER,
+            "USER_ID": str(USER),
+            "HOME_OF_USER": HOME,
             "SYSTEMD": str(SYSTEMD),
         }
         spaces = ["--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child=KILL"]
@@ -129,34 +152,44 @@ class Systemd:
 
 
 @pytest.fixture
-def systemd(cache, tmp_path, free_port):
-    """A systemd whose system units find an image and a kernel in their cache."""
+def start(tmp_path, free_port):
+    """Start a systemd with a machine's file: ``start(image)``; it is ended afterwards."""
     if os.geteuid() or not SYSTEMD.exists():
         pytest.skip("needs root and systemd's own program, for a systemd in name spaces")
     probe = ["unshare", "--mount", "--pid", "--cgroup", "--fork", "true"]
     if subprocess.run(probe, check=False, capture_output=True).returncode:
         pytest.skip("needs name spaces of its own")
+    for name in ("lib", "cache/private", "home"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "cache/private").chmod(0o700)
+    started = []
+
+    def start(image):
+        started.append(Systemd(tmp_path, FILE.format(image=image, port=free_port)))
+        return started[0]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+def fill(place, cache):
+    """Put what a machine boots into a cache of its own."""
     kernel = fetch_kernel("debian:bookworm", cache)
     image = build_image(ImageSpec.parse(IMAGE), cache)
     for path in (image.path, kernel.vmlinuz, build_initramfs(kernel, cache)):
         entry = path.parent.relative_to(cache.root)
-        shutil.copytree(cache.root / entry, tmp_path / "cache/private/buildvm-nb" / entry)
-    (tmp_path / "cache/private").chmod(0o700)
-    (tmp_path / "lib").mkdir()
-    started = Systemd(tmp_path, FILE.format(image=IMAGE, port=free_port))
-    yield started
-    started.stop()
+        shutil.copytree(cache.root / entry, place / entry)
 
 
-def test_a_system_unit_runs_a_machine_as_an_account_of_its_own(systemd):
-    buildvm = [sys.executable, "-W", "error", "-m", "buildvm_nb.cli", "--quiet"]
+BUILDVM = [sys.executable, "-P", "-W", "error", "-m", "buildvm_nb.cli", "--quiet"]
 
-    def call(*words):
-        given = {"PYTHONPATH": str(ROOT), "BUILDVM_CONFIG": CONFIG}
-        return systemd.run(*buildvm, *words, **given, BUILDVM_STATE="/var/lib/buildvm-nb")
 
+def written_for_the_system(systemd):
+    """Have a unit for the system's manager written and known; it finds this checkout."""
     unit = f"/etc/systemd/system/{UNIT}"
-    status, said = call("machine", "unit", "vm", "--systemd", "--system", "-o", unit)
+    words = ("machine", "unit", "vm", "--systemd", "--system", "-o", unit)
+    status, said = called(systemd, *words)
     assert status == 0, said
     more = f'[Service]\nEnvironment="PYTHONPATH={ROOT}"\nStandardError=file:/run/said\n'
     # a checkout in /tmp, of which the unit has one of its own
@@ -164,15 +197,31 @@ def test_a_system_unit_runs_a_machine_as_an_account_of_its_own(systemd):
     more += f"BindReadOnlyPaths={' '.join(sorted(ours))}\n"
     systemd.run("sh", "-c", f"mkdir {unit}.d; printf '%s' '{more}' >{unit}.d/test.conf")
     assert systemd.run("systemctl", "daemon-reload")[0] == 0
-    # the machine's file says auto_start
-    assert systemd.run("systemctl", "enable", "--quiet", UNIT)[0] == 0
-    status, said = systemd.run("systemctl", "start", "multi-user.target", UNIT)
+
+
+def called(systemd, *words):
+    """Call ``buildvm`` as root does who looks at a machine of the system."""
+    given = {"PYTHONPATH": str(ROOT), "BUILDVM_CONFIG": CONFIG}
+    return systemd.run(*BUILDVM, *words, **given, BUILDVM_STATE="/var/lib/buildvm-nb")
+
+
+def started_unit(systemd, *units):
+    status, said = systemd.run("systemctl", "start", *units, UNIT)
     if status:
         shown = systemd.run("systemctl", "show", UNIT, "--property=Result,ExecMainStatus")[1]
         pytest.fail(said + shown + systemd.run("cat", "/run/said")[1])
 
+
+def test_a_system_unit_runs_a_machine_as_an_account_of_its_own(start, cache, tmp_path):
+    fill(tmp_path / "cache/private/buildvm-nb", cache)
+    systemd = start(IMAGE)
+    written_for_the_system(systemd)
+    # the machine's file says auto_start
+    assert systemd.run("systemctl", "enable", "--quiet", UNIT)[0] == 0
+    started_unit(systemd, "multi-user.target")
+
     # ready when systemd says so
-    status, said = call("machine", "ssh", "vm", "date -u +%F")
+    status, said = called(systemd, "machine", "ssh", "vm", "date -u +%F")
     assert (status, said) == (0, "2019-05-01\n")
     pid = systemd.run("systemctl", "show", "--property=MainPID", "--value", UNIT)[1].strip()
     account = systemd.run("stat", "-c", "%U", f"/proc/{pid}")[1]
@@ -181,6 +230,60 @@ def test_a_system_unit_runs_a_machine_as_an_account_of_its_own(systemd):
     assert {line.split()[0] for line in processes if "qemu" in line} == {account.strip()}
 
     assert systemd.run("systemctl", "stop", UNIT)[0] == 0
-    shown = systemd.run("systemctl", "show", "--property=Result,ActiveState", UNIT)[1]
+    shown = systemd.run("systemctl", "show", UNIT, "--property=Result,ActiveState")[1]
     assert sorted(shown.split()) == ["ActiveState=inactive", "Result=success"]
-    assert call("machine", "status", "vm")[0] == 3  # it was ended in order, and says so
+    assert called(systemd, "machine", "status", "vm")[0] == 3  # ended in order, and says so
+
+
+def test_a_system_unit_says_at_once_that_its_image_has_to_be_there(start):
+    """Its account may make no files that run as their owner: packages would be unpacked wrongly."""
+    systemd = start(IMAGE)
+    written_for_the_system(systemd)
+    assert systemd.run("systemctl", "start", UNIT)[0] != 0
+    said = systemd.run("cat", "/run/said")[1]
+    assert f"the image {IMAGE} is not in the cache, and cannot be made here" in said
+    command = f"buildvm --cache /var/cache/buildvm-nb image build {IMAGE}"
+    assert f"make it outside, as root: {command}" in said
+    assert "kernel" not in said  # it was told before anything was fetched
+    assert command in systemd.run("cat", f"/etc/systemd/system/{UNIT}")[1]
+
+
+@pytest.mark.long
+def test_a_users_unit_runs_a_machine_in_the_users_manager(start, cache, tmp_path):
+    home = tmp_path / "home"
+    fill(home / ".cache/buildvm-nb", cache)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, USER, USER)
+    systemd = start(IMAGE)
+
+    def as_user(*argv):
+        login = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
+        clean = (
+            "env",
+            "-i",
+            f"HOME={HOME}",
+            f"XDG_RUNTIME_DIR=/run/user/{USER}",
+            "PATH=/usr/bin:/bin",
+        )
+        given = (f"PYTHONPATH={ROOT}", f"BUILDVM_CONFIG={CONFIG}")
+        return systemd.run(*login, *clean, *given, *argv)
+
+    # what docs/guix.md says, and what the note of `unit` says
+    unit = f"{HOME}/.config/systemd/user/{UNIT}"
+    status, said = as_user(*BUILDVM, "machine", "unit", "vm", "--systemd", "-o", unit)
+    assert status == 0, said
+    more = f'[Service]\nEnvironment="PYTHONPATH={ROOT}"\n'
+    as_user("sh", "-c", f"mkdir {unit}.d; printf '%s' '{more}' >{unit}.d/test.conf")
+    status, said = systemd.run("systemctl", "start", "manager.service")
+    assert status == 0, said
+    assert as_user("systemctl", "--user", "daemon-reload") == (0, "")
+    assert as_user("systemctl", "--user", "enable", "--quiet", "--now", UNIT) == (0, "")
+
+    assert as_user(*BUILDVM, "machine", "ssh", "vm", "date -u +%F") == (0, "2019-05-01\n")
+    processes = systemd.run("ps", "-eo", "uid,comm")[1].splitlines()
+    assert {line.split()[0] for line in processes if "qemu" in line} == {str(USER)}
+
+    assert as_user("systemctl", "--user", "stop", UNIT) == (0, "")
+    shown = as_user("systemctl", "--user", "show", UNIT, "--property=Result,ActiveState")[1]
+    assert sorted(shown.split()) == ["ActiveState=inactive", "Result=success"]
+    assert as_user(*BUILDVM, "machine", "status", "vm")[0] == 3

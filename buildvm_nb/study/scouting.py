@@ -1,0 +1,161 @@
+"""Search dates on the fast engine, prove on the strict one.
+
+User-mode Linux runs a test at nearly the host's speed, on the host's CPU; QEMU emulates the CPU
+that was asked for, ten times slower. So dates are searched on the first, and the runs that decide
+are repeated on the second, whose answer counts.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from buildvm_nb.errors import BudgetSpent, BuildVMError
+from buildvm_nb.image.uml import UML_KERNELS
+from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.machine import Accelerator, MachineSpec, Network
+from buildvm_nb.model.outcome import Outcome, Verdict
+from buildvm_nb.search import Probe, State, Transition
+from buildvm_nb.study.dates import DateRange, DateStudy, Prober, state_of, study_dates
+from buildvm_nb.study.laboratory import Laboratory, Order
+from buildvm_nb.study.prepare import split_steps
+from buildvm_nb.study.run import uml_status
+
+__all__ = ["scout_of", "search_and_prove"]
+
+_WORTH_S = 2.0
+"""A fork boots anew under user-mode Linux, 2.2 s against 0.4: a test that is over sooner under
+emulation gains nothing (docs/engines.md)."""
+
+
+def scout_of(lab: Laboratory, spec: MachineSpec, plain: Sequence[Outcome]) -> MachineSpec | None:
+    """Return the machine to search dates in.
+
+    `plain`: runs of all steps in machines as `spec`, which show how long the test takes.
+    Returns: None where user-mode Linux cannot stand in for it, or would not be faster.
+    """
+    can_stand_in = (
+        spec.accelerator is Accelerator.TCG
+        and spec.cpu_count == 1
+        and spec.network is Network.OFF
+        and spec.kernel in UML_KERNELS
+        and not lab.is_remote  # a worker may have none
+    )
+    if not can_stand_in or not plain or _tested_s(lab, plain) < _WORTH_S:
+        return None
+    try:
+        works, _ = uml_status(lab.cache)
+    except (BuildVMError, OSError):  # its kernel cannot be had
+        return None
+    return (
+        spec.model_copy(update={"accelerator": Accelerator.UML, "cpu": "host"}) if works else None
+    )
+
+
+def search_and_prove(
+    lab: Laboratory,
+    strict: MachineSpec,
+    scout: MachineSpec,
+    span: DateRange,
+    plain: Sequence[Outcome],
+) -> tuple[DateStudy, str, bool]:
+    """Find all changes in a range of dates under user-mode Linux, and see what decides under QEMU.
+
+    `plain`: runs of all steps in machines as `strict`.
+    Returns: the study, what is to be said of the engines, and whether that is a gap. Where the
+    engines do not agree, or the fast one breaks down, all was searched on the strict one.
+    """
+    ends = lab.run([Order(case=lab.case, machine=_at(scout, one)) for one in plain])
+    if told := _differing(plain, ends):
+        return study_dates(lab, strict, span, plain), told, False
+    study = study_dates(lab, scout, span, ends)
+    if why := _unclear(study):
+        told = f"user-mode Linux {why}: all was searched under QEMU"
+        return study_dates(lab, strict, span, plain), told, False
+    deciding = list(dict.fromkeys([*_deciding(study), *_passing(study, plain)]))
+    prober = Prober(lab, strict, span.first if study.is_forked else None)
+    try:
+        proven = prober.run(deciding)
+    except BudgetSpent:
+        return study, f"{_ALONE}: the budget of runs ended first", True
+    if told := _differing(list(proven.values()), [study.outcomes[probe] for probe in proven]):
+        return study_dates(lab, strict, span, plain), told, False
+    study.outcomes = proven | {p: one for p, one in study.outcomes.items() if p not in proven}
+    lost = [one for one in proven.values() if state_of(one) is State.UNKNOWN]
+    if lost:
+        return study, f"{_ALONE}: {lost[0].reason.partition(chr(10))[0]}", True
+    return study, "", False
+
+
+_ALONE = "what decides it was seen under user-mode Linux alone"
+
+
+def _tested_s(lab: Laboratory, plain: Sequence[Outcome]) -> float:
+    """Return how long the steps took that every fork repeats."""
+    names = {step.name for step in split_steps(lab.case)[1]}
+    return max(sum(s.duration_s for s in one.steps if s.name in names) for one in plain)
+
+
+def _at(scout: MachineSpec, outcome: Outcome) -> MachineSpec:
+    return scout.model_copy(update={"date": outcome.machine.date})
+
+
+def _differing(strict: Sequence[Outcome], fast: Sequence[Outcome]) -> str:
+    """Say where the engines do not agree; empty where they do, or one gave no verdict."""
+    for one, other in zip(strict, fast, strict=True):
+        states = state_of(one), state_of(other)
+        if states[0] is not states[1] and State.UNKNOWN not in states:
+            return (
+                f"at {format_instant(one.machine.date)} it {one.verdict} under QEMU and "
+                f"{other.verdict} under user-mode Linux: QEMU's answers count, and all was "
+                "searched there"
+            )
+    return ""
+
+
+def _unclear(study: DateStudy) -> str:
+    """Say why a search is better made anew; empty where it is not."""
+    if any(one.verdict is Verdict.ERROR for one in study.outcomes.values()):
+        return "lost some of its guests"
+    if study.survey.is_flaky:
+        return "did not always end alike"
+    return "failed at dates that nothing explains" if study.unexplained else ""
+
+
+def _deciding(study: DateStudy) -> Iterator[Probe]:
+    """Choose the runs next to each change, and one where a rule fails and one where it passes."""
+    for change in study.survey.transitions:
+        for state in (change.before, change.after):
+            yield _nearest(study, change, state)
+    rule = study.rule
+    if rule is None:
+        return
+    for state in (State.BAD, State.GOOD):
+        is_bad = state is State.BAD
+        yield next(
+            probe
+            for probe, outcome in study.outcomes.items()
+            if state_of(outcome) is state
+            and not probe.held
+            and rule.covers(probe.at + study.duration // 2) is is_bad
+        )
+
+
+def _passing(study: DateStudy, plain: Sequence[Outcome]) -> Iterator[Probe]:
+    """Choose a passing run for the finding to name as its environment, where QEMU has none yet."""
+    if not any(state_of(one) is State.GOOD for one in plain):
+        passing = (
+            probe
+            for probe, outcome in study.outcomes.items()
+            if state_of(outcome) is State.GOOD and not probe.held
+        )
+        yield from islice(passing, 1)
+
+
+def _nearest(study: DateStudy, change: Transition, state: State) -> Probe:
+    """Return the run of a state that is nearest to a change, and began on its side of it."""
+
+    def rank(probe: Probe) -> tuple[bool, int, bool, int]:
+        is_before = state is change.before
+        is_beside = probe.at <= change.last_before if is_before else probe.at >= change.first_after
+        return not is_beside, abs(probe.at - change.first_after), not probe.held, probe.attempt
+
+    return min((p for p, one in study.outcomes.items() if state_of(one) is state), key=rank)

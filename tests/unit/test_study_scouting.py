@@ -1,0 +1,122 @@
+"""Dates are searched on the fast engine, and what decides is seen on the strict one as well."""
+
+from datetime import UTC, datetime, timedelta
+from unittest.mock import patch
+
+import pytest
+from worlds import World, diagnosed, without_host
+
+from buildvm_nb.model.finding import Axis, FindingKind
+from buildvm_nb.model.instants import parse_instant
+from buildvm_nb.model.machine import Accelerator
+from buildvm_nb.model.outcome import Verdict
+
+OWN = datetime(2017, 6, 12, 14, 31, 7, tzinfo=UTC)
+EDGE = datetime(2024, 11, 27, 15, 28, 58, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _two_engines():
+    with without_host(), patch("buildvm_nb.study.scouting.uml_status", lambda _: (True, "")):
+        yield
+
+
+@pytest.fixture
+def found(tmp_path):
+    def run(passes, **asked):
+        asked = {"own": OWN, "axes": (Axis.DATE,), "lasts_s": 20} | asked
+        known = {name: asked.pop(name) for name in ("lasts_s", "breaks") if name in asked}
+        world = World(passes=passes, **known)
+        return diagnosed(world, tmp_path, **asked), world.ran
+
+    return run
+
+
+def _of(ran, accelerator):
+    return [one for one in ran if one.machine.accelerator is accelerator]
+
+
+def test_an_edge_is_searched_on_one_engine_and_seen_on_both(found):
+    finding, ran = found(lambda look: look.at < EDGE)
+    [edge] = finding.boundaries
+    assert (finding.kind, parse_instant(edge.first_after)) == (FindingKind.TIME_TRAP, EDGE)
+    assert finding.support.engines == ("qemu 7.2.22", "uml 6.1.0-41-cloud-amd64")
+    assert "seen on two engines" in finding.support.covered
+    strict, fast = _of(ran, Accelerator.TCG), _of(ran, Accelerator.UML)
+    held = {one.machine.date: one.verdict for one in strict if one.probing.held}
+    assert held == {EDGE - timedelta(seconds=1): Verdict.PASSED, EDGE: Verdict.FAILED}
+    assert len(strict) < 12 < len(fast)
+    assert finding.environment.accelerator is Accelerator.TCG
+    assert {one.id for one in strict if one.probing.held} <= set(finding.evidence)
+
+
+def test_a_rule_is_seen_on_both(found):
+    finding, ran = found(lambda look: look.at.weekday() != 0)
+    assert (finding.kind, finding.recurs) == (FindingKind.RECURRING, "FREQ=WEEKLY;BYDAY=MO")
+    strict = _of(ran, Accelerator.TCG)
+    assert {one.verdict for one in strict} == {Verdict.PASSED, Verdict.FAILED}
+    assert len(strict) < 12
+    assert finding.environment.accelerator is Accelerator.TCG
+
+
+@pytest.mark.parametrize(
+    "fast",
+    [
+        pytest.param(lambda look: look.at < EDGE - timedelta(days=400), id="another edge"),
+        pytest.param(lambda look: look.at < EDGE - timedelta(seconds=1), id="a second off"),
+        pytest.param(lambda _look: False, id="nothing passes"),
+    ],
+)
+def test_where_engines_do_not_agree_that_is_told_and_the_strict_one_counts(found, fast):
+    finding, ran = found(lambda look: fast(look) if look.is_fast else look.at < EDGE)
+    [edge] = finding.boundaries
+    assert parse_instant(edge.first_after) == EDGE
+    assert any("QEMU's answers count" in one for one in finding.assumptions)
+    located = [one for one in _of(ran, Accelerator.TCG) if one.probing.held]
+    assert {EDGE - timedelta(seconds=1), EDGE} <= {one.machine.date for one in located}
+
+
+def test_where_the_fast_engine_loses_guests_all_is_searched_on_the_strict_one(found):
+    def breaks(look):
+        return look.is_fast and look.at.year == 2020
+
+    finding, _ = found(lambda look: look.at < EDGE, breaks=breaks)
+    assert parse_instant(finding.boundaries[0].first_after) == EDGE
+    assert any("lost some of its guests" in one for one in finding.assumptions)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"lasts_s": 1}, {"effort": "quick"}, {"overrides": {"cpu": "Haswell"}}]
+)
+def test_it_is_left_alone_where_it_gains_nothing_or_a_machine_was_asked_for(found, asked):
+    _, ran = found(lambda look: look.at < EDGE, **asked)
+    assert _of(ran, Accelerator.UML) == []
+
+
+def test_a_panel_that_names_fields_which_nobody_set_asks_for_nothing(found):
+    left_open = {"accelerator": "auto", "cpu": None, "kernel": None}
+    _, ran = found(lambda look: look.at < EDGE, overrides=left_open)
+    assert _of(ran, Accelerator.UML)
+    assert {one.machine.accelerator for one in ran} == {Accelerator.UML, Accelerator.TCG}
+
+
+def test_where_the_budget_ends_before_the_proof_the_finding_says_so(found):
+    whole, ran = found(lambda look: look.at < EDGE)
+    decided = sum(one.probing.held for one in _of(ran, Accelerator.TCG))
+    finding, _ = found(lambda look: look.at < EDGE, budget=whole.runs - decided)
+    assert "seen under user-mode Linux alone: the budget of runs ended" in finding.summary
+    assert parse_instant(finding.boundaries[0].first_after) == EDGE
+
+
+def test_the_environment_that_a_finding_names_was_seen_on_the_strict_engine(found):
+    finding, ran = found(lambda look: look.at < EDGE, own=datetime(2026, 1, 1, tzinfo=UTC))
+    assert finding.environment.accelerator is Accelerator.TCG
+    assert finding.environment.date < EDGE - timedelta(days=1)
+    seen = {one.machine for one in ran if one.verdict is Verdict.PASSED}
+    assert finding.environment in seen
+
+
+def test_a_sound_case_is_called_so_by_both(found):
+    finding, _ = found(lambda _look: True)
+    assert finding.kind is FindingKind.SOUND
+    assert len(finding.support.engines) > 1
