@@ -464,6 +464,7 @@ def _search(
     how = Thoroughness(
         near=near,
         places=(near, today) if span.effort is Effort.THOROUGH else (near,),
+        yearly=(near, today),
         covers=not is_quick,
         checks=QUICK_CHECKS if is_quick else CHECKS,
     )

@@ -290,6 +290,17 @@ def test_a_quick_look_says_that_it_looked_for_no_rule(found):
     assert "no rule of the calendar" in finding.summary
 
 
+@pytest.mark.parametrize("year", [2022, 2024, 2028, 2030])
+def test_each_year_around_today_is_looked_at(found, year):
+    begins = datetime(year, 1, 15, tzinfo=UTC)
+    ends = begins + timedelta(days=430)
+    own = datetime(2008, 6, 12, tzinfo=UTC)
+    finding = found(lambda look: not begins <= look.at < ends, own=own)
+    assert [edge.first_after for edge in finding.boundaries] == [
+        f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (begins, ends)
+    ]
+
+
 def test_thorough_finds_a_window_of_a_month(found):
     begins = datetime(2019, 3, 5, 7, tzinfo=UTC)
     ends = begins + timedelta(days=31)
