@@ -35,6 +35,7 @@ CHECKS = ((1, 0.3, 3), (9, 4, 20), (33, 20, 100), (190, 120, 260), (380, 300, 90
 an answer is one, too."""
 QUICK_CHECKS = ((33, 0.3, 900),)
 _YEAR_S = 366 * _DAY_S
+_YEARS_AROUND = 5
 _ROUNDS = 4
 _MOST_SPELLS = 4
 """What fails more often than that, by no rule, is not told by windows."""
@@ -58,6 +59,8 @@ class Thoroughness:
     """Position around which rules are looked for first: the case's own date."""
     places: tuple[int, ...] = ()
     """From which positions on to meet all features of the calendar; empty: from `near`."""
+    yearly: tuple[int, ...] = ()
+    """Within five years of which positions each year is looked at where nothing differs."""
     covers: bool = True
     """Whether to meet all features of the calendar where it passes."""
     checks: tuple[tuple[float, float, float], ...] = CHECKS
@@ -302,6 +305,20 @@ class _Search:
                 found = found or self._seek(stretch.first, stretch.last, covers=False)
                 self._sift(stretch.first, stretch.last, is_new=found)
                 return
+        if not survey.transitions:
+            self._states(self._yearly())
+
+    def _yearly(self) -> list[int]:
+        """Choose a place of each year around some positions, where none was looked at."""
+        told = [at for at, _state in self._told()]
+        chosen: list[int] = []
+        for near in self.how.yearly:
+            for years in range(-_YEARS_AROUND, _YEARS_AROUND + 1):
+                at = self._unruled(near + years * 365 * _DAY_S + _ODD_S)
+                is_inside = self.plan.first <= at <= self.plan.last - self._duration()
+                if is_inside and all(abs(at - one) > _YEAR_S // 2 for one in (*told, *chosen)):
+                    chosen.append(at)
+        return chosen
 
     def _covering(self, stretch: Stretch, near: int) -> tuple[int, ...]:
         """Choose what is still to be asked of a stretch, from about a position on."""

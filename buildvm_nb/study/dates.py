@@ -151,12 +151,14 @@ def collect_hints(lab: Laboratory, image: ImageSpec, first: datetime, last: date
     if lab.case.source:
         places.insert(0, "")
     found: list[Hint] = []
+    main = lab.inputs.main
+    own = main.record.dated_at if main else None  # what was to come then may be long past
     for place, fetched in zip(places, lab.inputs.fetched, strict=True):
         with lab.progress.task(f"look for dates in {fetched.record.name}"):
             prefix = f"{place}/" if place else ""
             found += (
                 hint.model_copy(update={"path": f"{prefix}{hint.path}"})
-                for hint in scan_tree(fetched.tree)
+                for hint in scan_tree(fetched.tree, around=own)
             )
     if image.packages:
         with lab.progress.task("look for dates in the image's packages"):
@@ -415,7 +417,8 @@ def study_dates(
     `plain`: runs of all steps in such a machine, at dates within the range.
     """
     builders = {step.name for step in split_steps(lab.case)[0]}
-    if builders:  # a fork cannot tell whether they pass at its date
+    is_quick = span.effort is Effort.QUICK
+    if builders and not is_quick:  # a fork cannot tell whether they pass at its date
         ends = [spec.model_copy(update={"date": end}) for end in (span.first, span.last)]
         plain = [*plain, *lab.run([Order(case=lab.case, machine=end) for end in ends])]
     if not any(outcome.failing_step in builders for outcome in plain):
@@ -440,12 +443,13 @@ def _search(
     prober = Prober(lab, spec, span.first if is_forked else None)
     dates = [position(outcome.machine.date) for outcome in plain]
     outcomes: dict[Probe, Outcome] = {}
-    if not (is_forked and split_steps(lab.case)[0]):
+    has_forks = is_forked and bool(split_steps(lab.case)[0])
+    if not has_forks or span.effort is Effort.QUICK:
         outcomes = {
             Probe(at=at, attempt=outcome.probing.attempt): outcome
             for at, outcome in zip(dates, plain, strict=True)
         }
-    elif _cannot_prepare(prober, dates[0] if dates else position(span.first)):
+    if has_forks and _cannot_prepare(prober, dates[0] if dates else position(span.first)):
         return None
     known = {probe: prober.answer(probe, outcome) for probe, outcome in outcomes.items()}
 
@@ -460,6 +464,7 @@ def _search(
     how = Thoroughness(
         near=near,
         places=(near, today) if span.effort is Effort.THOROUGH else (near,),
+        yearly=(near, today),
         covers=not is_quick,
         checks=QUICK_CHECKS if is_quick else CHECKS,
     )

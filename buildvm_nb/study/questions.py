@@ -29,8 +29,8 @@ class Effort(StrEnum):
 
     @property
     def runs(self) -> tuple[int, int]:
-        """How many guest runs each axis takes: where nothing differs, and where something does."""
-        return {"quick": (4, 20), "normal": (38, 90), "thorough": (175, 300)}[self.value]
+        """How many guest runs dates take: where nothing differs, and where something does."""
+        return {"quick": (4, 20), "normal": (45, 150), "thorough": (180, 350)}[self.value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Questions:
     def expected_runs(self) -> str:
         """Tell about how many guest runs it takes.
 
-        For example ``about 38 guest runs where nothing differs, 90 where something does``.
+        For example ``about 45 guest runs where nothing differs, up to 150 where something does``.
         """
         few, many = self.effort.runs
         others = len([axis for axis in self.axes if axis is not Axis.DATE])
@@ -81,6 +81,9 @@ class Questions:
         least = few * on_dates + 3 * others
         most = many * on_dates + 15 * others
         told = f"about {least} guest runs where nothing differs, up to {most} where something does"
+        if Axis.DATE in self.axes and self.effort is not Effort.THOROUGH:
+            hinted = {Effort.QUICK: 10, Effort.NORMAL: 65}[self.effort]
+            told += f" ({hinted} where the sources or a failing log name its date)"
         return told if self.budget is None else f"{told}; at most {self.budget}"
 
     def dates(self, own: datetime, today: datetime) -> tuple[datetime, datetime]:

@@ -268,10 +268,37 @@ def test_a_hinted_trap_takes_few_runs(found):
         assert finding.runs <= most
 
 
+@pytest.mark.parametrize("steps", [["test"], ["build", "test"]])
+def test_a_constant_of_long_ago_is_a_hint_by_the_cases_own_date(found, steps):
+    edge = datetime(2016, 2, 24, 1, 15, 17, tzinfo=UTC)
+    finding = found(
+        World(passes=lambda look: look.at < edge),
+        own=datetime(2008, 8, 21, 2, 25, 16, tzinfo=UTC),
+        hints=(f"EXPIRES = '{edge:%Y-%m-%dT%H:%M:%SZ}'\n",),
+        case=Case.parse({"id": "old", "steps": [{"name": n, "run": n} for n in steps]}),
+        effort="quick",
+        axes=DEFAULT_AXES,
+    )
+    [told] = finding.boundaries
+    assert (told.first_after, told.is_exact) == ("2016-02-24T01:15:17Z", True)
+    assert finding.runs <= 10
+
+
 def test_a_quick_look_says_that_it_looked_for_no_rule(found):
     finding = found(lambda _look: True, effort="quick")
     assert any("no rule of the calendar" in one for one in finding.assumptions)
     assert "no rule of the calendar" in finding.summary
+
+
+@pytest.mark.parametrize("year", [2022, 2024, 2028, 2030])
+def test_each_year_around_today_is_looked_at(found, year):
+    begins = datetime(year, 1, 15, tzinfo=UTC)
+    ends = begins + timedelta(days=430)
+    own = datetime(2008, 6, 12, tzinfo=UTC)
+    finding = found(lambda look: not begins <= look.at < ends, own=own)
+    assert [edge.first_after for edge in finding.boundaries] == [
+        f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (begins, ends)
+    ]
 
 
 def test_thorough_finds_a_window_of_a_month(found):
@@ -288,6 +315,8 @@ def test_an_effort_that_is_none_is_a_usage_error():
         Questions(effort="hard")
     assert Questions(effort="quick").expected_runs().startswith("about 13 guest runs where nothing")
     assert Questions(budget=12).expected_runs().endswith("; at most 12")
+    assert "(65 where the sources or a failing log name its date)" in Questions().expected_runs()
+    assert "name its date" not in Questions(axes=(Axis.CPU,)).expected_runs()
 
 
 @pytest.mark.parametrize("least", [2, 4])
