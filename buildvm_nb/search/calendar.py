@@ -36,6 +36,8 @@ an answer is one, too."""
 QUICK_CHECKS = ((33, 0.3, 900),)
 _YEAR_S = 366 * _DAY_S
 _YEARS_AROUND = 5
+_BEFORE = (1, 40, 200, 400)
+"""So many days before a rule begins to hold, what it covers has to pass."""
 _ROUNDS = 4
 _MOST_SPELLS = 4
 """What fails more often than that, by no rule, is not told by windows."""
@@ -461,6 +463,11 @@ class _Search:
             if state is State.UNKNOWN:
                 return None
             low, high = (at, high) if state is State.GOOD else (low, at)
+        before = [
+            self._covered_before(rule, low - days * _DAY_S, self.plan.first) for days in _BEFORE
+        ]
+        if State.BAD in self._states([at for at in before if at > self.plan.first]):
+            return None  # what passed there was an exception
         return replace(rule, since=low + self._duration() + 1)
 
     def _is_in(self, rule: Rule, at: int) -> bool:

@@ -225,18 +225,23 @@ def covering_set(
         if not gained:
             break
         days.remove(best)
-        at = _at_hour(best, hours, gained, duration)
+        left = list(hours)
+        at = _at_hour(best, left, gained, duration)
         if not first <= at <= last - duration or (avoid and avoid(at)):
             continue
+        hours = left
         years[_year(best)] += 1
         missing -= _pairs(best)
         chosen.append(at)
-    for day in days[:: max(1, len(days) // (len(hours) + 1))]:
+    stride = max(1, len(days) // (len(hours) + 1))
+    for day in (*days[::stride], *days):
         if not hours:
             break
-        at = _at_hour(day, hours, set(), duration)
+        left = list(hours)
+        at = _at_hour(day, left, set(), duration)
         if first <= at <= last - duration and not (avoid and avoid(at)):
             chosen.append(at)
+            hours = left
     return tuple(sorted(chosen))
 
 
