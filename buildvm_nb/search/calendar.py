@@ -438,7 +438,7 @@ class _Search:
         self.rule = replace(whole[0], also=tuple(whole[1:]))
         return True
 
-    def _anchored(self, rule: Rule) -> Rule | None:
+    def _anchored(self, rule: Rule) -> Rule | None:  # noqa: C901 - one bisection with its ends
         """Find since when a rule holds; None: it does not hold to the end."""
         failed = [at for at, state in self._told() if state is State.BAD and rule.covers(at)]
         earliest = self._covered_after(rule, self.plan.first, failed[0])
@@ -463,9 +463,8 @@ class _Search:
             if state is State.UNKNOWN:
                 return None
             low, high = (at, high) if state is State.GOOD else (low, at)
-        if self._failed_before(rule, low):
-            return None  # what passed there was an exception
-        return replace(rule, since=low + self._duration() + 1)
+        is_exception = self._failed_before(rule, low)  # what passed there
+        return None if is_exception else replace(rule, since=low + self._duration() + 1)
 
     def _failed_before(self, rule: Rule, since: int) -> bool:
         """Look at what a rule covers before it begins to hold, and tell whether that fails."""
