@@ -438,7 +438,7 @@ class _Search:
         self.rule = replace(whole[0], also=tuple(whole[1:]))
         return True
 
-    def _anchored(self, rule: Rule) -> Rule | None:  # noqa: C901 - one bisection with its ends
+    def _anchored(self, rule: Rule) -> Rule | None:
         """Find since when a rule holds; None: it does not hold to the end."""
         failed = [at for at, state in self._told() if state is State.BAD and rule.covers(at)]
         earliest = self._covered_after(rule, self.plan.first, failed[0])
