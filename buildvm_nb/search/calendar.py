@@ -463,12 +463,14 @@ class _Search:
             if state is State.UNKNOWN:
                 return None
             low, high = (at, high) if state is State.GOOD else (low, at)
-        before = [
-            self._covered_before(rule, low - days * _DAY_S, self.plan.first) for days in _BEFORE
-        ]
-        if State.BAD in self._states([at for at in before if at > self.plan.first]):
-            return None  # what passed there was an exception
-        return replace(rule, since=low + self._duration() + 1)
+        is_exception = self._failed_before(rule, low)  # what passed there
+        return None if is_exception else replace(rule, since=low + self._duration() + 1)
+
+    def _failed_before(self, rule: Rule, since: int) -> bool:
+        """Look at what a rule covers before it begins to hold, and tell whether that fails."""
+        first = self.plan.first
+        before = [self._covered_before(rule, since - days * _DAY_S, first) for days in _BEFORE]
+        return State.BAD in self._states([at for at in before if at > first])
 
     def _is_in(self, rule: Rule, at: int) -> bool:
         """Tell whether a run from an instant on is wholly in what a rule covers."""
