@@ -51,6 +51,8 @@ _COARSE_S = 3600
 """What also fails by chance is located no closer: each halving takes several runs."""
 _MOST_HALVINGS = 24
 _SHORT_S = 8 * _DAY_S
+_SHORTEST_S = 60 * _DAY_S
+"""In less no rule is looked for: too few weeks and months are in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +261,8 @@ class _Search:
         That a look falls into a window of some days by chance is a wonder, unless a hint led there;
         and that two windows are as long as each other, or begin on the same day of the year.
         """
+        if self.plan.last - self.plan.first < _SHORTEST_S:
+            return False  # so short a range was chosen around what was to be located
         changes = survey.transitions
         windows = [
             (begins.first_after, ends.first_after)
@@ -377,7 +381,7 @@ class _Search:
 
     def _seek(self, first: int, last: int, *, covers: bool) -> bool:
         """Look for a rule in a span; tell whether there is a new one."""
-        if self.rule is not None or last - first < 60 * _DAY_S:
+        if self.rule is not None or last - first < _SHORTEST_S:
             return False
         duration = self._duration()
         known = {at: state for at, state in self._told() if first <= at <= last - duration}
@@ -409,7 +413,7 @@ class _Search:
 
         `is_new`: whether a rule was found just now; what else fails on its days is not known.
         """
-        if (self.rule is not None and not is_new) or last - first < 60 * _DAY_S:
+        if (self.rule is not None and not is_new) or last - first < _SHORTEST_S:
             return False
         duration = self._duration()
         told = [(at, state) for at, state in self._told() if first <= at <= last - duration]

@@ -468,6 +468,15 @@ def test_a_rule_that_holds_since_today_is_found_thoroughly(found):
     assert _differs(finding, fails) == []
 
 
+@pytest.mark.parametrize("before_s", [3, 86_400])
+@pytest.mark.parametrize("after_s", [2, 86_400, 2_000_000])
+def test_an_edge_is_located_in_a_range_that_was_chosen_around_it(found, before_s, after_s):
+    span = {"first": EDGE - timedelta(seconds=before_s), "last": EDGE + timedelta(seconds=after_s)}
+    finding = found(lambda look: look.at < EDGE, **span)
+    assert finding.kind is FindingKind.TIME_TRAP
+    assert [edge.first_after for edge in finding.boundaries] == [f"{EDGE:%Y-%m-%dT%H:%M:%SZ}"]
+
+
 PAIRS = {
     "weekends and day 8": lambda at: at.weekday() > 4 or at.day == 8,
     "Saturdays and October": lambda at: at.weekday() == 5 or at.month == 10,
