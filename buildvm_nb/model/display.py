@@ -82,6 +82,12 @@ def describe_boundary(edge: "Boundary", sign: Callable[[str], str] = str) -> str
 
     `sign`: writes a verdict.
     """
+    if edge.axis.value == "timezone":  # which has no order
+        return (
+            f"timezone: {sign(edge.before.value)} with TZ={edge.last_before}, "
+            f"{sign(edge.after.value)} with TZ={edge.first_after} "
+            f"({edge.confirmed} confirming runs)"
+        )
     return (
         f"{edge.axis.value}: {sign(edge.before.value)} up to {edge.last_before}, "
         f"{sign(edge.after.value)} from {edge.first_after} "
