@@ -472,7 +472,10 @@ def options_of(frontend, home, port):
     return ["--allow-root", "--expose-app-in-browser", *settings]
 
 
-@pytest.mark.parametrize("frontend", ["jupyterlab", "notebook", "voila"])
+@pytest.mark.parametrize(
+    "frontend",
+    ["jupyterlab", *(pytest.param(one, marks=pytest.mark.long) for one in ("notebook", "voila"))],
+)
 def test_a_catalog_is_searched_and_exported_by_keyboard_alone(
     opened, tmp_path, free_port, frontend
 ):

@@ -116,7 +116,13 @@ def troubled():
         thread.join()
 
 
-@pytest.mark.parametrize("mirror", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "http://127.0.0.1:9",
+        pytest.param("http://no-such-host.invalid", marks=pytest.mark.long),
+    ],
+)
 def test_a_mirror_that_is_out_of_reach_says_nothing_about_a_package(tmp_path, mirror):
     archive = PackageArchive("bookworm", mirror, cache=Cache(tmp_path / "cache"))
     for ask in (archive.candidate, archive.download_source):
@@ -124,7 +130,9 @@ def test_a_mirror_that_is_out_of_reach_says_nothing_about_a_package(tmp_path, mi
             ask("hostname")
 
 
-@pytest.mark.parametrize("status", [403, 429, 500, 503])
+@pytest.mark.parametrize(
+    "status", [403, 503, *(pytest.param(one, marks=pytest.mark.long) for one in (429, 500))]
+)
 def test_a_mirror_in_trouble_says_nothing_about_a_package(tmp_path, troubled, status):
     troubled.status = status
     archive = PackageArchive("bookworm", troubled.url, cache=Cache(tmp_path / "cache"))

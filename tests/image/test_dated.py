@@ -166,6 +166,7 @@ def test_what_the_systems_own_mirror_serves_must_not_have_expired(snapshot, tmp_
 
 
 @pytest.mark.usefixtures("plain_apt")
+@pytest.mark.long
 def test_old_lists_do_not_prove_that_a_package_is_missing_while_the_mirror_is_in_trouble(
     snapshot, tmp_path
 ):

@@ -79,6 +79,7 @@ def temporary_directory(pid):
     return next(Path(one.removeprefix("TMPDIR=")) for one in variables if one.startswith("TMPDIR="))
 
 
+@pytest.mark.long
 def test_a_disk_boots_at_its_date_with_its_secrets_and_stays_as_it_is(call, tmp_path):
     before = digest(tmp_path / "disk.qcow2")
     status, _, err = call("start", "disk")

@@ -231,6 +231,7 @@ def cluster():
         yield cluster
 
 
+@pytest.mark.long
 def test_a_cluster_does_the_cell_of_a_killed_worker_again(cluster, place, catalog):
     case = parse_case(CASE.format(run="sleep 1; test $year -lt 2030"))
     killed = []

@@ -126,6 +126,7 @@ def test_a_command_that_takes_all_memory_is_the_machines_trouble(machine_at):
         assert machine.run("true").exit_status == 0
 
 
+@pytest.mark.long
 def test_a_time_trap_is_found_with_forks(find_out):
     finding = find_out(
         'test "$(date +%s)" -lt 1577836800 || { echo "Error: expired"; exit 1; }',

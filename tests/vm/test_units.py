@@ -212,6 +212,7 @@ def started_unit(systemd, *units):
         pytest.fail(said + shown + systemd.run("cat", "/run/said")[1])
 
 
+@pytest.mark.long
 def test_a_system_unit_runs_a_machine_as_an_account_of_its_own(start, cache, tmp_path):
     fill(tmp_path / "cache/private/buildvm-nb", cache)
     systemd = start(IMAGE)
