@@ -597,7 +597,7 @@ def test_errors_and_plots_can_be_read_on_wide_and_narrow_pages_in_any_theme(
         opened.locator(f'body[data-jp-theme-name="{theme}"]').wait_for(state="attached")
         opened.keyboard.press("Control+b")
         run_cell(opened, "import buildvm_nb")
-        told = opened.locator('[role="alert"]', has_text="memory: expected a whole number").first
+        told = opened.locator('[role="alert"]', has_text="memory: not a size").first
         told.wait_for()
         run_cell(opened, "%matplotlib")
         plot = opened.locator('.jp-OutputArea-output svg[aria-label="plot"]')
