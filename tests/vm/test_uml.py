@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -90,31 +89,6 @@ def test_forks_have_what_was_prepared_and_do_not_see_each_other(machine_at, cach
                 fork, "cat hard; test -p /tmp/pipe; date -u +%FT%H:%M; ls; echo more >>state"
             )
         assert said == f"prepared\n{date[:16]}\nhard\nstate\n"
-
-
-@pytest.mark.slow
-def test_two_hundred_forks_leave_nothing_behind(machine_at, cache, tmp_path):
-    machine = machine_at("1990-01-01", **UML)
-    machine.boot()
-    machine.run("echo prepared >state", check=True)
-    checkpoint = machine.freeze(tmp_path)
-
-    def left():
-        kept = {path for path in cache.root.rglob("*") if path.is_dir()}
-        return (
-            processes(),
-            len(set(Path("/proc/self/fd").iterdir())),
-            threading.active_count(),
-            kept,
-        )
-
-    before = left()
-    for number in range(200):
-        date = machine.spec.date + timedelta(days=100 * number)
-        spec = machine.spec.model_copy(update={"date": date})
-        with BuildMachine(spec, machine.boot_files, cache=cache, checkpoint=checkpoint) as fork:
-            fork.run("grep -q prepared state", check=True)
-    assert left() == before
 
 
 def test_a_command_that_takes_all_memory_is_the_machines_trouble(machine_at):
