@@ -303,10 +303,10 @@ def _among(value: str, passing: Sequence[str], failing: Sequence[str]) -> State 
 def _expected_at(finding: Finding, outcome: Outcome) -> State | None:
     """Return what a finding on dates says of a run in its own machine, wholly on one side."""
     machine, shown = outcome.machine, finding.environment
-    is_scout = (
-        machine.accelerator is Accelerator.UML
-    )  # it has the host's CPU, whatever was asked for
-    if shown and (machine.kernel, is_scout or machine.cpu) != (shown.kernel, is_scout or shown.cpu):
+    if shown and machine.kernel != shown.kernel:
+        return None
+    # user-mode Linux has the host's CPU, whatever was asked for
+    if shown and machine.cpu != shown.cpu and machine.accelerator is not Accelerator.UML:
         return None
     ends = [one.clock_ended_at for one in outcome.steps if one.clock_ended_at]
     last = max([machine.date, *ends])
@@ -363,8 +363,7 @@ def _is_told(outcome: Outcome) -> bool:
 
 
 def _gap(where: str, outcome: Outcome) -> str:
-    why = outcome.reason.partition("\n")[0] or outcome.verdict.value
-    return f"no verdict {where} ({why})"
+    return f"no verdict {where} ({outcome.why or outcome.verdict.value})"
 
 
 def _each_once(*told: Sequence[str]) -> tuple[str, ...]:

@@ -331,6 +331,14 @@ class DateStudy:
         answers = [one for probe, one in self.survey.answers.items() if not probe.held]
         return max((answer.last - answer.first for answer in answers), default=0)
 
+    def running(self) -> Iterator[tuple[Probe, Outcome, bool]]:
+        """Iterate over runs whose clock went on, and whether the rule covers their middle."""
+        half = self.duration // 2
+        for probe, outcome in self.outcomes.items():
+            if not probe.held:
+                is_ruled = self.rule is not None and self.rule.covers(probe.at + half)
+                yield probe, outcome, is_ruled
+
 
 def position(instant: datetime) -> int:
     """Return an instant as the search counts: whole seconds since 1970.
@@ -617,14 +625,10 @@ def with_rule(study: DateStudy, base: Finding, found: Finding | None) -> Finding
     rule = study.rule
     if rule is None:
         raise AssertionError("a recurring finding needs a rule")
-    inside = [
-        (outcome, rule.covers(probe.at + study.duration // 2))
-        for probe, outcome in study.outcomes.items()
-        if not probe.held
-    ]
-    told = [one for one, hit in inside if hit and state_of(one) is not State.UNKNOWN]
+    runs = list(study.running())
+    told = [one for _, one, hit in runs if hit and state_of(one) is not State.UNKNOWN]
     failed = [one for one in told if state_of(one) is State.BAD]
-    passed = [one for one, hit in inside if not hit and state_of(one) is State.GOOD]
+    passed = [one for _, one, hit in runs if not hit and state_of(one) is State.GOOD]
     kept = found or base
     summary = (
         f"fails {rule_words(rule)}: {len(failed)} of {len(told)} runs then failed, "

@@ -262,10 +262,8 @@ class _Diagnosis:
             return self._commits()
         self.plain = self._plain([self.own, self.today])
         if all(state_of(outcome) is State.UNKNOWN for outcome in self.plain):
-            why = self.plain[-1].reason.partition("\n")[0]
-            return self._base(
-                kind=FindingKind.UNDETERMINED, summary=f"no machine gave a verdict: {why}"
-            )
+            summary = f"no machine gave a verdict: {self.plain[-1].why}"
+            return self._base(kind=FindingKind.UNDETERMINED, summary=summary)
         studies = {
             Axis.DATE: self._dates,
             Axis.CPU: self._cpus,
@@ -656,7 +654,7 @@ class _Diagnosis:
             self.lab, self.own, self.today, self._base(), repeats=repeats
         )
         for outcome in failed[:1]:
-            why = outcome.reason.partition("\n")[0] or outcome.verdict.value
+            why = outcome.why or outcome.verdict.value
             told = f"outputs were not compared: it does not pass with a held clock ({why})"
             is_trouble = state_of(outcome) is State.UNKNOWN
             (self.left_out if is_trouble else self.assumed).append(told)

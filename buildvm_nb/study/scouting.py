@@ -81,7 +81,7 @@ def search_and_prove(
     study.outcomes = proven | {p: one for p, one in study.outcomes.items() if p not in proven}
     lost = [one for one in proven.values() if state_of(one) is State.UNKNOWN]
     if lost:
-        return study, f"{_ALONE}: {lost[0].reason.partition(chr(10))[0]}", True
+        return study, f"{_ALONE}: {lost[0].why}", True
     return study, "", False
 
 
@@ -125,28 +125,19 @@ def _deciding(study: DateStudy) -> Iterator[Probe]:
     for change in study.survey.transitions:
         for state in (change.before, change.after):
             yield _nearest(study, change, state)
-    rule = study.rule
-    if rule is None:
-        return
-    for state in (State.BAD, State.GOOD):
-        is_bad = state is State.BAD
-        yield next(
+    for state, is_wanted in ((State.BAD, True), (State.GOOD, False)) if study.rule else ():
+        chosen = (
             probe
-            for probe, outcome in study.outcomes.items()
-            if state_of(outcome) is state
-            and not probe.held
-            and rule.covers(probe.at + study.duration // 2) is is_bad
+            for probe, outcome, is_ruled in study.running()
+            if is_ruled is is_wanted and state_of(outcome) is state
         )
+        yield from islice(chosen, 1)
 
 
 def _passing(study: DateStudy, plain: Sequence[Outcome]) -> Iterator[Probe]:
     """Choose a passing run for the finding to name as its environment, where QEMU has none yet."""
     if not any(state_of(one) is State.GOOD for one in plain):
-        passing = (
-            probe
-            for probe, outcome in study.outcomes.items()
-            if state_of(outcome) is State.GOOD and not probe.held
-        )
+        passing = (p for p, one, _ in study.running() if state_of(one) is State.GOOD)
         yield from islice(passing, 1)
 
 
