@@ -623,10 +623,16 @@ def test_errors_and_plots_can_be_read_on_wide_and_narrow_pages_in_any_theme(
         opened.locator(".lm-Menu-item", has_text="Restart Kernel…").first.click()
         opened.locator(".jp-Dialog .jp-mod-accept").click()
         again.wait_for(state="visible")  # before panels that do not answer
-        opened.keyboard.press("Control+s")
+        opened.locator(".jp-Dialog").wait_for(state="hidden")
+        with opened.expect_response(is_save):  # a reload before its end shows no panels at all
+            opened.keyboard.press("Control+s")
         opened.reload()
         opened.get_by_text("model not found").wait_for()
         again.wait_for(state="visible")
+
+
+def is_save(answer):
+    return answer.request.method == "PUT" and "/api/contents/" in answer.url
 
 
 def assert_readable(page, element, theme, width):
