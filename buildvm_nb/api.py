@@ -142,6 +142,7 @@ def build(
             raise UsageError(f"environment: unknown: {environment!r}; allowed: 'auto', a Choice")
         choice = advise(case, catalog=opened, base=base) if environment == "auto" else environment
         fields, chosen_by = choice.beside(machine) if choice else (machine, ())
+        case = choice.applied_to(case) if choice else case
         trial = run_case(case, fields, cache=Cache(), base=base, progress=cell_progress())
         outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
         return opened.record(outcome, trial.log)

@@ -11,7 +11,7 @@ from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
 from buildvm_nb.model.machine import CPU_MODELS, OLDEST_QEMU, Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, new_id
-from buildvm_nb.search import Plan, State
+from buildvm_nb.search import LEVEL, Plan, State, fisher_exact
 from buildvm_nb.source import Commit, list_commits
 from buildvm_nb.study.conclusion import (
     assumptions_of,
@@ -177,6 +177,8 @@ _OF_ZONES = re.compile(
     r"time.?zone|zoneinfo|tzinfo|tzset|tzlocal|tzdata|\bpytz\b|\butc.?offset|\bTZ\b", re.IGNORECASE
 )
 """What the log of a run that fails by its time zone may say."""
+_MOST_AGAIN = 9
+"""By then that many runs that agree on each side are no chance."""
 _CONSTANTS = frozenset({HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT})
 _WEAK = _CONSTANTS | {HintKind.CALENDAR, HintKind.ROLLOVER}
 
@@ -484,6 +486,8 @@ class _Diagnosis:
         if study.disagreeing:
             return flaky_finding(study.disagreeing, Axis.CPU, self._base())
         if study.good and study.bad:
+            if runs := self._by_chance((study.good, study.bad), Axis.CPU):
+                return flaky_finding(runs, Axis.CPU, self._base())
             return cpu_finding(study, self._base())
         return None
 
@@ -503,9 +507,9 @@ class _Diagnosis:
 
     def _zones(self) -> Finding | None:
         study = study_zones(self.lab, self._somewhere(), repeats=self.repeats)
-        if study.survey.is_flaky or not study.survey.transitions:
-            return self._ordered(study, Axis.TIMEZONE, FindingKind.TIMEZONE_DEPENDENT)
-        return zone_finding(study, self._base())
+        finding = self._ordered(study, Axis.TIMEZONE, FindingKind.TIMEZONE_DEPENDENT)
+        is_told = finding is not None and finding.kind is FindingKind.TIMEZONE_DEPENDENT
+        return zone_finding(study, self._base()) if is_told else finding
 
     def _hinted_zones(self) -> Finding | None:
         """Try time zones, unasked, where a failing run speaks of them and nothing else explains it.
@@ -541,9 +545,40 @@ class _Diagnosis:
             split = {one.at for one in study.survey.disagreements}
             runs = [outcome for index in sorted(split) for outcome in study.at(index)]
             return flaky_finding(runs, axis, self._base())
+        for change in study.survey.transitions:
+            sides = ((change.last_before, change.before), (change.first_after, change.after))
+            ends = [
+                next(one for one in study.at(index) if state_of(one) is state)
+                for index, state in sides
+            ]
+            if runs := self._by_chance(ends, axis):
+                return flaky_finding(runs, axis, self._base())
         if study.survey.transitions:
             return ordered_finding(study, axis, kind, self._base())
         return self._spent() if study.survey.exhausted else None
+
+    def _by_chance(self, ends: Sequence[Outcome], axis: Axis) -> list[Outcome]:
+        """Ask both sides of a change again until chance does not explain it.
+
+        Three runs that fail by chance are no wonder where many values are tried.
+        Returns: the runs at one side where these do not agree; none where they do.
+        """
+        if self.questions.effort is Effort.QUICK:
+            return []
+        for attempt in range(self.repeats + 1, self.repeats + _MOST_AGAIN):
+            judged = [one for one in self._judged() if not one.probing.held]
+            same = [[one for one in judged if _is_repeated(one, end)] for end in ends]
+            like = [[o for o in judged if _value(o, axis) == _value(end, axis)] for end in ends]
+            if mixed := next((runs for runs in same if len({*map(state_of, runs)}) > 1), None):
+                return mixed
+            if any(fisher_exact(*map(_counted, sides)) < LEVEL for sides in (same, like)):
+                return []
+            try:
+                self.lab.run([_again(end, attempt) for end in ends])
+            except BudgetSpent:
+                self.assumed.append("chance was not excluded: the budget of runs ended first")
+                return []
+        return []
 
     def _somewhere(self) -> MachineSpec:
         """Return a machine to vary other axes from: today's, unless only the other one passes."""
@@ -591,15 +626,7 @@ class _Diagnosis:
     def _asked_again(self, outcomes: Sequence[Outcome]) -> Finding | None:
         """Repeat what failed where no axis tells why: what then passes fails by chance."""
         failed = next(one for one in outcomes if state_of(one) is State.BAD)
-        probing = failed.probing.model_copy(update={"drift_s": None})
-        again = [
-            Order(
-                case=failed.case,
-                machine=failed.machine,
-                probing=probing.model_copy(update={"attempt": number}),
-            )
-            for number in range(1, 2 * self.repeats + 2)
-        ]
+        again = [_again(failed, number) for number in range(1, 2 * self.repeats + 2)]
         runs = [failed, *self.lab.run(again)]
         if State.GOOD not in map(state_of, runs):
             return None
@@ -680,6 +707,32 @@ class _Diagnosis:
             "tool_version": version("buildvm-nb"),
         }
         return Finding.model_validate(known | fields)
+
+
+def _again(outcome: Outcome, attempt: int) -> Order:
+    """Ask once more for what an outcome is of."""
+    probing = outcome.probing.model_copy(update={"drift_s": None, "attempt": attempt})
+    return Order(case=outcome.case, machine=outcome.machine, probing=probing)
+
+
+def _is_repeated(one: Outcome, other: Outcome) -> bool:
+    return (one.machine, one.case) == (other.machine, other.case)
+
+
+def _value(outcome: Outcome, axis: Axis) -> object:
+    machine = outcome.machine
+    return {
+        Axis.CPU: machine.cpu,
+        Axis.KERNEL: machine.kernel,
+        Axis.CORES: machine.cpu_count,
+        Axis.TIMEZONE: outcome.case.timezone,
+    }[axis]
+
+
+def _counted(outcomes: Iterable[Outcome]) -> tuple[int, int]:
+    """Count how many runs passed, and how many failed."""
+    states = [state_of(one) for one in outcomes]
+    return states.count(State.GOOD), states.count(State.BAD)
 
 
 def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,16 +157,11 @@ def study_zones(lab: Laboratory, spec: MachineSpec, *, repeats: int = 2) -> Orde
 
     Returns: values of ``TZ``, the case's own first.
     """
-    own = next((step.env["TZ"] for step in lab.case.steps if "TZ" in step.env), "UTC")
+    own = lab.case.timezone
     zones = list(dict.fromkeys([own, *ZONES]))
 
     def order(zone: str, attempt: int) -> Order:
-        if zone == own:
-            return Order(case=lab.case, machine=spec, probing={"attempt": attempt})
-        steps = tuple(
-            step.model_copy(update={"env": {**step.env, "TZ": zone}}) for step in lab.case.steps
-        )
-        case = lab.case.model_copy(update={"steps": steps})
+        case = lab.case if zone == own else lab.case.in_timezone(zone)
         return Order(case=case, machine=spec, probing={"attempt": attempt})
 
     return study_order(lab, zones, order, _everywhere(len(zones), repeats, lab.workers))
