@@ -30,15 +30,15 @@ from buildvm_nb.search import (
     Transition,
     coin_confidence,
 )
-from buildvm_nb.source import Commit
 from buildvm_nb.study.choice import passes_at
-from buildvm_nb.study.cpus import CpuStudy
 from buildvm_nb.study.dates import DateStudy, explain_boundary, hint_within, state_of, when
-from buildvm_nb.study.ordered import ZONES, LineStudy
 
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.machine import MachineSpec
+    from buildvm_nb.source import Commit
+    from buildvm_nb.study.cpus import CpuStudy
+    from buildvm_nb.study.ordered import LineStudy
 
 __all__ = [
     "assumptions_of",
@@ -84,7 +84,7 @@ def date_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Find
     return base.model_copy(update=changes | {"summary": "; ".join(told)})
 
 
-def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
+def cpu_finding(study: "CpuStudy", base: Finding) -> Finding:
     """Conclude from differences between CPUs."""
     good, bad = study.good, study.bad
     if good is None or bad is None:
@@ -138,7 +138,7 @@ def both_finding(dated: Finding, by_cpu: Finding) -> Finding:
     )
 
 
-def line_finding(study: LineStudy, base: Finding) -> Finding:
+def line_finding(study: "LineStudy", base: Finding) -> Finding:
     """Conclude from changes along an axis of a few values.
 
     `study`: with one change at least.
@@ -174,7 +174,7 @@ def line_finding(study: LineStudy, base: Finding) -> Finding:
     return base.model_copy(update=changes)
 
 
-def _zone_finding(study: LineStudy, base: Finding) -> Finding:
+def _zone_finding(study: "LineStudy", base: Finding) -> Finding:
     """Conclude where it passes in some time zones and fails in others, which have no order."""
     values = study.line.values
     by_state: dict[State, list[int]] = {State.GOOD: [], State.BAD: []}
@@ -197,7 +197,7 @@ def _zone_finding(study: LineStudy, base: Finding) -> Finding:
         )
         for index in bad
     )
-    told = [_listed([_zone_words(values[index]) for index in some]) for some in (bad, good)]
+    told = [_listed([study.line.tell(index) for index in some]) for some in (bad, good)]
     changes = {
         "kind": study.line.kind,
         "axis": Axis.TIMEZONE,
@@ -209,12 +209,7 @@ def _zone_finding(study: LineStudy, base: Finding) -> Finding:
     return base.model_copy(update=changes)
 
 
-def _zone_words(zone: str) -> str:
-    place = ZONES.get(zone, "")
-    return f"{zone} ({place})" if place and place != zone else zone
-
-
-def _tell_commit(commits: Sequence[Commit], change: Transition) -> str:
+def _tell_commit(commits: "Sequence[Commit]", change: Transition) -> str:
     verb, first = "passes" if change.after is State.GOOD else "fails", commits[change.first_after]
     told = f"{verb} from commit {first.id[:12]} on ({first.committed_at:%Y-%m-%d}, {first.subject})"
     if skipped := change.first_after - change.last_before - 1:
@@ -441,7 +436,7 @@ def _date_boundary(study: DateStudy, change: Transition, hints: Sequence[Hint]) 
     )
 
 
-def _line_boundary(study: LineStudy, change: Transition) -> Boundary:
+def _line_boundary(study: "LineStudy", change: Transition) -> Boundary:
     return Boundary(
         axis=study.line.axis,
         last_before=study.line.values[change.last_before],
@@ -488,7 +483,7 @@ def _verdict(outcome: Outcome | None, state: State) -> Verdict:
     return Verdict.PASSED if state is State.GOOD else Verdict.FAILED
 
 
-def _kernels(study: LineStudy, state: State) -> tuple[str, ...]:
+def _kernels(study: "LineStudy", state: State) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys(
             outcome.machine.kernel

@@ -28,7 +28,6 @@ from buildvm_nb.vm import scratch_directory
 
 __all__ = [
     "KERNELS",
-    "ZONES",
     "Line",
     "LineStudy",
     "commit_line",
@@ -77,6 +76,12 @@ class Line:
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     """What should have been tried and could not be had."""
+
+    def tell(self, at: int) -> str:
+        """Tell a value in a sentence."""
+        value = self.values[at]
+        place = ZONES.get(value, value) if self.axis is Axis.TIMEZONE else value
+        return value if place == value else f"{value} ({place})"
 
 
 @dataclass(frozen=True, kw_only=True)
