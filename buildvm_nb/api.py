@@ -140,6 +140,7 @@ def build(
             raise UsageError(f"environment: unknown: {environment!r}; allowed: 'auto', a Choice")
         choice = advise(case, catalog=opened, base=base) if environment == "auto" else environment
         fields, chosen_by = choice.beside(machine) if choice else (machine, ())
+        case = choice.applied_to(case) if choice else case
         means = Means(cache=Cache(), catalog=opened, base=base, progress=cell_progress())
         return build_case(case, means, fields, chosen_by=chosen_by)
 

@@ -535,6 +535,16 @@ class Case(Value):
         """The package that it is about: as it says itself, else as its source has it."""
         return self.subject or _subject_of(self.source)
 
+    @property
+    def timezone(self) -> str:
+        """The value of ``TZ`` that its steps have: the first that one sets, else the guest's."""
+        return next((step.env["TZ"] for step in self.steps if "TZ" in step.env), "UTC")
+
+    def in_timezone(self, zone: str) -> Self:
+        """Return the case with a value of ``TZ`` in each of its steps."""
+        steps = [step.model_copy(update={"env": {**step.env, "TZ": zone}}) for step in self.steps]
+        return self.model_copy(update={"steps": tuple(steps)})
+
     def build_digest(self) -> str:
         """Return the digest of all that a build depends on: not what is told about it.
 

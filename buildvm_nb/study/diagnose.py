@@ -11,7 +11,7 @@ from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
 from buildvm_nb.model.machine import CPU_MODELS, OLDEST_QEMU, Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, new_id
-from buildvm_nb.search import State
+from buildvm_nb.search import LEVEL, State, fisher_exact
 from buildvm_nb.study.conclusion import (
     assumptions_of,
     both_finding,
@@ -69,6 +69,8 @@ _OF_ZONES = re.compile(
     r"time.?zone|zoneinfo|tzinfo|tzset|tzlocal|tzdata|\bpytz\b|\butc.?offset|\bTZ\b", re.IGNORECASE
 )
 """What the log of a run that fails by its time zone may say."""
+_MOST_AGAIN = 9
+"""By then that many runs that agree on each side are no chance."""
 _CONSTANTS = frozenset({HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT})
 _WEAK = _CONSTANTS | {HintKind.CALENDAR, HintKind.ROLLOVER}
 
@@ -378,6 +380,8 @@ class _Diagnosis:
         if study.disagreeing:
             return flaky_finding(study.disagreeing, Axis.CPU, self._base())
         if study.good and study.bad:
+            if runs := self._by_chance((study.good, study.bad), Axis.CPU):
+                return flaky_finding(runs, Axis.CPU, self._base())
             return cpu_finding(study, self._base())
         return None
 
@@ -428,9 +432,40 @@ class _Diagnosis:
         study = study_line(self.lab, line, self.repeats)
         if study.survey.is_flaky:
             return flaky_finding(study.disagreeing, line.axis, self._base())
+        for change in study.survey.transitions if line.axis is not Axis.COMMIT else ():
+            sides = ((change.last_before, change.before), (change.first_after, change.after))
+            ends = [
+                next(one for one in study.at(index) if state_of(one) is state)
+                for index, state in sides
+            ]
+            if runs := self._by_chance(ends, line.axis):
+                return flaky_finding(runs, line.axis, self._base())
         if study.survey.transitions:
             return line_finding(study, self._base())
         return self._spent() if study.survey.exhausted else None
+
+    def _by_chance(self, ends: Sequence[Outcome], axis: Axis) -> list[Outcome]:
+        """Ask both sides of a change again until chance does not explain it.
+
+        Three runs that fail by chance are no wonder where many values are tried.
+        Returns: the runs at one side where these do not agree; none where they do.
+        """
+        if self.questions.effort is Effort.QUICK:
+            return []
+        for attempt in range(self.repeats + 1, self.repeats + _MOST_AGAIN):
+            judged = [one for one in self._judged() if not one.probing.held]
+            same = [[one for one in judged if _is_repeated(one, end)] for end in ends]
+            like = [[o for o in judged if _value(o, axis) == _value(end, axis)] for end in ends]
+            if mixed := next((runs for runs in same if len({*map(state_of, runs)}) > 1), None):
+                return mixed
+            if any(fisher_exact(*map(_counted, sides)) < LEVEL for sides in (same, like)):
+                return []
+            try:
+                self.lab.run([_again(end, attempt) for end in ends])
+            except BudgetSpent:
+                self.assumed.append("chance was not excluded: the budget of runs ended first")
+                return []
+        return []
 
     def _somewhere(self) -> MachineSpec:
         """Return a machine to vary other axes from: today's, unless only the other one passes."""
@@ -478,15 +513,7 @@ class _Diagnosis:
     def _asked_again(self, outcomes: Sequence[Outcome]) -> Finding | None:
         """Repeat what failed where no axis tells why: what then passes fails by chance."""
         failed = next(one for one in outcomes if state_of(one) is State.BAD)
-        probing = failed.probing.model_copy(update={"drift_s": None})
-        again = [
-            Order(
-                case=failed.case,
-                machine=failed.machine,
-                probing=probing.model_copy(update={"attempt": number}),
-            )
-            for number in range(1, 2 * self.repeats + 2)
-        ]
+        again = [_again(failed, number) for number in range(1, 2 * self.repeats + 2)]
         runs = [failed, *self.lab.run(again)]
         if State.GOOD not in map(state_of, runs):
             return None
@@ -567,6 +594,26 @@ class _Diagnosis:
             "tool_version": version("buildvm-nb"),
         }
         return Finding.model_validate(known | fields)
+
+
+def _again(outcome: Outcome, attempt: int) -> Order:
+    """Ask once more for what an outcome is of."""
+    probing = outcome.probing.model_copy(update={"drift_s": None, "attempt": attempt})
+    return Order(case=outcome.case, machine=outcome.machine, probing=probing)
+
+
+def _is_repeated(one: Outcome, other: Outcome) -> bool:
+    return (one.machine, one.case) == (other.machine, other.case)
+
+
+def _value(outcome: Outcome, axis: Axis) -> object:
+    return getattr(outcome.machine, axis.field) if axis.field else outcome.case.timezone
+
+
+def _counted(outcomes: Iterable[Outcome]) -> tuple[int, int]:
+    """Count how many runs passed, and how many failed."""
+    states = [state_of(one) for one in outcomes]
+    return states.count(State.GOOD), states.count(State.BAD)
 
 
 def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -189,16 +189,11 @@ def core_line(lab: Laboratory, spec: MachineSpec, counts: Sequence[int]) -> Line
 
 def zone_line(lab: Laboratory, spec: MachineSpec) -> Line:
     """List time zones for the environment of a case's steps, the case's own first."""
-    own = next((step.env["TZ"] for step in lab.case.steps if "TZ" in step.env), "UTC")
+    own = lab.case.timezone
     zones = tuple(dict.fromkeys([own, *ZONES]))
 
     def order(at: int, attempt: int) -> Order:
-        case, changed = lab.case, {"TZ": zones[at]}
-        if at:
-            steps = tuple(
-                step.model_copy(update={"env": {**step.env, **changed}}) for step in case.steps
-            )
-            case = case.model_copy(update={"steps": steps})
+        case = lab.case.in_timezone(zones[at]) if at else lab.case
         return Order(case=case, machine=spec, probing={"attempt": attempt})
 
     return Line(axis=Axis.TIMEZONE, kind=FindingKind.TIMEZONE_DEPENDENT, values=zones, order=order)
