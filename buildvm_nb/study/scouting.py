@@ -13,7 +13,8 @@ from buildvm_nb.image.uml import UML_KERNELS
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.machine import Accelerator, MachineSpec, Network
 from buildvm_nb.model.outcome import Outcome, Verdict
-from buildvm_nb.search import Probe, State, Transition
+from buildvm_nb.search import Probe, State
+from buildvm_nb.study.conclusion import nearest
 from buildvm_nb.study.dates import DateRange, DateStudy, Prober, state_of, study_dates
 from buildvm_nb.study.laboratory import Laboratory, Order
 from buildvm_nb.study.prepare import split_steps
@@ -127,7 +128,9 @@ def _deciding(study: DateStudy) -> Iterator[Probe]:
         return
     for change in study.survey.transitions:
         for state in (change.before, change.after):
-            yield _nearest(study, change, state)
+            probe = nearest(study.outcomes, change, state)
+            if probe is not None:
+                yield probe
     for state, is_wanted in ((State.BAD, True), (State.GOOD, False)) if study.rule else ():
         chosen = (
             probe
@@ -146,14 +149,3 @@ def _passing(study: DateStudy, plain: Sequence[Outcome]) -> Iterator[Probe]:
     if not any(state_of(one) is State.GOOD for one in plain):
         passing = (p for p, one, _ in study.running() if state_of(one) is State.GOOD)
         yield from islice(passing, 1)
-
-
-def _nearest(study: DateStudy, change: Transition, state: State) -> Probe:
-    """Return the run of a state that is nearest to a change, and began on its side of it."""
-
-    def rank(probe: Probe) -> tuple[bool, int, bool, int]:
-        is_before = state is change.before
-        is_beside = probe.at <= change.last_before if is_before else probe.at >= change.first_after
-        return not is_beside, abs(probe.at - change.first_after), not probe.held, probe.attempt
-
-    return min(_in_state(study, state), key=rank)

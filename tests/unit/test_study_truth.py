@@ -418,7 +418,7 @@ def test_the_ends_decide_what_failing_means_and_what_is_undone_is_found(
     source = {"kind": "git", "url": "https://example.org/x.git", "commit": "0" * 40}
     steps = [{"name": "build", "run": "make"}, {"name": "test", "run": "make check"}]
     case = Case.parse({"id": "history", "source": source, "steps": steps})
-    monkeypatch.setattr("buildvm_nb.study.diagnose.between_commits", lambda *_: commits)
+    monkeypatch.setattr("buildvm_nb.study.ordered.between_commits", lambda *_: commits)
     monkeypatch.setattr(
         laboratory, "gather", lambda *_, **__: SimpleNamespace(main=None, fetched=())
     )
