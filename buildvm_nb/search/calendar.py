@@ -427,7 +427,12 @@ class _Search:
         duration = self._duration()
         known = {at: state for at, state in self._told() if first <= at <= last - duration}
         search = RuleSearch(
-            ask=self._states_anew, first=first, last=last, answers=known, duration=duration
+            ask=self._states_anew,
+            ask_held=self._states_held if self.plan.can_hold else None,
+            first=first,
+            last=last,
+            answers=known,
+            duration=duration,
         )
         if not covers:
             if not search.settle():
@@ -680,6 +685,12 @@ class _Search:
             while Probe(at=at, attempt=attempt) in self.answers:
                 attempt += 1
             probes.append(Probe(at=at, attempt=attempt))
+        self._run(probes)
+        return [self.answers[probe].state for probe in probes]
+
+    def _states_held(self, instants: Sequence[int]) -> list[State]:
+        """Return the states of instants under a held clock."""
+        probes = [Probe(at=at, held=True) for at in instants]
         self._run(probes)
         return [self.answers[probe].state for probe in probes]
 

@@ -92,6 +92,21 @@ def test_days_are_counted_where_the_test_counts_them(found, hours):
         assert "it failed at " in finding.summary
 
 
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("hours", [9, -8, 5.5])
+def test_a_held_clock_tells_the_zone_of_what_runs_for_long(found, hours, part):
+    def fails(at):
+        return (at + timedelta(hours=hours)).weekday() == 2
+
+    world = World(passes=lambda look: not fails(look.at), lasts_s=900, looks=(part,))
+    finding = found(world)
+    assert finding.kind is FindingKind.RECURRING
+    assert _differs(finding, fails) == []
+    world.bears_hold = False
+    finding = found(world)
+    assert finding.kind is FindingKind.UNDETERMINED or _differs(finding, fails) == []
+
+
 @pytest.mark.parametrize("rule", ["FREQ=WEEKLY;BYDAY=MO", "FREQ=MONTHLY;BYMONTHDAY=31"])
 def test_a_rule_and_an_edge_are_both_told(found, rule):
     finding = found(lambda look: look.at < EDGE and not RULES[rule](look.at))
