@@ -240,9 +240,9 @@ def chosen_overrides(
 ) -> tuple["Case", dict[str, Any], tuple[str, ...]]:
     """Choose where a case is built, and say on standard error what was chosen and why.
 
-    Returns: the case, with the time zone of its steps where one was chosen.
-    Returns: all fields of `MachineSpec` that are not to follow from the case.
-    Returns: ids of the findings that chose one of these, to be recorded with the outcome.
+    Returns: the case, with the time zone of its steps where one was chosen; all fields of
+    `MachineSpec` that are not to follow from the case; ids of the findings that chose one of
+    these, to be recorded with the outcome.
     """
     if wanted != "auto":
         raise UsageError(
@@ -663,26 +663,29 @@ def build(
     if machine.dry_run:
         _show_command_line(session, case, overrides, base)
         return
-    from buildvm_nb.study import run_case
+    from buildvm_nb.study import build_case
+    from buildvm_nb.study.executors import Means
 
-    session.trouble = ExitStatus.TROUBLE
+    def tell(outcome: "Outcome", _is_known: bool) -> None:
+        _show(session, outcome, _again(session, machine, outcome))
+
+    session.trouble = ExitStatus.TROUBLE  # what the machine does is a verdict
     with session.catalog() as catalog:
-        session.trouble = ExitStatus.MACHINE
-        trial = run_case(
-            case,
-            overrides,
+        means = Means(
             cache=session.cache(),
+            catalog=catalog,
             base=base,
             progress=session.progress(),
+            on_outcome=tell,
+        )
+        outcome = build_case(
+            case,
+            means,
+            overrides,
+            chosen_by=chosen_by,
             output=pass_on if follow else None,
             held=hold,
         )
-        outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
-        session.trouble = ExitStatus.TROUBLE
-        try:
-            outcome = catalog.record(outcome, trial.log)
-        finally:  # the evidence first, also when it cannot be recorded
-            _show(session, outcome, _again(session, machine, outcome))
     raise typer.Exit(VERDICT_STATUS[outcome.verdict.value])
 
 

@@ -1,6 +1,7 @@
 """Studies: cases run in machines, and what follows from their outcomes."""
 
 from buildvm_nb.study.run import Trial as Trial
+from buildvm_nb.study.run import build_case as build_case
 from buildvm_nb.study.run import choose_faithful as choose_faithful
 from buildvm_nb.study.run import dry_run as dry_run
 from buildvm_nb.study.run import kvm_status as kvm_status

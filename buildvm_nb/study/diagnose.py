@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any, cast
 
 from buildvm_nb.errors import BudgetSpent, SourceError, UsageError
-from buildvm_nb.model.case import Case, GitSource
+from buildvm_nb.model.case import Case, GitSource, at_commit
 from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
 from buildvm_nb.model.machine import CPU_MODELS, OLDEST_QEMU, Accelerator, MachineSpec
@@ -58,14 +58,13 @@ from buildvm_nb.study.ordered import (
 )
 from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
-from buildvm_nb.study.run import kvm_status, machine_for, prepare
+from buildvm_nb.study.run import machine_for
 from buildvm_nb.study.scouting import scout_of, search_and_prove
 
 __all__ = [
     "between_commits",
     "diagnose",
     "diagnose_case",
-    "have_ready",
     "machines_of",
 ]
 
@@ -80,8 +79,7 @@ def between_commits(lab: Laboratory, good: str, bad: str) -> tuple[Commit, ...]:
 
     Raises `SourceError` if a commit cannot be had, or neither is an ancestor of the other.
     """
-    source = _git_source(lab.case)
-
+    source = cast("GitSource", at_commit(lab.case, good).source)
     ends = (good, bad)
     try:
         return _listed(lab, source, *ends)
@@ -105,12 +103,10 @@ def study_commits(
     What the ends show decides what failing means: where an end does not build, that is it; else
     commits that do not build are skipped. Where both ends are alike, some between are looked at.
     """
-    source = _git_source(lab.case)
     builders = {step.name for step in split_steps(lab.case)[0]}
 
     def order(commit: Commit, attempt: int) -> Order:
-        chosen = source.model_copy(update={"commit": commit.id, "before": None, "branch": None})
-        case = lab.case.model_copy(update={"source": chosen})
+        case = at_commit(lab.case, commit.id)
         return Order(case=case, machine=spec, probing={"attempt": attempt})
 
     ends = lab.run([order(commit, 0) for commit in (commits[0], commits[-1])])
@@ -151,16 +147,6 @@ def study_commits(
 
 def _listed(lab: Laboratory, source: GitSource, older: str, newer: str) -> tuple[Commit, ...]:
     return list_commits(source, older, newer, cache=lab.cache, base=lab.base, progress=lab.progress)
-
-
-def _git_source(case: Case) -> GitSource:
-    if not isinstance(case.source, GitSource):
-        kind = case.source.kind if case.source else "none"
-        raise UsageError(
-            f"the commit axis needs a git source; case {case.id} has {kind}",
-            hint='a [source] with kind = "git", or --git URL',
-        )
-    return case.source
 
 
 def _tell(commits: Sequence[Commit], before: int, after: int, state: State) -> str:
@@ -213,7 +199,8 @@ def machines_of(
     """
     if Axis.DATE in axes:
         refuse_fixed(overrides, ["date"], "a study of dates")
-    given = {"accelerator": _accelerator(lab, axes)} | _asked(overrides)
+    chosen = lab.accelerator(cpu_matters=Axis.CPU in axes)
+    given = {"accelerator": chosen} | _asked(overrides)
     if given["accelerator"] == Accelerator.UML and (fixed := {Axis.CPU, Axis.CORES} & {*axes}):
         names = ", ".join(sorted(axis.value for axis in fixed))
         raise UsageError(
@@ -750,14 +737,6 @@ def _changed_words(changes: Mapping[str, Any]) -> str:
     return ", ".join(words[field].format(value) for field, value in changes.items())
 
 
-def _accelerator(lab: Laboratory, axes: Sequence[Axis]) -> Accelerator:
-    """Choose what executes guests: emulation where the CPU is under study."""
-    if Axis.CPU in axes or lab.is_remote:
-        return Accelerator.TCG
-    works, _ = kvm_status(lab.cache)
-    return Accelerator.KVM if works else Accelerator.TCG
-
-
 # A whole diagnosis: a laboratory opened, questions asked, the finding recorded.
 
 _DEFAULT_QUESTIONS = Questions()
@@ -780,11 +759,5 @@ def diagnose_case(
     if Axis.DATE in questions.axes:
         refuse_fixed(overrides, ["date"], "a diagnosis of dates")
     with open_laboratory(case, means, overrides, study="diagnose") as lab:
-        have_ready(lab, overrides)
+        lab.have_ready(overrides)
         return means.catalog.record_finding(diagnose(lab, questions, overrides))
-
-
-def have_ready(lab: Laboratory, overrides: Mapping[str, Any] | None) -> None:
-    """Make image and kernel of the case's own machine; what cannot be had at all ends it here."""
-    own = machine_for(lab.case, overrides or {}, lab.inputs.main)
-    prepare(own, cache=lab.cache, progress=lab.progress)

@@ -15,7 +15,7 @@ from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import Value
 from buildvm_nb.search import Probe, State
 from buildvm_nb.study.dates import Prober, position, state_of, when
-from buildvm_nb.study.diagnose import diagnose_case, have_ready, machines_of
+from buildvm_nb.study.diagnose import diagnose_case, machines_of
 from buildvm_nb.study.executors import Means, OnOutcome
 from buildvm_nb.study.laboratory import (
     Laboratory,
@@ -314,7 +314,7 @@ def verify_case(
     try:
         if quick:
             with open_laboratory(case, means, overrides, study="verify") as lab:
-                have_ready(lab, overrides)
+                lab.have_ready(overrides)
                 check = spot_check(lab, claim, overrides)
         else:
             finding = diagnose_case(case, means, questions_of(claim), overrides)
@@ -329,7 +329,7 @@ def verify_case(
         case_id=case.id,
         check=check,
         is_quick=quick,
-        runs=seen.runs,
+        runs=finding.runs if finding else seen.runs,
         trouble=_trouble(check, seen.verdicts),
         finding=finding,
     )
