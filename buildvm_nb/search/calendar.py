@@ -56,6 +56,8 @@ _NARROW_S = 20 * _DAY_S
 """Gaps that are left alone: what is shorter is looked for by rules."""
 _TRIED_IN_A_GAP = 29
 """No whole parts of a day, so that hours differ."""
+_QUARTER_S = 900
+"""Days of any zone begin at whole quarters of an hour."""
 _SHORT_S = 8 * _DAY_S
 _SHORTEST_S = 60 * _DAY_S
 """In less no rule is looked for: too few weeks and months are in it."""
@@ -286,6 +288,7 @@ class _Search:
             return True
         if self._is_at_an_end(changes, hints):
             return True
+        blind = [one for one in blind if one[1] - one[0] < 2 * _YEAR_S]  # rules come more often
         lengths = [after - first for first, after in blind]
         alike = any(abs(a - b) < _DAY_S for a, b in combinations(lengths, 2))
         days = [features_of(first)[Feature.DATE] for first, _ in blind]
@@ -427,7 +430,12 @@ class _Search:
         duration = self._duration()
         known = {at: state for at, state in self._told() if first <= at <= last - duration}
         search = RuleSearch(
-            ask=self._states_anew, first=first, last=last, answers=known, duration=duration
+            ask=self._states_anew,
+            ask_held=self._states_held if self.plan.can_hold else None,
+            first=first,
+            last=last,
+            answers=known,
+            duration=duration,
         )
         if not covers:
             if not search.settle():
@@ -554,6 +562,7 @@ class _Search:
                 if not near:
                     wanted[self._unruled(at)] = state
         wanted |= dict.fromkeys(self._years_apart(survey), State.GOOD)
+        wanted |= dict.fromkeys(self._other_years(survey), State.BAD)
         states = self._states(list(wanted))
         return any(
             state is not expected and state is not State.UNKNOWN
@@ -581,6 +590,27 @@ class _Search:
                 if is_inside and not any(
                     low - _DAY_S <= at <= high + _DAY_S for low, high in fails
                 ):
+                    yield self._unruled(at)
+
+    def _other_years(self, survey: Survey) -> Iterator[int]:
+        """Iterate over the same day of other years than one in which alone it passes.
+
+        Software that knows the days of one year passes in each whose days fall alike. What begins
+        and ends in the midst of a day, or by a hint, has another reason.
+        """
+        hints = {at + more for at in self.plan.hints for more in (0, 1)}
+        told = [at for at, _state in self._told()]
+        for begins, ends in pairwise(survey.transitions if self.how.covers else ()):
+            first, after = begins.first_after, ends.first_after
+            is_of_days = not first % _QUARTER_S and not after % _QUARTER_S
+            is_hinted = {first, after} <= hints
+            if begins.after is not State.GOOD or after - first > _YEAR_S or is_hinted:
+                continue
+            middle = (first + after) // 2
+            years = range(-(middle - self.plan.first) // _YEAR_S, self.plan.last // _YEAR_S)
+            for at in (middle + years_ * 1461 * _DAY_S // 4 for years_ in years if is_of_days):
+                is_inside = self.plan.first <= at <= self.plan.last - self._duration()
+                if is_inside and all(abs(at - one) > _YEAR_S // 4 for one in told):
                     yield self._unruled(at)
 
     def _eras(self, survey: Survey) -> Iterator[tuple[int, int, State, bool]]:
@@ -680,6 +710,12 @@ class _Search:
             while Probe(at=at, attempt=attempt) in self.answers:
                 attempt += 1
             probes.append(Probe(at=at, attempt=attempt))
+        self._run(probes)
+        return [self.answers[probe].state for probe in probes]
+
+    def _states_held(self, instants: Sequence[int]) -> list[State]:
+        """Return the states of instants under a held clock."""
+        probes = [Probe(at=at, held=True) for at in instants]
         self._run(probes)
         return [self.answers[probe].state for probe in probes]
 

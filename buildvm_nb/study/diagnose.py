@@ -539,6 +539,8 @@ class _Diagnosis:
         if not self.dates:
             return ()
         taken = assumptions_of(self.dates.survey)
+        if self.dates.unexplained:  # each change would tell of its own, and none explains a thing
+            taken = ("nothing is known of the dates between those that were looked at",)
         if self.questions.effort is Effort.QUICK:
             return (*taken, "no rule of the calendar, such as a weekday, was looked for")
         if self.dates.lacking:

@@ -116,13 +116,16 @@ def _unclear(study: DateStudy) -> str:
     """Say why a search is better made anew; empty where it is not."""
     if any(one.verdict is Verdict.ERROR for one in study.outcomes.values()):
         return "lost some of its guests"
-    if study.survey.is_flaky:
-        return "did not always end alike"
-    return "failed at dates that nothing explains" if study.unexplained else ""
+    return "did not always end alike" if study.survey.is_flaky else ""
 
 
 def _deciding(study: DateStudy) -> Iterator[Probe]:
-    """Choose the runs next to each change, and one where a rule fails and one where it passes."""
+    """Choose the runs next to each change, and some where a rule, or nothing, tells why."""
+    if odd := set(study.unexplained):
+        failing = (p for p in _in_state(study, State.BAD) if p.at in odd)
+        yield from islice(failing, 2)
+        yield from islice(_in_state(study, State.GOOD), 2)
+        return
     for change in study.survey.transitions:
         for state in (change.before, change.after):
             probe = nearest(study.outcomes, change, state)
@@ -135,6 +138,10 @@ def _deciding(study: DateStudy) -> Iterator[Probe]:
             if is_ruled is is_wanted and state_of(outcome) is state
         )
         yield from islice(chosen, 1)
+
+
+def _in_state(study: DateStudy, state: State) -> Iterator[Probe]:
+    return (probe for probe, one in study.outcomes.items() if state_of(one) is state)
 
 
 def _passing(study: DateStudy, plain: Sequence[Outcome]) -> Iterator[Probe]:

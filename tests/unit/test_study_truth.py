@@ -92,6 +92,21 @@ def test_days_are_counted_where_the_test_counts_them(found, hours):
         assert "it failed at " in finding.summary
 
 
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("hours", [9, -8, 5.5])
+def test_a_held_clock_tells_the_zone_of_what_runs_for_long(found, hours, part):
+    def fails(at):
+        return (at + timedelta(hours=hours)).weekday() == 2
+
+    world = World(passes=lambda look: not fails(look.at), lasts_s=900, looks=(part,))
+    finding = found(world)
+    assert finding.kind is FindingKind.RECURRING
+    assert _differs(finding, fails) == []
+    world.bears_hold = False
+    finding = found(world)
+    assert finding.kind is FindingKind.UNDETERMINED or _differs(finding, fails) == []
+
+
 @pytest.mark.parametrize("rule", ["FREQ=WEEKLY;BYDAY=MO", "FREQ=MONTHLY;BYMONTHDAY=31"])
 def test_a_rule_and_an_edge_are_both_told(found, rule):
     finding = found(lambda look: look.at < EDGE and not RULES[rule](look.at))
@@ -323,6 +338,25 @@ def test_each_year_around_today_is_looked_at(found, year):
     assert [edge.first_after for edge in finding.boundaries] == [
         f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (begins, ends)
     ]
+
+
+def test_what_passes_in_one_year_is_tried_in_all_years_whose_days_may_fall_alike(found):
+    alike = {2019, 2030, 2041}  # Easter is on 21 April, and the year begins on a Tuesday
+    own = datetime(2019, 7, 28, 17, 13, 7, tzinfo=UTC)
+    finding = found(
+        lambda look: look.at.year in alike, own=own, last=datetime(2042, 12, 31, tzinfo=UTC)
+    )
+    assert finding.kind is FindingKind.TIME_TRAP
+    assert [window.passes_from.year for window in finding.windows] == sorted(alike)
+    assert all(edge.is_exact for edge in finding.boundaries)
+
+
+def test_a_validity_of_a_year_whose_ends_were_expected_is_not_sought_in_other_years(found):
+    begins, ends = datetime(2019, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
+    world = World(passes=lambda look: begins <= look.at < ends)
+    finding = found(world, own=begins, around=(begins, ends))
+    assert len(finding.boundaries) == 2
+    assert len({one.machine.date.year for one in world.ran}) < 20
 
 
 @pytest.mark.parametrize("own", [OWN, OWN - timedelta(days=999.9), OWN + timedelta(days=777.7)])
