@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any, Never, cast
 
-from buildvm_nb.errors import BudgetSpent, UsageError
+from buildvm_nb.errors import BudgetSpent, SearchError, UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
@@ -60,8 +62,10 @@ from buildvm_nb.study.run import machine_for
 from buildvm_nb.study.scouting import scout_of, search_and_prove
 
 __all__ = [
+    "Outlook",
     "diagnose",
     "diagnose_case",
+    "look_ahead",
     "machines_of",
 ]
 
@@ -159,15 +163,8 @@ class _Diagnosis:
         if all(state_of(outcome) is State.UNKNOWN for outcome in self.plain):
             summary = f"no machine gave a verdict: {self.plain[-1].why}"
             return self._base(kind=FindingKind.UNDETERMINED, summary=summary)
-        studies = {
-            Axis.DATE: self._dates,
-            Axis.CPU: self._cpus,
-            Axis.KERNEL: self._kernels,
-            Axis.CORES: self._cores,
-            Axis.TIMEZONE: self._zones,
-        }
         for axis in self._order():
-            if finding := studies[axis]():
+            if finding := self._study(axis):
                 return self._cross(finding)
             self.tried.append(axis)
         return self._pair() or self._hinted_zones() or self._same_everywhere()
@@ -385,20 +382,23 @@ class _Diagnosis:
             return cpu_finding(study, self._base())
         return None
 
-    def _kernels(self) -> Finding | None:
-        line = kernel_line(self.lab, self._somewhere(), self.questions.kernels)
-        self.left_out += line.missing
-        self.assumed += line.notes
-        return self._along(line)
-
-    def _cores(self) -> Finding | None:
-        counts = self.questions.cores
-        if self.questions.effort is Effort.QUICK:
-            counts = counts[:2]
-        return self._along(core_line(self.lab, self._somewhere(), counts))
-
-    def _zones(self) -> Finding | None:
-        return self._along(zone_line(self.lab, self._somewhere()))
+    def _study(self, axis: Axis) -> Finding | None:
+        """Study one axis; None: it makes no difference."""
+        lab, asked = self.lab, self.questions
+        match axis:
+            case Axis.DATE:
+                return self._dates()
+            case Axis.CPU:
+                return self._cpus()
+            case Axis.KERNEL:
+                return self._along(kernel_line(lab, self._somewhere(), asked.kernels))
+            case Axis.CORES:
+                counts = asked.cores[:2] if asked.effort is Effort.QUICK else asked.cores
+                return self._along(core_line(lab, self._somewhere(), counts))
+            case Axis.TIMEZONE:
+                return self._along(zone_line(lab, self._somewhere()))
+            case Axis.COMMIT:
+                return self._along(commit_line(lab, self.today, asked.good, asked.bad))
 
     def _hinted_zones(self) -> Finding | None:
         """Try time zones, unasked, where a failing run speaks of them and nothing else explains it.
@@ -410,7 +410,7 @@ class _Diagnosis:
         failed = [one for one in self._judged() if state_of(one) is State.BAD]
         if not any(_OF_ZONES.search(self.lab.log(one) or one.evidence) for one in failed[:3]):
             return None
-        finding = self._zones()
+        finding = self._study(Axis.TIMEZONE)
         if finding is None:
             self.tried.append(Axis.TIMEZONE)
         return finding
@@ -422,13 +422,15 @@ class _Diagnosis:
                 "the commit axis needs a good and a bad commit, and no other axis beside it",
                 hint="--axis commit --good v1.0 --bad HEAD",
             )
-        if finding := self._along(commit_line(self.lab, self.today, good, bad)):
+        if finding := self._study(Axis.COMMIT):
             return finding
         self.tried.append(Axis.COMMIT)
         return self._same_everywhere()
 
     def _along(self, line: Line) -> Finding | None:
-        """Study an axis of a few values; None: it makes no difference."""
+        """Study an axis of a few values."""
+        self.left_out += line.missing
+        self.assumed += line.notes
         study = study_line(self.lab, line, self.repeats)
         if study.survey.is_flaky:
             return flaky_finding(study.disagreeing, line.axis, self._base())
@@ -631,6 +633,80 @@ def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def _changed_words(changes: Mapping[str, Any]) -> str:
     words = {"cpu": "on CPU {}", "kernel": "on kernel {}", "cpu_count": "with {} cores"}
     return ", ".join(words[field].format(value) for field, value in changes.items())
+
+
+# What a diagnosis would ask first, without a guest.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a diagnosis would do."""
+
+    axes: tuple[Axis, ...]
+    orders: tuple[Order, ...]
+    """Its first runs."""
+    dates: tuple[datetime, datetime] | None
+    """Beginning and end of the dates, where they are studied."""
+    hints: int | None
+    """Dates found in sources and packages; None: they are not looked for."""
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plain JSON.
+
+        Returns: axes, the machines of the first runs, dates and the number of hints.
+        """
+        return {
+            "axes": [axis.value for axis in self.axes],
+            "machines": [order.machine.model_dump(mode="json") for order in self.orders],
+            "dates": None if self.dates is None else [format_instant(at) for at in self.dates],
+            "hints": self.hints,
+        }
+
+
+def look_ahead(
+    case: Case,
+    questions: Questions,
+    overrides: Mapping[str, Any],
+    means: Means,
+) -> Outlook:
+    """Work out what a diagnosis would ask first; sources are fetched for it."""
+    lab = _ClosedLaboratory(case, means)
+    orders = _first_orders(lab, questions, overrides)
+    if Axis.DATE not in questions.axes:
+        return Outlook(axes=questions.axes, orders=orders, dates=None, hints=None)
+    own, today = orders[0].machine, orders[-1].machine
+    first, last = questions.dates(own.date, today.date)
+    hints = None
+    if questions.use_hints:
+        found = collect_hints(lab, own.image, first, last)
+        hints = len({hint.instant for hint in found if hint.kind is not HintKind.CALENDAR})
+    return Outlook(axes=questions.axes, orders=orders, dates=(first, last), hints=hints)
+
+
+class _Asked(Exception):
+    """The first question of a diagnosis: a way out of it, no error."""
+
+    def __init__(self, orders: Sequence[Order]) -> None:
+        super().__init__()
+        self.orders = tuple(orders)
+
+
+class _ClosedLaboratory(Laboratory):
+    """Runs nothing."""
+
+    def run(self, orders: Sequence[Order]) -> Never:
+        """Stop the diagnosis at its question."""
+        raise _Asked(orders)
+
+
+def _first_orders(
+    lab: Laboratory, questions: Questions, overrides: Mapping[str, Any]
+) -> tuple[Order, ...]:
+    try:
+        diagnose(lab, questions, overrides)
+    except _Asked as asked:
+        return asked.orders
+    raise SearchError("the diagnosis ended without a question")
 
 
 # A whole diagnosis: a laboratory opened, questions asked, the finding recorded.

@@ -318,6 +318,7 @@ def verify_case(
             with open_laboratory(case, means, overrides, study="verify") as lab:
                 lab.have_ready(overrides)
                 check = spot_check(lab, claim, overrides)
+                seen.runs = lab.runs
         else:
             finding = diagnose_case(case, means, questions_of(claim), overrides)
             check = claim_agrees(claim, finding)
