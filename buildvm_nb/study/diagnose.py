@@ -50,6 +50,7 @@ from buildvm_nb.study.laboratory import (
 from buildvm_nb.study.ordered import (
     KERNELS,
     Line,
+    LineStudy,
     commit_line,
     core_line,
     kernel_line,
@@ -59,7 +60,7 @@ from buildvm_nb.study.ordered import (
 )
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
 from buildvm_nb.study.run import machine_for
-from buildvm_nb.study.scouting import scout_of, search_and_prove
+from buildvm_nb.study.scouting import scout_of, search_and_prove, search_and_prove_commits
 
 __all__ = [
     "Outlook",
@@ -339,14 +340,21 @@ class _Diagnosis:
 
     def _searched(self, spec: MachineSpec, span: DateRange, plain: list[Outcome]) -> DateStudy:
         """Search dates, on a faster engine where nobody asked for this one."""
-        is_free = not self.fixed & {"accelerator", "cpu"} and span.effort is not Effort.QUICK
-        scout = scout_of(self.lab, spec, plain) if is_free else None
+        scout = scout_of(self.lab, spec, plain) if plain and self._is_free() else None
         if scout is None:
             return study_dates(self.lab, spec, span, plain)
         study, told, is_gap = search_and_prove(self.lab, spec, scout, span, plain)
+        self._tell_of_engines(told, is_gap=is_gap)
+        return study
+
+    def _is_free(self) -> bool:
+        """Tell whether the engine is ours to choose."""
+        asked = self.fixed & {"accelerator", "cpu"}
+        return not asked and self.questions.effort is not Effort.QUICK
+
+    def _tell_of_engines(self, told: str, *, is_gap: bool) -> None:
         if told:
             (self.left_out if is_gap else self.assumed).append(told)
-        return study
 
     def _tell_later(self, hints: Iterable[Hint]) -> None:
         """Say which validities end or begin after the dates that are studied, the first one."""
@@ -398,7 +406,7 @@ class _Diagnosis:
             case Axis.TIMEZONE:
                 return self._along(zone_line(lab, self._somewhere()))
             case Axis.COMMIT:
-                return self._along(commit_line(lab, self.today, asked.good, asked.bad))
+                return self._between(asked.good, asked.bad)
 
     def _hinted_zones(self) -> Finding | None:
         """Try time zones, unasked, where a failing run speaks of them and nothing else explains it.
@@ -427,11 +435,26 @@ class _Diagnosis:
         self.tried.append(Axis.COMMIT)
         return self._same_everywhere()
 
+    def _between(self, good: str, bad: str) -> Finding | None:
+        """Study commits, on a faster engine where nobody asked for this one."""
+        line = commit_line(self.lab, self.today, good, bad)
+        scout = scout_of(self.lab, self.today) if self._is_free() else None
+        if scout is None:
+            return self._along(line)
+        fast = commit_line(self.lab, scout, good, bad)
+        study, told, is_gap = search_and_prove_commits(self.lab, line, fast, self.repeats)
+        self._tell_of_engines(told, is_gap=is_gap)
+        return self._concluded(study)
+
     def _along(self, line: Line) -> Finding | None:
         """Study an axis of a few values."""
         self.left_out += line.missing
         self.assumed += line.notes
-        study = study_line(self.lab, line, self.repeats)
+        return self._concluded(study_line(self.lab, line, self.repeats))
+
+    def _concluded(self, study: LineStudy) -> Finding | None:
+        """Conclude from an axis of a few values; None: it makes no difference."""
+        line = study.line
         if study.survey.is_flaky:
             return flaky_finding(study.disagreeing, line.axis, self._base())
         for change in study.survey.transitions if line.axis is not Axis.COMMIT else ():

@@ -73,6 +73,8 @@ class Line:
     """Looked at first; None: every value, as bad intervals between good ones do occur."""
     commits: tuple[Commit, ...] = ()
     """Of the commit axis: what its values are."""
+    ends: tuple[Outcome, ...] = ()
+    """Of the commit axis: runs of the first and the last."""
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     """What should have been tried and could not be had."""
@@ -230,6 +232,7 @@ def commit_line(lab: Laboratory, spec: MachineSpec, good: str, bad: str) -> Line
         judge=judge,
         parts=min(len(commits) - 1, _SCAN_PARTS if is_alike else 1) or 1,
         commits=commits,
+        ends=tuple(ends),
     )
 
 

@@ -21,6 +21,7 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Count, FindingKind
 from buildvm_nb.model.instants import is_within
+from buildvm_nb.model.machine import Accelerator
 from buildvm_nb.model.outcome import Verdict
 from buildvm_nb.search import LEVEL, fisher_exact
 from buildvm_nb.study import laboratory
@@ -424,6 +425,44 @@ class Commit:
     subject: str
 
 
+class History(World):
+    """Twenty commits; `verdict` tells the failing step of a number and an engine."""
+
+    def __init__(self, verdict):
+        super().__init__(passes=lambda _look: True)
+        self.verdict = verdict
+
+    def answer(self, order):
+        trial = super().answer(order)
+        is_fast = order.machine.accelerator is Accelerator.UML
+        failed = self.verdict(int(order.case.source.commit, 16), is_fast)
+        changes = {"verdict": Verdict.FAILED, "failing_step": failed} if failed else {}
+        return Trial(outcome=trial.outcome.model_copy(update=changes), log=b"")
+
+
+@pytest.fixture
+def found_between(tmp_path, monkeypatch):
+    commits = tuple(
+        Commit(f"{number:040x}", OWN + timedelta(days=number), f"change {number}")
+        for number in range(20)
+    )
+    source = {"kind": "git", "url": "https://example.org/x.git", "commit": "0" * 40}
+    steps = [{"name": "build", "run": "make"}, {"name": "test", "run": "make check"}]
+    case = Case.parse({"id": "history", "source": source, "steps": steps})
+    monkeypatch.setattr("buildvm_nb.study.ordered.between_commits", lambda *_: commits)
+    monkeypatch.setattr(
+        laboratory, "gather", lambda *_, **__: SimpleNamespace(main=None, fetched=())
+    )
+
+    def run(world, *, is_fast):
+        monkeypatch.setattr("buildvm_nb.study.scouting.uml_status", lambda _: (is_fast, ""))
+        asked = {"axes": (Axis.COMMIT,), "good": "a", "bad": "b"}
+        finding = diagnosed(world, tmp_path, case=case, **asked)
+        return finding, [int(edge.first_after, 16) for edge in finding.boundaries]
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("verdict", "edges"),
     [
@@ -434,40 +473,31 @@ class Commit:
     ],
     ids=["the build breaks", "some do not build", "undone in between", "sound"],
 )
+@pytest.mark.parametrize("is_fast", [False, True])
 def test_the_ends_decide_what_failing_means_and_what_is_undone_is_found(
-    tmp_path, monkeypatch, verdict, edges
+    found_between, verdict, edges, is_fast
 ):
-    commits = tuple(
-        Commit(f"{number:040x}", OWN + timedelta(days=number), f"change {number}")
-        for number in range(20)
-    )
-
-    class History(World):
-        def answer(self, order):
-            trial = super().answer(order)
-            failed = verdict(int(order.case.source.commit, 16))
-            changes = {"verdict": Verdict.FAILED, "failing_step": failed} if failed else {}
-            return Trial(outcome=trial.outcome.model_copy(update=changes), log=b"")
-
-    source = {"kind": "git", "url": "https://example.org/x.git", "commit": "0" * 40}
-    steps = [{"name": "build", "run": "make"}, {"name": "test", "run": "make check"}]
-    case = Case.parse({"id": "history", "source": source, "steps": steps})
-    monkeypatch.setattr("buildvm_nb.study.ordered.between_commits", lambda *_: commits)
-    monkeypatch.setattr(
-        laboratory, "gather", lambda *_, **__: SimpleNamespace(main=None, fetched=())
-    )
-    finding = diagnosed(
-        History(passes=lambda _look: True),
-        tmp_path,
-        case=case,
-        axes=(Axis.COMMIT,),
-        good="a",
-        bad="b",
-    )
-    found = [int(edge.first_after, 16) for edge in finding.boundaries]
+    world = History(lambda at, _is_fast: verdict(at))
+    finding, found = found_between(world, is_fast=is_fast)
     assert found == edges
-    kind = FindingKind.COMMIT_DEPENDENT if edges else FindingKind.SOUND
-    assert finding.kind is kind
+    assert finding.kind is (FindingKind.COMMIT_DEPENDENT if edges else FindingKind.SOUND)
+    if is_fast:  # searched on one engine, and seen on both
+        assert "seen on two engines" in finding.support.covered
+        strict = [one for one in world.ran if one.machine.accelerator is Accelerator.TCG]
+        assert len(strict) <= 2 + 3 * 2 * len(edges)
+        assert not edges or finding.environment.accelerator is Accelerator.TCG
+    else:
+        assert {one.machine.accelerator for one in world.ran} == {Accelerator.TCG}
+
+
+@pytest.mark.parametrize("fast", [9, 0, 40])
+def test_of_commits_too_the_strict_engines_answers_count(found_between, fast):
+    world = History(lambda at, is_fast: "test" if at >= (fast if is_fast else 12) else None)
+    finding, found = found_between(world, is_fast=True)
+    assert found == [12]
+    assert any(
+        "at commit 0000" in one and "QEMU's answers count" in one for one in finding.assumptions
+    )
 
 
 @settings(
