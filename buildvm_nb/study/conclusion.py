@@ -93,6 +93,9 @@ def cpu_finding(study: "CpuStudy", base: Finding) -> Finding:
         why = f"{good.machine.cpu} fails without {_listed(study.features)}"
         if study.needed:
             why += f", {bad.machine.cpu} passes with {_listed(study.needed)}"
+        if study.needs_vendor:
+            other, vendor = study.needs_vendor
+            why += f"; {other.machine.cpu}, which has that, passes as {vendor} only"
     elif study.harmful:
         why = f"{good.machine.cpu} fails with {_listed(study.harmful)}"
     elif study.vendor:

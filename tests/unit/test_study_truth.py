@@ -21,7 +21,7 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Count, FindingKind
 from buildvm_nb.model.instants import is_within
-from buildvm_nb.model.machine import Accelerator
+from buildvm_nb.model.machine import Accelerator, Vendor
 from buildvm_nb.model.outcome import Verdict
 from buildvm_nb.search import LEVEL, fisher_exact
 from buildvm_nb.study import laboratory
@@ -407,6 +407,24 @@ def test_what_needs_more_cores_is_no_build_that_always_fails(found, least):
 def test_a_cpu_of_each_maker_and_generation_is_tried(found, passes):
     finding = found(passes, axes=(Axis.CPU,))
     assert finding.kind is FindingKind.CPU_DEPENDENT
+
+
+@pytest.mark.parametrize(
+    ("maker", "told"),
+    [
+        (Vendor.INTEL, "EPYC, which has that, passes as GenuineIntel only"),
+        (None, "EPYC: fails although it has avx2; what else it lacks was not found"),
+    ],
+)
+def test_what_a_model_lacks_that_has_the_feature_is_asked_too(found, maker, told):
+    def passes(look):
+        fits = look.vendor is maker if maker else not look.cpu.startswith("EPYC")
+        return "avx2" in look.features and fits
+
+    finding = found(World(passes=passes), axes=(Axis.CPU,))
+    assert (finding.kind, finding.features) == (FindingKind.CPU_DEPENDENT, ("avx2",))
+    assert "EPYC" in finding.failing_cpus
+    assert any(told in one for one in (finding.summary, *finding.assumptions))
 
 
 def test_a_trap_is_tried_on_another_cpu_and_kernel_and_with_two_cores(found):
