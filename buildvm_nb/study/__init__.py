@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from buildvm_nb.lazy import passed_on
 
 if TYPE_CHECKING:
+    from buildvm_nb.study.laboratory import build_case as build_case
     from buildvm_nb.study.run import Trial as Trial
-    from buildvm_nb.study.run import build_case as build_case
     from buildvm_nb.study.run import choose_faithful as choose_faithful
     from buildvm_nb.study.run import dry_run as dry_run
     from buildvm_nb.study.run import kvm_status as kvm_status
