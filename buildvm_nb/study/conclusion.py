@@ -31,7 +31,15 @@ from buildvm_nb.search import (
     coin_confidence,
 )
 from buildvm_nb.study.choice import passes_at
-from buildvm_nb.study.dates import DateStudy, explain_boundary, hint_within, state_of, when
+from buildvm_nb.study.dates import (
+    DateStudy,
+    explain_boundary,
+    hint_within,
+    state_of,
+    unexplained_finding,
+    when,
+    with_rule,
+)
 
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
@@ -44,8 +52,7 @@ __all__ = [
     "assumptions_of",
     "both_finding",
     "cpu_finding",
-    "date_finding",
-    "flaky_boundary",
+    "dates_finding",
     "flaky_finding",
     "gaps_of",
     "line_finding",
@@ -56,6 +63,25 @@ __all__ = [
 ]
 
 _SECOND = timedelta(seconds=1)
+
+
+def dates_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Finding | None:
+    """Conclude from a search along the date axis.
+
+    Returns: None where nothing was seen to change.
+    """
+    survey = study.survey
+    if survey.is_flaky:
+        split = {(one.at, one.held) for one in survey.disagreements}
+        runs = [one for probe, one in study.outcomes.items() if (probe.at, probe.held) in split]
+        flaky = flaky_finding(runs, Axis.DATE, base)
+        if study.change is None:
+            return flaky
+        return flaky_boundary(flaky, date_finding(study, hints, base), study)
+    if study.unexplained:
+        return unexplained_finding(study, base)
+    located = date_finding(study, hints, base) if survey.transitions else None
+    return with_rule(study, base, located) if study.rule else located
 
 
 def date_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Finding:

@@ -18,8 +18,7 @@ from buildvm_nb.study.conclusion import (
     assumptions_of,
     both_finding,
     cpu_finding,
-    date_finding,
-    flaky_boundary,
+    dates_finding,
     flaky_finding,
     gaps_of,
     line_finding,
@@ -33,9 +32,7 @@ from buildvm_nb.study.dates import (
     dates_in_logs,
     state_of,
     study_dates,
-    unexplained_finding,
     validities_among,
-    with_rule,
     worth_revealing,
 )
 from buildvm_nb.study.evidence import missing_part
@@ -321,22 +318,8 @@ class _Diagnosis:
             effort=self.questions.effort,
         )
         self.dates = self._searched(spec, span, plain)
-        survey = self.dates.survey
-        if survey.is_flaky:
-            split = {(one.at, one.held) for one in survey.disagreements}
-            runs = [o for p, o in self.dates.outcomes.items() if (p.at, p.held) in split]
-            flaky = flaky_finding(runs, Axis.DATE, self._base())
-            if self.dates.change is None:
-                return flaky
-            return flaky_boundary(flaky, date_finding(self.dates, hints, self._base()), self.dates)
-        if self.dates.unexplained:
-            return unexplained_finding(self.dates, self._base())
-        if survey.transitions or self.dates.rule:
-            located = date_finding(self.dates, hints, self._base()) if survey.transitions else None
-            if self.dates.rule:
-                return with_rule(self.dates, self._base(), located)
-            return located
-        return self._spent() if survey.exhausted else None
+        finding = dates_finding(self.dates, hints, self._base())
+        return finding or (self._spent() if self.dates.survey.exhausted else None)
 
     def _searched(self, spec: MachineSpec, span: DateRange, plain: list[Outcome]) -> DateStudy:
         """Search dates, on a faster engine where nobody asked for this one."""

@@ -44,7 +44,7 @@ from buildvm_nb.search import (
     find_transitions,
 )
 from buildvm_nb.study.axes import Schedule, make_schedule
-from buildvm_nb.study.conclusion import date_finding, flaky_finding, gaps_of
+from buildvm_nb.study.conclusion import dates_finding, gaps_of
 from buildvm_nb.study.dates import (
     DateRange,
     DateStudy,
@@ -57,9 +57,7 @@ from buildvm_nb.study.dates import (
     rule_words,
     state_of,
     study_dates,
-    unexplained_finding,
     when,
-    with_rule,
 )
 from buildvm_nb.study.evidence import failed_tests, failing_lines, section_of, stopped_early
 from buildvm_nb.study.executors import Means
@@ -606,7 +604,7 @@ class _Forecasting:
         )
         tracks = [Track(judge=state_of, survey=whole)]
         tracks += find_tracks(timeline, self.hints, self._budgets())
-        return self._conclude(timeline, tracks, schedule, is_forked=study.is_forked)
+        return self._conclude(timeline, tracks, schedule, study)
 
     def _own_hints(self) -> list[Hint]:
         """Return the hints in the project itself; without a source its packages are the project."""
@@ -635,7 +633,7 @@ class _Forecasting:
             yield max(0, _RUNS_FOR_TESTS - (self.lab.runs - before))
 
     def _conclude(
-        self, timeline: Timeline, tracks: Sequence[Track], schedule: Schedule, *, is_forked: bool
+        self, timeline: Timeline, tracks: Sequence[Track], schedule: Schedule, study: DateStudy
     ) -> Forecast:
         whole = tracks[0].survey
         changes = tell_changes(timeline, tracks, self.hints)
@@ -646,7 +644,8 @@ class _Forecasting:
         if not breaks and (whole.is_flaky or whole.exhausted or gaps):
             status = ForecastStatus.UNDETERMINED
         sound = min((change.last_before for change in breaks), default=self.until)
-        study = DateStudy(survey=whole, outcomes=timeline.outcomes, is_forked=is_forked)
+        if study.change is None:  # else its counts tell more than a search that knows no chance
+            study = replace(study, survey=whole, outcomes=timeline.outcomes)
         return Forecast(
             **_common(self.lab, self.today, self.until),
             status=status,
@@ -658,12 +657,12 @@ class _Forecasting:
                 test for track in tracks if track.survey.is_flaky for test in track.tests
             ),
             is_exhausted=whole.exhausted,
-            finding=self._find(study),
+            finding=self._record(dates_finding(study, self.hints, self._base())),
         )
 
     def _recurring(self, study: DateStudy, schedule: Schedule) -> Forecast:
         """Conclude from what fails again and again: which test it is does not matter then."""
-        found = self._find(study)
+        found = dates_finding(study, self.hints, self._base())
         failed = next((o for o in study.outcomes.values() if state_of(o) is State.BAD), None)
         rule = study.rule
         changes: tuple[Change, ...] = ()
@@ -682,8 +681,8 @@ class _Forecasting:
                 ),
             )
         said = [f"it fails {rule_words(rule)}, and that is the first time"] if rule else []
-        if study.unexplained:
-            said += ["it fails at some dates, by no rule that was tried and in no window with ends"]
+        if found and study.unexplained:
+            said.append(found.summary)
         return Forecast(
             **_common(self.lab, self.today, self.until),
             status=ForecastStatus.BREAKS if changes else ForecastStatus.UNDETERMINED,
@@ -695,7 +694,7 @@ class _Forecasting:
             ),
             assumptions=(*gaps_of(self.lab.evidence.values(), self.lab.case), *said),
             is_exhausted=study.survey.exhausted,
-            finding=found,
+            finding=self._record(found),
         )
 
     def _looks(self, timeline: Timeline, schedule: Schedule) -> Iterator[Look]:
@@ -724,23 +723,10 @@ class _Forecasting:
             tool_version=version("buildvm-nb"),
         )
 
-    def _find(self, study: DateStudy) -> str | None:
-        """Conclude as a diagnosis does, and record it; None where there is nothing to record."""
-        if study.survey.is_flaky:
-            places = {(one.at, one.held) for one in study.survey.disagreements}
-            runs = [o for probe, o in study.outcomes.items() if (probe.at, probe.held) in places]
-            return self._record(flaky_finding(runs, Axis.DATE, self._base()))
-        if study.unexplained:
-            return self._record(unexplained_finding(study, self._base()))
-        located = None
-        if study.survey.transitions:
-            located = date_finding(study, self.hints, self._base())
-        if study.rule:
-            return self._record(with_rule(study, self._base(), located))
-        return self._record(located) if located else None
-
-    def _record(self, finding: Finding) -> str:
+    def _record(self, finding: Finding | None) -> str | None:
         """Record a finding, unless a current one, from no later on, says the same."""
+        if finding is None:
+            return None
         for earlier in self.catalog.finding_documents(case=finding.case.id):
             if _says_as_much(earlier, finding):
                 return earlier.id

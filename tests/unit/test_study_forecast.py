@@ -1,5 +1,6 @@
 """Forecasts of simulated projects: an executor answers in place of guests, all else is real."""
 
+import random
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from buildvm_nb.errors import HostError, SourceError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Finding, Forecast, ForecastStatus
+from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.search import Answer, Probe, State
@@ -233,6 +235,26 @@ def test_a_project_that_is_flaky_is_told_as_such(tell):
     assert any("does not always end alike" in text for text in told.assumptions)
     assert (told.sound_until, told.changes, told.unstable) == (None, (), ("test_a",))
     assert tell.catalog.finding(told.finding).kind == "flaky"
+
+
+def test_a_break_among_failures_by_chance_is_in_the_finding_with_its_counts(tell):
+    by_counts = []
+    for seed in range(5):
+        chance = random.Random(seed)
+        told = tell(lambda at, _, c=chance: ["t"] if at >= FIRST or c.random() < 0.1 else [])
+        finding = tell.catalog.finding(told.finding)
+        if finding.kind == "time-trap" and finding.reruns:
+            assert "not always alike: before, " in finding.summary
+            [edge] = finding.boundaries
+            by_counts.append((parse_instant(edge.last_before), parse_instant(edge.first_after)))
+    assert by_counts
+    assert all(before < FIRST <= after for before, after in by_counts)
+
+
+def test_dates_that_no_rule_explains_are_told_by_the_words_of_the_finding(tell):
+    told = tell(lambda at, _: ["t"] if at.toordinal() * 7919 % 5 == 1 else [])
+    assert told.status is ForecastStatus.UNDETERMINED
+    assert tell.catalog.finding(told.finding).summary in told.assumptions
 
 
 def test_a_budget_is_kept_and_its_end_is_told(tell):
