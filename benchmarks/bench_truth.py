@@ -13,6 +13,7 @@ wrong, and of the rules of the calendar 95 in 100 are right.
 import argparse
 import contextlib
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -205,6 +206,14 @@ def flaky(chance: random.Random) -> Shape:
     return _of_dates(chance, lambda _now: False, noise={"flaky": chance.choice([0.02, 0.1, 0.5])})
 
 
+def chance_alone(chance: random.Random) -> Shape:
+    """Fails by chance, looked at along the axes of machines."""
+    shape = flaky(chance)
+    shape.world.flaky = chance.choice([0.1, 0.5])
+    shape.axes = (Axis.CPU, Axis.KERNEL, Axis.CORES)
+    return shape
+
+
 def flaky_edge(chance: random.Random) -> Shape:
     """Fails by chance, and always from some instant on."""
     own = _own(chance)
@@ -274,7 +283,8 @@ def thorough_since(chance: random.Random) -> Shape:
 
 SHAPES = (
     *(edge, hinted, early, window, thorough_window, sound, always, recurring, shifted),
-    *(rule_and_edge, since, thorough_since, odd, two_rules, flaky, flaky_edge, errors, lost),
+    *(rule_and_edge, since, thorough_since, odd, two_rules, flaky, chance_alone, flaky_edge),
+    *(errors, lost),
     *(cpu, vendor, kernel, cores),
 )
 
@@ -388,7 +398,9 @@ def main() -> int:
     shapes = [one for one in SHAPES if not known.only or one.__name__ in known.only]
     told: defaultdict[str, Counter[str]] = defaultdict(Counter)
     runs: defaultdict[str, list[int]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as root, without_host():
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopped = contextlib.suppress(KeyboardInterrupt)  # tells what it has, as a table
+    with tempfile.TemporaryDirectory() as root, without_host(), stopped:
         for number in range(known.worlds):
             make = shapes[number % len(shapes)]
             shape = make(random.Random(f"{known.seed} {number}"))

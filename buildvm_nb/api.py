@@ -16,12 +16,11 @@ from buildvm_nb.catalog.curated import Subject
 from buildvm_nb.errors import CommandFailed, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import cell_progress
-from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.model.finding import Finding, Forecast
 from buildvm_nb.model.instants import format_instant, now
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
-from buildvm_nb.study import choose_faithful, open_machine, run_case
+from buildvm_nb.study import build_case, choose_faithful, open_machine
 from buildvm_nb.study.axes import parse_distance
 from buildvm_nb.study.choice import Choice
 from buildvm_nb.study.choosing import environment as advise
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from buildvm_nb.study.sweep import CellResult
 
 __all__ = [
-    "at_commit",
     "build",
     "diagnose",
     "forecast",
@@ -142,9 +140,9 @@ def build(
             raise UsageError(f"environment: unknown: {environment!r}; allowed: 'auto', a Choice")
         choice = advise(case, catalog=opened, base=base) if environment == "auto" else environment
         fields, chosen_by = choice.beside(machine) if choice else (machine, ())
-        trial = run_case(case, fields, cache=Cache(), base=base, progress=cell_progress())
-        outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
-        return opened.record(outcome, trial.log)
+        case = choice.applied_to(case) if choice else case
+        means = Means(cache=Cache(), catalog=opened, base=base, progress=cell_progress())
+        return build_case(case, means, fields, chosen_by=chosen_by)
 
 
 def sweep(  # noqa: PLR0913 - all but the subject have defaults
@@ -374,41 +372,6 @@ def forecast(  # noqa: PLR0913 - all but the subject have defaults
             budget=read_option("budget", budget),
             overrides=machine,
         )
-
-
-def at_commit(case: Case, commit: str, repository: str = "") -> Case:
-    """Return a case with its source at another commit, or from another repository.
-
-    Parameters
-    ----------
-    case : Case
-        What to build; the id stays.
-    commit : str
-        Commit id, tag or branch.
-    repository : str
-        URL or path; empty: that of the case.
-
-    Returns
-    -------
-    Case
-        Changed in nothing else.
-
-    Raises
-    ------
-    UsageError
-        If the case has no repository and none is given, or a value is none.
-    """
-    source = case.source
-    if not repository and not isinstance(source, GitSource):
-        kind = source.kind if source else "none"
-        raise UsageError(
-            f"commit {commit!r} of what? the source of case {case.id} is {kind}; allowed: git",
-            hint="give the repository, too",
-        )
-    submodules = source.submodules if isinstance(source, GitSource) else True
-    url = repository or getattr(source, "url", "")
-    fields = {"url": url, "commit": commit, "submodules": submodules}
-    return case.model_copy(update={"source": GitSource.parse(fields)})
 
 
 @contextmanager

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from buildvm_nb.api import at_commit
 from buildvm_nb.catalog import Catalog, find_case, outcome_frame, write_csv
 from buildvm_nb.catalog.schema import Column, Kind, TableSchema
 from buildvm_nb.errors import BuildVMError, HostError, UsageError
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.host.progress import SILENT, Progress
-from buildvm_nb.model.case import Case
+from buildvm_nb.model.case import Case, at_commit
 from buildvm_nb.model.instants import format_instant, parse_instant
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import Value

@@ -237,11 +237,12 @@ def environment(
 
 def chosen_overrides(
     session: Session, wanted: str, case: "Case", base: Path, given: dict[str, Any]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+) -> tuple["Case", dict[str, Any], tuple[str, ...]]:
     """Choose where a case is built, and say on standard error what was chosen and why.
 
-    Returns: all fields of `MachineSpec` that are not to follow from the case.
-    Returns: ids of the findings that chose one of these, to be recorded with the outcome.
+    Returns: the case, with the time zone of its steps where one was chosen; all fields of
+    `MachineSpec` that are not to follow from the case; ids of the findings that chose one of
+    these, to be recorded with the outcome.
     """
     if wanted != "auto":
         raise UsageError(
@@ -259,7 +260,7 @@ def chosen_overrides(
             session.note(
                 f"{option} {_plain(given[field])} takes precedence over {_plain(chosen[field])}"
             )
-    return choice.beside(given)
+    return (choice.applied_to(case), *choice.beside(given))
 
 
 def _ask(
@@ -314,6 +315,7 @@ def _show_choice(session: Session, choice: "Choice") -> None:
             ("choose", choice.level if choice.is_shown else ""),
             ("basis", choice.basis.value),
             ("machine", describe_machine(machine) if machine else ""),
+            ("time zone", choice.timezone),
             ("finding", finding.id if finding else ""),
             ("evidence", f"{len(choice.evidence)} outcomes" if finding else ""),
             ("see", choice.see()),
@@ -656,31 +658,34 @@ def build(
     chosen_by: tuple[str, ...] = ()
     if environment is not None:
         session.trouble = ExitStatus.TROUBLE
-        overrides, chosen_by = chosen_overrides(session, environment, case, base, overrides)
+        case, overrides, chosen_by = chosen_overrides(session, environment, case, base, overrides)
         session.trouble = ExitStatus.MACHINE
     if machine.dry_run:
         _show_command_line(session, case, overrides, base)
         return
-    from buildvm_nb.study import run_case
+    from buildvm_nb.study import build_case
+    from buildvm_nb.study.executors import Means
 
-    session.trouble = ExitStatus.TROUBLE
+    def tell(outcome: "Outcome", _is_known: bool) -> None:
+        _show(session, outcome, _again(session, machine, outcome))
+
+    session.trouble = ExitStatus.TROUBLE  # what the machine does is a verdict
     with session.catalog() as catalog:
-        session.trouble = ExitStatus.MACHINE
-        trial = run_case(
-            case,
-            overrides,
+        means = Means(
             cache=session.cache(),
+            catalog=catalog,
             base=base,
             progress=session.progress(),
+            on_outcome=tell,
+        )
+        outcome = build_case(
+            case,
+            means,
+            overrides,
+            chosen_by=chosen_by,
             output=pass_on if follow else None,
             held=hold,
         )
-        outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
-        session.trouble = ExitStatus.TROUBLE
-        try:
-            outcome = catalog.record(outcome, trial.log)
-        finally:  # the evidence first, also when it cannot be recorded
-            _show(session, outcome, _again(session, machine, outcome))
     raise typer.Exit(VERDICT_STATUS[outcome.verdict.value])
 
 

@@ -1,7 +1,6 @@
 """What a diagnosis would ask first, without a guest."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Never
@@ -54,17 +53,8 @@ def look_ahead(
     means: "Means",
 ) -> Outlook:
     """Work out what a diagnosis would ask first; sources are fetched for it."""
-    with ThreadPoolExecutor(1) as unused:
-        lab = _ClosedLaboratory(
-            case,
-            cache=means.cache,
-            catalog=means.catalog,
-            executor=unused,
-            base=means.base,
-            progress=means.progress,
-            is_remote=means.is_remote,
-        )
-        orders = _first_orders(lab, questions, overrides)
+    lab = _ClosedLaboratory(case, means)
+    orders = _first_orders(lab, questions, overrides)
     if Axis.DATE not in questions.axes:
         return Outlook(axes=questions.axes, orders=orders, dates=None, hints=None)
     own, today = orders[0].machine, orders[-1].machine

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from buildvm_nb.batch import BatchResult, RowResult
-    from buildvm_nb.study.sweep import Cell, CellResult, Grid, SweepResult
+    from buildvm_nb.study.laboratory import Order
+    from buildvm_nb.study.sweep import CellResult, Grid, SweepResult
 
 __all__ = [
     "batch",
@@ -143,7 +144,7 @@ def _show_batch(session: Session, result: "BatchResult") -> None:
 
 Table = tuple[tuple[str, ...], list[tuple[object, ...]]]
 
-_AXES: dict[str, tuple[str, Callable[["Cell"], str]]] = {
+_AXES: dict[str, tuple[str, Callable[["Order"], str]]] = {
     "commits": ("commit", lambda cell: getattr(cell.case.source, "commit", None) or ""),
     "dates": ("date", lambda cell: _short_date(cell.machine.date)),
     "cpus": ("CPU", lambda cell: cell.machine.cpu),
@@ -155,7 +156,7 @@ _AXES: dict[str, tuple[str, Callable[["Cell"], str]]] = {
 _MATRIX_AXES = 2
 
 
-def describe_cell(cell: "Cell", grid: "Grid") -> str:
+def describe_cell(cell: "Order", grid: "Grid") -> str:
     """Name a cell by what varies.
 
     For example ``2019-05-01, Westmere``.
@@ -164,11 +165,13 @@ def describe_cell(cell: "Cell", grid: "Grid") -> str:
     return ", ".join(_AXES[axis][1](cell) for axis in _AXES if axis in shown)
 
 
-def cell_table(cells: Sequence["Cell"]) -> Table:
+def cell_table(cells: Sequence["Order"]) -> Table:
     """List cells with all that they are."""
     axes = [axis for axis in _AXES if axis != "commits" or any(map(_AXES[axis][1], cells))]
     columns = ("cell ", *(_AXES[axis][0] for axis in axes))
-    return columns, [(cell.index + 1, *(_AXES[axis][1](cell) for axis in axes)) for cell in cells]
+    return columns, [
+        (number, *(_AXES[axis][1](cell) for axis in axes)) for number, cell in enumerate(cells, 1)
+    ]
 
 
 def verdict_table(results: Sequence["CellResult"], grid: "Grid") -> Table:
@@ -250,7 +253,8 @@ def sweep(
     code is 0 whatever the verdicts; 1 if a cell could not be run, which says nothing about it.
     """
     from buildvm_nb.catalog import find_case
-    from buildvm_nb.study.sweep import Place, make_cells
+    from buildvm_nb.study.laboratory import Laboratory
+    from buildvm_nb.study.sweep import make_cells
     from buildvm_nb.study.sweep import sweep as run_sweep
 
     cache = session.cache()
@@ -261,20 +265,25 @@ def sweep(
             hint="take fewer values, look at --dry-run, or say --yes",
         )
     overrides = fixed.machine().overrides(case.image)
-    progress = session.progress()
-    if how.dry_run:
-        remote = how.scheduler is not None
-        place = Place(cache=cache, base=base, progress=progress, remote=remote)
-        cells = make_cells(case, grid, overrides, place=place)
-        if session.as_json:
-            write_json([cell.model_dump(mode="json") for cell in cells])
-        else:
-            write_table(*cell_table(cells))
-        return
     with session.studying(how, base) as means:
-        tell = partial(_tell, session, grid)
-        result = run_sweep(case, grid, means, overrides, tell)
+        if how.dry_run:
+            _show_cells(session, make_cells(Laboratory(case, means), grid, overrides))
+            return
+        result = run_sweep(case, grid, means, overrides, partial(_tell, session, grid))
     _show(session, result, grid, how.csv)
+
+
+def _show_cells(session: Session, cells: Sequence["Order"]) -> None:
+    if not session.as_json:
+        write_table(*cell_table(cells))
+        return
+    told = [cell.model_dump(mode="json") for cell in cells]
+    write_json(
+        [
+            {"index": at, "case": one["case"], "machine": one["machine"], **one["basis"]}
+            for at, one in enumerate(told)
+        ]
+    )
 
 
 def _tell(session: Session, grid: "Grid", result: "CellResult", far: str) -> None:

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from buildvm_nb.errors import UsageError
 from buildvm_nb.model.instants import Instant
 from buildvm_nb.model.machine import ImageSpec, PackageName
 from buildvm_nb.model.value import Digest, RelativePath, Value
@@ -39,6 +40,7 @@ __all__ = [
     "Subject",
     "WheelsSource",
     "Window",
+    "at_commit",
     "guix_steps",
     "is_page",
     "one_step_case",
@@ -533,6 +535,16 @@ class Case(Value):
         """The package that it is about: as it says itself, else as its source has it."""
         return self.subject or _subject_of(self.source)
 
+    @property
+    def timezone(self) -> str:
+        """The value of ``TZ`` that its steps have: the first that one sets, else the guest's."""
+        return next((step.env["TZ"] for step in self.steps if "TZ" in step.env), "UTC")
+
+    def in_timezone(self, zone: str) -> Self:
+        """Return the case with a value of ``TZ`` in each of its steps."""
+        steps = [step.model_copy(update={"env": {**step.env, "TZ": zone}}) for step in self.steps]
+        return self.model_copy(update={"steps": tuple(steps)})
+
     def build_digest(self) -> str:
         """Return the digest of all that a build depends on: not what is told about it.
 
@@ -596,6 +608,25 @@ def one_step_case(source: Source, run: str, image: ImageSpec) -> Case:
     """Make a case of one step."""
     step = {"name": "test", "run": run}
     return Case.parse({"id": _case_id(source), "source": source, "image": image, "steps": [step]})
+
+
+def at_commit(case: Case, commit: str, repository: str = "") -> Case:
+    """Return a case with its source at another commit, or from another repository.
+
+    `repository`: URL or path; empty: that of the case.
+    Raises `UsageError` if the case has no repository and none is given, or a value is invalid.
+    """
+    source = case.source if isinstance(case.source, GitSource) else None
+    if not repository and source is None:
+        kind = case.source.kind if case.source else "none"
+        raise UsageError(
+            f"commit {commit!r} of what? the source of case {case.id} is {kind}; allowed: git",
+            hint='give the repository, too: --git URL, or a [source] with kind = "git"',
+        )
+    submodules = source.submodules if source else True
+    url = repository or (source.url if source else "")
+    fields = {"url": url, "commit": commit, "submodules": submodules}
+    return case.model_copy(update={"source": GitSource.parse(fields)})
 
 
 def _case_id(source: Source) -> str:

@@ -1,6 +1,7 @@
 """The search along the date axis: plain changes, changes by chance, rules of the calendar."""
 
 import sys
+from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
@@ -50,6 +51,13 @@ _DIVERSE = 3
 _COARSE_S = 3600
 """What also fails by chance is located no closer: each halving takes several runs."""
 _MOST_HALVINGS = 24
+_CROSSED = (Feature.WEEKDAY, Feature.MONTH, Feature.MONTHDAY, Feature.FROM_END, Feature.HOUR)
+_NARROW_S = 20 * _DAY_S
+"""Gaps that are left alone: what is shorter is looked for by rules."""
+_TRIED_IN_A_GAP = 29
+"""No whole parts of a day, so that hours differ."""
+_QUARTER_S = 900
+"""Days of any zone begin at whole quarters of an hour."""
 _SHORT_S = 8 * _DAY_S
 _SHORTEST_S = 60 * _DAY_S
 """In less no rule is looked for: too few weeks and months are in it."""
@@ -69,6 +77,11 @@ class Thoroughness:
     """Whether to meet all features of the calendar where it passes."""
     checks: tuple[tuple[float, float, float], ...] = CHECKS
     """How many days after a change to look again; and within which days an answer will do."""
+    places_asked: int = 0
+    """So many places are looked at where nothing differs: those left over lie where the widest gaps
+    around the own date are."""
+    latest: int | None = None
+    """Up to which position a change near the end of the range may be checked; None: that end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +288,7 @@ class _Search:
             return True
         if self._is_at_an_end(changes, hints):
             return True
+        blind = [one for one in blind if one[1] - one[0] < 2 * _YEAR_S]  # rules come more often
         lengths = [after - first for first, after in blind]
         alike = any(abs(a - b) < _DAY_S for a, b in combinations(lengths, 2))
         days = [features_of(first)[Feature.DATE] for first, _ in blind]
@@ -285,6 +299,8 @@ class _Search:
         first, last = self.plan.first, self.plan.last
         if not changes or not self.how.covers:
             return False
+        if any(probe.at > last and one.state is State.BAD for probe, one in self.answers.items()):
+            last = self._latest()
         near = [
             (changes[-1].after, last - changes[-1].first_after, changes[-1].first_after),
             (changes[0].before, changes[0].last_before - first, changes[0].first_after),
@@ -313,6 +329,7 @@ class _Search:
                 return
         if not survey.transitions:
             self._states(self._yearly())
+            self._states(self._in_gaps())
 
     def _yearly(self) -> list[int]:
         """Choose a place of each year around some positions, where none was looked at."""
@@ -324,6 +341,33 @@ class _Search:
                 is_inside = self.plan.first <= at <= self.plan.last - self._duration()
                 if is_inside and all(abs(at - one) > _YEAR_S // 2 for one in (*told, *chosen)):
                     chosen.append(at)
+        return chosen
+
+    def _in_gaps(self) -> list[int]:
+        """Choose places in the widest gaps around the own date, as many as are left to be asked.
+
+        A window of months has no sign by which to look for it. Within the middle of a gap the day
+        and hour are taken that meet the most pairs of features of the calendar that were not met.
+        """
+        low = max(self.plan.first, self.how.near - _YEARS_AROUND * _YEAR_S)
+        high = min(self.plan.last - self._duration(), self.how.near + _YEARS_AROUND * _YEAR_S)
+        told = [at for at, _state in self._told()]
+        met = {pair for at in told for pair in _crossings(at)}
+        places = sorted({low, high, *(at for at in told if low < at < high)})
+        chosen: list[int] = []
+        for _ in range(self.how.places_asked - len(told)):
+            width, begins = max((b - a, a) for a, b in pairwise(places))
+            if width < _NARROW_S:
+                break
+            middle = (begins + width * 2 // 5, begins + width * 3 // 5)
+            inside = range(*middle, max(1, (middle[1] - middle[0]) // _TRIED_IN_A_GAP))
+            free = [at for at in inside if not self._ruled(at)]
+            if not free:
+                break
+            best = max(free, key=lambda at: len(_crossings(at) - met))
+            met |= _crossings(best)
+            chosen.append(best)
+            insort(places, best)
         return chosen
 
     def _covering(self, stretch: Stretch, near: int) -> tuple[int, ...]:
@@ -386,7 +430,12 @@ class _Search:
         duration = self._duration()
         known = {at: state for at, state in self._told() if first <= at <= last - duration}
         search = RuleSearch(
-            ask=self._states_anew, first=first, last=last, answers=known, duration=duration
+            ask=self._states_anew,
+            ask_held=self._states_held if self.plan.can_hold else None,
+            first=first,
+            last=last,
+            answers=known,
+            duration=duration,
         )
         if not covers:
             if not search.settle():
@@ -513,6 +562,7 @@ class _Search:
                 if not near:
                     wanted[self._unruled(at)] = state
         wanted |= dict.fromkeys(self._years_apart(survey), State.GOOD)
+        wanted |= dict.fromkeys(self._other_years(survey), State.BAD)
         states = self._states(list(wanted))
         return any(
             state is not expected and state is not State.UNKNOWN
@@ -542,11 +592,32 @@ class _Search:
                 ):
                     yield self._unruled(at)
 
+    def _other_years(self, survey: Survey) -> Iterator[int]:
+        """Iterate over the same day of other years than one in which alone it passes.
+
+        Software that knows the days of one year passes in each whose days fall alike. What begins
+        and ends in the midst of a day, or by a hint, has another reason.
+        """
+        hints = {at + more for at in self.plan.hints for more in (0, 1)}
+        told = [at for at, _state in self._told()]
+        for begins, ends in pairwise(survey.transitions if self.how.covers else ()):
+            first, after = begins.first_after, ends.first_after
+            is_of_days = not first % _QUARTER_S and not after % _QUARTER_S
+            is_hinted = {first, after} <= hints
+            if begins.after is not State.GOOD or after - first > _YEAR_S or is_hinted:
+                continue
+            middle = (first + after) // 2
+            years = range(-(middle - self.plan.first) // _YEAR_S, self.plan.last // _YEAR_S)
+            for at in (middle + years_ * 1461 * _DAY_S // 4 for years_ in years if is_of_days):
+                is_inside = self.plan.first <= at <= self.plan.last - self._duration()
+                if is_inside and all(abs(at - one) > _YEAR_S // 4 for one in told):
+                    yield self._unruled(at)
+
     def _eras(self, survey: Survey) -> Iterator[tuple[int, int, State, bool]]:
         """Iterate over what fails, from where it begins to where it ends; else the other way."""
         changes = survey.transitions
         for number, change in enumerate(changes):
-            ends = changes[number + 1].last_before if number + 1 < len(changes) else self.plan.last
+            ends = changes[number + 1].last_before if number + 1 < len(changes) else self._latest()
             begins = changes[number - 1].first_after if number else self.plan.first
             if change.after is State.BAD:
                 yield change.first_after, ends, State.BAD, True
@@ -554,6 +625,12 @@ class _Search:
                 yield begins, change.last_before, State.BAD, False
             if change.after is State.GOOD and number + 1 < len(changes):  # between two that fail
                 yield change.first_after, ends, State.GOOD, True
+
+    def _latest(self) -> int:
+        """Return up to where changes are checked: a rule may hide behind the end of the range."""
+        is_short = self.plan.last - self.plan.first < _SHORTEST_S
+        beyond = None if is_short or not self.how.covers else self.how.latest
+        return self.plan.last if beyond is None else max(beyond, self.plan.last)
 
     def _passing(self, survey: Survey) -> Stretch | None:
         """Return the passing stretch with the own date, or else the longest."""
@@ -636,6 +713,12 @@ class _Search:
         self._run(probes)
         return [self.answers[probe].state for probe in probes]
 
+    def _states_held(self, instants: Sequence[int]) -> list[State]:
+        """Return the states of instants under a held clock."""
+        probes = [Probe(at=at, held=True) for at in instants]
+        self._run(probes)
+        return [self.answers[probe].state for probe in probes]
+
     def _state(self, at: int) -> State:
         """Return what a clock that runs shows from a position on; UNKNOWN: not always alike."""
         told = {
@@ -672,7 +755,7 @@ class _Search:
         for step in range(1600):
             moved = at + step * 6 * 3600 + step * 1800
             if not self._ruled(moved):
-                return moved if moved <= self.plan.last else at
+                return moved if moved <= self._latest() else at
         return at
 
     def _conclude(self, survey: Survey) -> DateSurvey:
@@ -695,6 +778,12 @@ class _Search:
             covered=covered,
             lacking=lacking,
         )
+
+
+def _crossings(at: int) -> set[tuple[Feature, object, Feature, object]]:
+    """Return the pairs of features of the calendar that an instant has."""
+    said = features_of(at)
+    return {(a, said[a], b, said[b]) for a, b in combinations(_CROSSED, 2)}
 
 
 def _nothing(probe: Probe) -> Answer:

@@ -54,7 +54,7 @@ _ZONES_S = 14 * _HOUR_S
 _ZONE_STEP_S = 900
 """Zones differ from UTC by whole quarters of an hour."""
 _LONGEST_FOR_ZONE = 600
-"""A longer run does not tell such quarters apart."""
+"""A longer run does not tell such quarters apart, unless its clock is held."""
 _YEARS_ON = 9
 _YEARS = 10
 _COMMON_YEARS = 9
@@ -394,6 +394,10 @@ class RuleSearch:
     shift_s: int = 0
     only: Feature | None = None
     """The one feature to think of; None: all."""
+    ask_held: Verdicts | None = None
+    """Asks with a clock that is held, where one can be."""
+    is_zone_held: bool = False
+    """Whether such a clock told the zone."""
     is_free: Callable[[int], bool] = lambda _at: True
     """Which instants may be asked about: at others something else fails."""
 
@@ -456,8 +460,10 @@ class RuleSearch:
                 return None
             feature = next(iter(alive))
             bad, _good = alive[feature]
-            if self.shift_s and self.duration > _LONGEST_FOR_ZONE:
-                return None  # its ends cannot be told from those of a neighbouring zone
+            if self.shift_s and self.duration > _LONGEST_FOR_ZONE and not self.is_zone_held:
+                if not (self.ask_held and self._find_zone(feature, bad)):
+                    return None  # its ends cannot be told from those of a neighbouring zone
+                continue
             if self._is_each_confirmed(feature, bad) and self._holds_at_ends(feature, bad):
                 return self._rule(feature, bad)
             alive = self.alive()
@@ -685,11 +691,13 @@ class RuleSearch:
             return False
         found: dict[Feature, list[int]] = {}
         was = self.shift_s
-        for hours in (*range(-12, 0), *range(1, 15)):
-            self.shift_s = hours * _HOUR_S
-            for feature in self.alive():
-                if feature not in {Feature.HOUR, Feature.DATE}:
-                    found.setdefault(feature, []).append(self.shift_s)
+        for step in (_HOUR_S, _ZONE_STEP_S):  # most zones are whole hours from UTC
+            for self.shift_s in range(-12 * _HOUR_S, _ZONES_S + 1, step):
+                for feature in self.alive() if self.shift_s else ():
+                    if feature not in {Feature.HOUR, Feature.DATE}:
+                        found.setdefault(feature, []).append(self.shift_s)
+            if found:
+                break
         self.shift_s = was
         if found:
             best = next(iter(sorted(found, key=list(Feature).index)))
@@ -709,15 +717,24 @@ class RuleSearch:
         self._look([at for at, state in zip((low, high), known, strict=True) if state is None])
         if self.answers[low] is not State.GOOD or self.answers[high] is not State.BAD:
             return False
+        is_held = self.ask_held is not None and self.duration > _LONGEST_FOR_ZONE
         while high - low > _ZONE_STEP_S:
             middle = (low + high) // 2 // _ZONE_STEP_S * _ZONE_STEP_S
-            at = middle - _MARGIN_S - self.duration
-            self._look([at])
-            if self.answers[at] is State.UNKNOWN:
+            state = self._before(middle, is_held=is_held)
+            if state is State.UNKNOWN:
                 return False
-            low, high = (middle, high) if self.answers[at] is State.GOOD else (low, middle)
+            low, high = (middle, high) if state is State.GOOD else (low, middle)
         self.shift_s += (begins - low) // _ZONE_STEP_S * _ZONE_STEP_S
+        self.is_zone_held = is_held
         return True
+
+    def _before(self, at: int, *, is_held: bool) -> State:
+        """Return what a run shows that ends, or whose clock stands, shortly before an instant."""
+        if is_held and self.ask_held:
+            return self.ask_held([at - _MARGIN_S])[0]
+        start = at - _MARGIN_S - self.duration
+        self._look([start])
+        return self.answers[start]
 
 
 _STEPS = tuple(

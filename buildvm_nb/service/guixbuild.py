@@ -165,7 +165,7 @@ def build_with_guix(
                 break
             if one.step.name == "prepare":
                 derivations = tuple(dict.fromkeys(_DERIVATION.findall(printed.kept)))
-    return Trial(outcome=finish(outcome, (), began), log=log.data)
+    return finish(Trial(outcome=outcome, log=log.data), began)
 
 
 @dataclass(frozen=True, kw_only=True)

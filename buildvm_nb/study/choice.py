@@ -239,6 +239,7 @@ _WORDS = {
     Axis.CPU: "the CPU",
     Axis.KERNEL: "the kernel",
     Axis.CORES: "the number of virtual CPUs",
+    Axis.TIMEZONE: "the time zone",
 }
 _SAY_NOTHING = {
     FindingKind.FLAKY: "it is flaky",
@@ -324,6 +325,8 @@ class Choice(Value):
     """What has to be chosen, as this host itself would not do; none: no machine is needed."""
     environment: MachineSpec | None = None
     """A machine in which it builds; of a guess, in which it may; None: none is known."""
+    timezone: str = ""
+    """Value of ``TZ`` with which its steps were seen to pass; empty: no finding asks for one."""
     because: Finding | None = None
     """The finding that decided."""
     is_curated: bool = False
@@ -411,6 +414,21 @@ class Choice(Value):
         chosen = self.overrides()
         return chosen | dict(given), self.chosen_by if set(chosen) - set(given) else ()
 
+    def applied_to(self, case: Case) -> Case:
+        """Give a case what of the choice is no part of a machine: the time zone of its steps.
+
+        Parameters
+        ----------
+        case : Case
+            What is built.
+
+        Returns
+        -------
+        Case
+            The same where no time zone has to be chosen.
+        """
+        return case.in_timezone(self.timezone) if self.timezone else case
+
     def document(self) -> dict[str, Any]:
         """Return the choice as plain JSON, with what follows from it.
 
@@ -451,6 +469,7 @@ class Choice(Value):
             [
                 ("has to be chosen", self.level),
                 ("environment", describe_machine(self.environment)),
+                ("time zone", self.timezone),
                 ("image", self.environment and self.environment.image),
                 ("rests on", self.basis.value),
                 ("explanation", self.explanation),
@@ -474,6 +493,8 @@ class Choice(Value):
             guess = f"{where} is a guess ({dated}), not a finding"
             known = "Nothing is proved" if self.unproved else "Nothing is known"
             return f"{known} about {self.subject}: {guess}."
+        if self.timezone:
+            where += f", with TZ={self.timezone}"
         if not self.axes:
             why = "it passes today, and no finding asks for another CPU or kernel than this host's"
             return f"{self.subject} needs no machine: {why}."

@@ -66,15 +66,19 @@ def allows(finding: Finding, machine: MachineSpec, shown: Finding) -> bool | Non
 
     Returns: whether the case passes in it; None: the finding does not say.
     """
+    chosen = {
+        FindingKind.CPU_DEPENDENT: machine.cpu,
+        FindingKind.KERNEL_DEPENDENT: machine.kernel,
+        FindingKind.TIMEZONE_DEPENDENT: finding.case.timezone,
+    }
+    if finding.kind in chosen:
+        _passing, failing = _named(finding)
+        return chosen[finding.kind] not in failing
     match finding.kind:
         case FindingKind.TIME_TRAP | FindingKind.RECURRING:
             if machine.cpu in finding.passing_cpus or passes_at(finding, machine.date):
                 return True
             return None if _was_spared(finding, machine, shown) else False
-        case FindingKind.CPU_DEPENDENT:
-            return machine.cpu not in finding.failing_cpus
-        case FindingKind.KERNEL_DEPENDENT:
-            return machine.kernel not in finding.failing_kernels
         case FindingKind.CORES_DEPENDENT:
             return passes_with(finding, machine.cpu_count)
     return None
@@ -108,6 +112,12 @@ def passes_with(finding: Finding, count: int) -> bool:
     return passes
 
 
+def passing_zone(finding: Finding) -> str:
+    """Return the value of ``TZ`` with which a finding saw its case pass; empty: it says nothing."""
+    is_of_zones = finding.kind is FindingKind.TIMEZONE_DEPENDENT
+    return next((edge.last_before for edge in finding.boundaries if is_of_zones), "")
+
+
 def _was_spared(trap: Finding, machine: MachineSpec, shown: Finding) -> bool:
     """Tell whether the case was seen to pass in such a machine at a date that the trap excludes.
 
@@ -132,6 +142,7 @@ _SHOWING = EVERYWHERE | {
     FindingKind.CPU_DEPENDENT,
     FindingKind.KERNEL_DEPENDENT,
     FindingKind.CORES_DEPENDENT,
+    FindingKind.TIMEZONE_DEPENDENT,
 }
 _SERIES = {
     "5.10": "debian:bullseye",
@@ -164,6 +175,8 @@ class Shown:
     machine: MachineSpec
     axes: frozenset[Axis]
     """What has to be chosen, as the host itself would not do; none: no machine is needed."""
+    zone: str = ""
+    """Value of ``TZ`` that its steps had; empty: the case's own."""
 
 
 def this_host() -> Host:
@@ -210,7 +223,8 @@ def shown_by(finding: Finding, host: Host, own_date: datetime | None = None) -> 
         axes.add(finding.axis)
     if finding.kind in EVERYWHERE and not axes:
         machine = machine.model_copy(update={"cpu": cpu_at(host.date).name})
-    return Shown(finding=finding, machine=machine, axes=frozenset(axes))
+    zone = passing_zone(finding)
+    return Shown(finding=finding, machine=machine, axes=frozenset(axes), zone=zone)
 
 
 def passing_date(finding: Finding, today: datetime, own_date: datetime | None) -> datetime | None:
@@ -242,7 +256,7 @@ def _deciding_field(finding: Finding, host: Host) -> tuple[dict[str, str], bool]
             return {"cpu": _passing_cpu(finding, host)}, not has_a_passing_cpu(finding, host)
         case FindingKind.KERNEL_DEPENDENT:
             return {"kernel": _passing_kernel(finding)}, not has_a_passing_kernel(finding, host)
-        case FindingKind.CORES_DEPENDENT:
+        case FindingKind.CORES_DEPENDENT | FindingKind.TIMEZONE_DEPENDENT:
             return {}, True
     return {}, False
 
@@ -316,6 +330,7 @@ RESTRICTING = (
     FindingKind.CPU_DEPENDENT,
     FindingKind.KERNEL_DEPENDENT,
     FindingKind.CORES_DEPENDENT,
+    FindingKind.TIMEZONE_DEPENDENT,
 )
 """Kinds of findings that exclude machines, those first whose machine is the base of others."""
 
@@ -329,7 +344,7 @@ class _Term:
     windows: tuple[Window, ...] = ()
     """Of a date."""
     names: tuple[str, ...] = ()
-    """Of CPUs or kernels."""
+    """Of CPUs, kernels or time zones."""
 
 
 def combined(
@@ -384,6 +399,9 @@ def _ways(finding: Finding, host: Host, own_date: datetime | None) -> list[_Term
             return [_Term(finding=finding, axis=Axis.KERNEL, names=passing_kernels(finding))]
         case FindingKind.CORES_DEPENDENT:
             return [_Term(finding=finding, axis=Axis.CORES)]
+        case FindingKind.TIMEZONE_DEPENDENT:
+            names = (passing_zone(finding),)
+            return [_Term(finding=finding, axis=Axis.TIMEZONE, names=names)]
     return [None]
 
 
@@ -402,10 +420,12 @@ def _machine(
     cpus = [one for one in asked if one.axis is Axis.CPU]
     kernels = [one for one in asked if one.axis is Axis.KERNEL]
     cores = [one.finding for one in asked if one.axis is Axis.CORES]
+    zones = [one for one in asked if one.axis is Axis.TIMEZONE]
+    zone = next(iter(_common(zones)), None) if zones else ""
     usual = base.cpu if asked or date != host.date else cpu_at(host.date).name
     cpu, kernel = _cpu(cpus, usual, host), _kernel(kernels, base.kernel)
     count = _count(cores, base.cpu_count)
-    if cpu is None or kernel is None or count is None:
+    if cpu is None or kernel is None or count is None or zone is None:
         return None
     fields = {"date": date, "cpu": cpu, "kernel": kernel, "cpu_count": count}
     if cpus and cpus[0].finding.environment:  # where a missing feature is missing indeed
@@ -415,10 +435,12 @@ def _machine(
         Axis.CPU: not all(has_a_passing_cpu(one.finding, host) for one in cpus),
         Axis.KERNEL: not all(has_a_passing_kernel(one.finding, host) for one in kernels),
         Axis.CORES: bool(cores),
+        Axis.TIMEZONE: bool(zones),
     }
     axes = frozenset(axis for axis, is_needed in needed.items() if is_needed)
     deciding = next((one.finding for one in asked if one.axis in axes), findings[0])
-    return Shown(finding=deciding, machine=base.model_copy(update=fields), axes=axes)
+    machine = base.model_copy(update=fields)
+    return Shown(finding=deciding, machine=machine, axes=axes, zone=zone)
 
 
 def _date(
@@ -471,11 +493,17 @@ def _common(terms: Iterable[_Term]) -> frozenset[str]:
     return frozenset.intersection(*(frozenset(one.names) for one in terms))
 
 
-_ORDER = (Axis.DATE, Axis.CPU, Axis.KERNEL, Axis.CORES)
+_ORDER = (Axis.TIMEZONE, Axis.DATE, Axis.CPU, Axis.KERNEL, Axis.CORES)
 """What is chosen more easily comes first."""
 _WHOLE = EVERYWHERE | {FindingKind.ALWAYS_FAILING}
 """Kinds that speak of all axes at once."""
-_BY_NAME = frozenset({FindingKind.CPU_DEPENDENT, FindingKind.KERNEL_DEPENDENT})
+_BY_NAME = frozenset(
+    {
+        FindingKind.CPU_DEPENDENT,
+        FindingKind.KERNEL_DEPENDENT,
+        FindingKind.TIMEZONE_DEPENDENT,
+    }
+)
 """Kinds that name what passes and what does not."""
 
 
@@ -598,6 +626,7 @@ def _follow(known: Sequence[_Known], name: str, host: Host, own_date: datetime |
         subject=name,
         axes=tuple(axis for axis in _ORDER if axis in best.axes),
         environment=best.machine,
+        timezone=best.zone,
         because=best.finding,
         is_curated=chosen.is_curated,
         also=tuple(others),
@@ -621,7 +650,8 @@ def _viable(findings: Sequence[Finding], host: Host, own_date: datetime | None) 
         if False not in says:
             more = [other.axes for other, is_told in zip(others, says, strict=True) if is_told]
             today = {Axis.DATE} if one.machine.date == host.date else set()
-            viable.append(replace(one, axes=one.axes.union(*more) - today))
+            zone = next((shown.zone for shown in (one, *others) if shown.zone), "")
+            viable.append(replace(one, axes=one.axes.union(*more) - today, zone=zone))
     return viable
 
 
@@ -683,12 +713,15 @@ def _contradicts(older: Finding, newer: Finding) -> bool:
 
 
 def _named(finding: Finding) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the CPUs or kernels on which a case passes, and on which it does not."""
+    """Return the CPUs, kernels or zones with which a case passes, and those with which not."""
     match finding.kind:
         case FindingKind.CPU_DEPENDENT:
             return frozenset(finding.passing_cpus), frozenset(finding.failing_cpus)
         case FindingKind.KERNEL_DEPENDENT:
             return frozenset(finding.passing_kernels), frozenset(finding.failing_kernels)
+        case FindingKind.TIMEZONE_DEPENDENT:
+            failing = frozenset(edge.first_after for edge in finding.boundaries)
+            return frozenset({passing_zone(finding)}), failing
     return frozenset(), frozenset()
 
 

@@ -26,7 +26,7 @@ from buildvm_nb.model.finding import (
     Hint,
     HintKind,
 )
-from buildvm_nb.model.instants import format_instant
+from buildvm_nb.model.instants import LATEST_CLOCK, format_instant
 from buildvm_nb.model.machine import ImageSpec, MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing, Verdict
 from buildvm_nb.search import (
@@ -46,6 +46,7 @@ from buildvm_nb.search import (
     State,
     Survey,
     Thoroughness,
+    Transition,
     coin_confidence,
     search_dates,
 )
@@ -277,6 +278,8 @@ _HALVES = 10
 _REVEAL = 6
 """Hints that are probed for windows between the scan's probes, at most."""
 _REVEAL_ALL = 60
+_PLACES = {Effort.QUICK: 0, Effort.NORMAL: 58, Effort.THOROUGH: 0}
+"""So many dates are looked at where nothing differs, beside the runs of all steps."""
 _HELD_WITHIN_S = 1.0
 _BAD = frozenset({Verdict.FAILED, Verdict.CRASHED, Verdict.TIMEOUT})
 
@@ -475,6 +478,8 @@ def _search(
         yearly=(near, today),
         covers=not is_quick,
         checks=QUICK_CHECKS if is_quick else CHECKS,
+        places_asked=_PLACES[span.effort],
+        latest=position(LATEST_CLOCK),
     )
     found = search_dates(ask, plan, known, how)
     survey = found.survey
@@ -655,10 +660,11 @@ def unexplained_finding(study: DateStudy, base: Finding) -> Finding:
     dates = [format_instant(when(at)) for at in study.unexplained]
     shown = ", ".join(dates[:_MOST_SHOWN]) + (", …" if len(dates) > _MOST_SHOWN else "")
     failed = [one for one in study.outcomes.values() if state_of(one) is State.BAD]
-    summary = (
-        f"passes at some dates and fails at others, by no rule of the calendar that was tried and "
-        f"in no window with ends: it failed at {shown}"
+    summary = _near_an_end(study, base) or (
+        "passes at some dates and fails at others, by no rule of the calendar that was tried and "
+        "in no window with ends"
     )
+    summary += f": it failed at {shown}"
     changes = {
         "kind": FindingKind.UNDETERMINED,
         "axis": None,
@@ -666,6 +672,42 @@ def unexplained_finding(study: DateStudy, base: Finding) -> Finding:
         "failing_line": failed[0].evidence if failed else "",
     }
     return base.model_copy(update=changes)
+
+
+def _near_an_end(study: DateStudy, base: Finding) -> str:
+    """Say of what fails only at one end of the range what was seen there; empty: it does not."""
+    changes = study.survey.transitions
+    first, last = base.studied_from, base.studied_until
+    if not changes or first is None or last is None:
+        return ""
+    early, late = changes[0], changes[-1]
+    why = "a window or a rule of the calendar would look the same"
+    if late.after is State.BAD and min(study.unexplained) + study.duration > late.last_before:
+        passing = (p.at for p, one in study.outcomes.items() if state_of(one) is State.GOOD)
+        again = min((at for at in passing if at > late.first_after), default=None)
+        since, left = _edge_words(late, late.first_after), position(last) - late.first_after
+        told = f"fails from {since} on, {_distance(left)} before the end of the range"
+        if again is not None:
+            told += f", and passes again at {format_instant(when(again))}"
+        year = max(last, last if again is None else when(again)).year + 2
+        return f"{told}; {why}: widen the range (--to {year})"
+    if early.before is State.BAD and max(study.unexplained) <= early.last_before:
+        until, passed = _edge_words(early, early.last_before), early.last_before - position(first)
+        told = f"fails up to {until}, {_distance(passed + 1)} after the beginning of the range"
+        return f"{told}; {why}: widen the range (--from {first.year - 1})"
+    return ""
+
+
+def _edge_words(change: Transition, at: int) -> str:
+    if change.is_exact:
+        return format_instant(when(at))
+    ends = (format_instant(when(one)) for one in (change.last_before, change.first_after))
+    return f"a moment between {' and '.join(ends)}"
+
+
+def _distance(seconds: int) -> str:
+    size, unit = (_DAY_S, "days") if seconds > 3 * _DAY_S else (3600, "hours")
+    return f"{round(seconds / size)} {unit}"
 
 
 def _lines(rule: Rule) -> Iterator[str]:

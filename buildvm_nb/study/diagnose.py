@@ -5,14 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, cast
 
-from buildvm_nb.errors import BudgetSpent, SourceError, UsageError
-from buildvm_nb.model.case import Case, GitSource
+from buildvm_nb.errors import BudgetSpent, UsageError
+from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
 from buildvm_nb.model.machine import CPU_MODELS, OLDEST_QEMU, Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, new_id
-from buildvm_nb.search import Plan, State
-from buildvm_nb.source import Commit, list_commits
+from buildvm_nb.search import LEVEL, State, fisher_exact
 from buildvm_nb.study.conclusion import (
     assumptions_of,
     both_finding,
@@ -21,9 +20,8 @@ from buildvm_nb.study.conclusion import (
     flaky_boundary,
     flaky_finding,
     gaps_of,
-    ordered_finding,
+    line_finding,
     support_of,
-    zone_finding,
 )
 from buildvm_nb.study.cpus import GENERATIONS, study_cpus
 from buildvm_nb.study.dates import (
@@ -49,134 +47,30 @@ from buildvm_nb.study.laboratory import (
 )
 from buildvm_nb.study.ordered import (
     KERNELS,
-    OrderedStudy,
-    study_cores,
-    study_kernels,
-    study_order,
+    Line,
+    commit_line,
+    core_line,
+    kernel_line,
+    study_line,
     study_outputs,
-    study_zones,
+    zone_line,
 )
-from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
-from buildvm_nb.study.run import kvm_status, machine_for, prepare
+from buildvm_nb.study.run import machine_for
 from buildvm_nb.study.scouting import scout_of, search_and_prove
 
 __all__ = [
-    "between_commits",
     "diagnose",
     "diagnose_case",
-    "have_ready",
     "machines_of",
 ]
-
-# The commit axis: which commit broke a case or mended it, at a fixed date, in one machine.
-
-_SCAN_PARTS = 8
-"""What is undone in between shows where both ends are alike: so many parts are looked at."""
-
-
-def between_commits(lab: Laboratory, good: str, bad: str) -> tuple[Commit, ...]:
-    """List the commits to search.
-
-    Raises `SourceError` if a commit cannot be had, or neither is an ancestor of the other.
-    """
-    source = _git_source(lab.case)
-
-    ends = (good, bad)
-    try:
-        return _listed(lab, source, *ends)
-    except SourceError as error:
-        try:
-            return _listed(lab, source, *reversed(ends))
-        except SourceError:
-            raise error from None
-
-
-def study_commits(
-    lab: Laboratory,
-    spec: MachineSpec,
-    commits: Sequence[Commit],
-    base: Finding,
-    *,
-    repeats: int = 2,
-) -> Finding | None:
-    """Find the commits at which the verdict changes.
-
-    What the ends show decides what failing means: where an end does not build, that is it; else
-    commits that do not build are skipped. Where both ends are alike, some between are looked at.
-    """
-    source = _git_source(lab.case)
-    builders = {step.name for step in split_steps(lab.case)[0]}
-
-    def order(commit: Commit, attempt: int) -> Order:
-        chosen = source.model_copy(update={"commit": commit.id, "before": None, "branch": None})
-        case = lab.case.model_copy(update={"source": chosen})
-        return Order(case=case, machine=spec, probing={"attempt": attempt})
-
-    ends = lab.run([order(commit, 0) for commit in (commits[0], commits[-1])])
-    failing = [one for one in ends if state_of(one) is State.BAD]
-    is_of_build = any(one.failing_step in builders for one in failing)
-
-    def judge(outcome: Outcome) -> State:
-        """Skip what does not build, unless that is what an end fails by."""
-        is_skipped = outcome.failing_step in builders and not is_of_build
-        return State.UNKNOWN if is_skipped else state_of(outcome)
-
-    is_alike = len({state_of(one) for one in ends}) == 1
-    last = len(commits) - 1
-    parts = min(last, _SCAN_PARTS if is_alike else 1) or 1
-    plan = Plan(
-        first=0,
-        last=last,
-        scan=[last * part // parts for part in range(1, parts)],
-        repeats=repeats,
-        workers=lab.workers,
-        can_hold=False,
-        reveal=0,
-    )
-    study = study_order(lab, commits, order, plan, name=lambda commit: commit.id, judge=judge)
-    if study.survey.is_flaky:
-        split = {one.at for one in study.survey.disagreements}
-        runs = [outcome for index in sorted(split) for outcome in study.at(index)]
-        return flaky_finding(runs, Axis.COMMIT, base)
-    if not study.survey.transitions:
-        return None
-    finding = ordered_finding(study, Axis.COMMIT, FindingKind.COMMIT_DEPENDENT, base)
-    told = [
-        _tell(commits, change.last_before, change.first_after, change.after)
-        for change in study.survey.transitions
-    ]
-    return finding.model_copy(update={"summary": "; ".join(told)})
-
-
-def _listed(lab: Laboratory, source: GitSource, older: str, newer: str) -> tuple[Commit, ...]:
-    return list_commits(source, older, newer, cache=lab.cache, base=lab.base, progress=lab.progress)
-
-
-def _git_source(case: Case) -> GitSource:
-    if not isinstance(case.source, GitSource):
-        kind = case.source.kind if case.source else "none"
-        raise UsageError(
-            f"the commit axis needs a git source; case {case.id} has {kind}",
-            hint='a [source] with kind = "git", or --git URL',
-        )
-    return case.source
-
-
-def _tell(commits: Sequence[Commit], before: int, after: int, state: State) -> str:
-    verb = "passes" if state is State.GOOD else "fails"
-    first = commits[after]
-    told = f"{verb} from commit {first.id[:12]} on ({first.committed_at:%Y-%m-%d}, {first.subject})"
-    skipped = after - before - 1
-    if skipped:
-        told += f", or from one of the {skipped} before it, which do not build"
-    return told
-
 
 _OF_ZONES = re.compile(
     r"time.?zone|zoneinfo|tzinfo|tzset|tzlocal|tzdata|\bpytz\b|\butc.?offset|\bTZ\b", re.IGNORECASE
 )
 """What the log of a run that fails by its time zone may say."""
+_MOST_AGAIN = 9
+"""By then that many runs that agree on each side are no chance."""
 _CONSTANTS = frozenset({HintKind.DATE_CONSTANT, HintKind.EPOCH_CONSTANT})
 _WEAK = _CONSTANTS | {HintKind.CALENDAR, HintKind.ROLLOVER}
 
@@ -211,7 +105,8 @@ def machines_of(
     """
     if Axis.DATE in axes:
         refuse_fixed(overrides, ["date"], "a study of dates")
-    given = {"accelerator": _accelerator(lab, axes)} | _asked(overrides)
+    chosen = lab.accelerator(cpu_matters=Axis.CPU in axes)
+    given = {"accelerator": chosen} | _asked(overrides)
     if given["accelerator"] == Accelerator.UML and (fixed := {Axis.CPU, Axis.CORES} & {*axes}):
         names = ", ".join(sorted(axis.value for axis in fixed))
         raise UsageError(
@@ -333,16 +228,17 @@ class _Diagnosis:
     def _changes(self, finding: Finding, point: Outcome) -> dict[str, Any]:
         """Choose what else to vary: on the axes that were asked for, and do not explain it."""
         machine = point.machine
-        others: dict[Axis, dict[str, Any]] = {
-            Axis.CPU: {"cpu": "EPYC" if machine.cpu != "EPYC" else "Haswell"},
-            Axis.KERNEL: {"kernel": next(name for name in KERNELS if name != machine.kernel)},
-            Axis.CORES: {"cpu_count": 2 if machine.cpu_count != 2 else 1},  # noqa: PLR2004
+        others: dict[Axis, Any] = {
+            Axis.CPU: "EPYC" if machine.cpu != "EPYC" else "Haswell",
+            Axis.KERNEL: next(name for name in KERNELS if name != machine.kernel),
+            Axis.CORES: 2 if machine.cpu_count != 2 else 1,  # noqa: PLR2004
         }
-        chosen: dict[str, Any] = {}
-        for axis, change in others.items():
-            if axis in self.questions.axes and axis is not finding.axis:
-                chosen |= change
-        return {field: value for field, value in chosen.items() if field not in self.fixed}
+        free = {*self.questions.axes} - {finding.axis}
+        return {
+            axis.field: value
+            for axis, value in others.items()
+            if axis in free and axis.field not in self.fixed
+        }
 
     def _plain(self, specs: Sequence[MachineSpec]) -> list[Outcome]:
         """Run all steps in machines; the same one only once."""
@@ -484,28 +380,25 @@ class _Diagnosis:
         if study.disagreeing:
             return flaky_finding(study.disagreeing, Axis.CPU, self._base())
         if study.good and study.bad:
+            if runs := self._by_chance((study.good, study.bad), Axis.CPU):
+                return flaky_finding(runs, Axis.CPU, self._base())
             return cpu_finding(study, self._base())
         return None
 
     def _kernels(self) -> Finding | None:
-        names = self.questions.kernels
-        study = study_kernels(self.lab, self._somewhere(), names, repeats=self.repeats)
-        self.left_out += study.missing
-        self.assumed += [note for note in study.notes if note not in study.missing]
-        return self._ordered(study, Axis.KERNEL, FindingKind.KERNEL_DEPENDENT)
+        line = kernel_line(self.lab, self._somewhere(), self.questions.kernels)
+        self.left_out += line.missing
+        self.assumed += line.notes
+        return self._along(line)
 
     def _cores(self) -> Finding | None:
         counts = self.questions.cores
         if self.questions.effort is Effort.QUICK:
             counts = counts[:2]
-        study = study_cores(self.lab, self._somewhere(), counts, repeats=self.repeats)
-        return self._ordered(study, Axis.CORES, FindingKind.CORES_DEPENDENT)
+        return self._along(core_line(self.lab, self._somewhere(), counts))
 
     def _zones(self) -> Finding | None:
-        study = study_zones(self.lab, self._somewhere(), repeats=self.repeats)
-        if study.survey.is_flaky or not study.survey.transitions:
-            return self._ordered(study, Axis.TIMEZONE, FindingKind.TIMEZONE_DEPENDENT)
-        return zone_finding(study, self._base())
+        return self._along(zone_line(self.lab, self._somewhere()))
 
     def _hinted_zones(self) -> Finding | None:
         """Try time zones, unasked, where a failing run speaks of them and nothing else explains it.
@@ -529,21 +422,50 @@ class _Diagnosis:
                 "the commit axis needs a good and a bad commit, and no other axis beside it",
                 hint="--axis commit --good v1.0 --bad HEAD",
             )
-        commits = between_commits(self.lab, good, bad)
-        repeats = self.repeats
-        finding = study_commits(self.lab, self.today, commits, self._base(), repeats=repeats)
-        if finding is None:
-            self.tried.append(Axis.COMMIT)
-        return finding or self._same_everywhere()
+        if finding := self._along(commit_line(self.lab, self.today, good, bad)):
+            return finding
+        self.tried.append(Axis.COMMIT)
+        return self._same_everywhere()
 
-    def _ordered(self, study: OrderedStudy, axis: Axis, kind: FindingKind) -> Finding | None:
+    def _along(self, line: Line) -> Finding | None:
+        """Study an axis of a few values; None: it makes no difference."""
+        study = study_line(self.lab, line, self.repeats)
         if study.survey.is_flaky:
-            split = {one.at for one in study.survey.disagreements}
-            runs = [outcome for index in sorted(split) for outcome in study.at(index)]
-            return flaky_finding(runs, axis, self._base())
+            return flaky_finding(study.disagreeing, line.axis, self._base())
+        for change in study.survey.transitions if line.axis is not Axis.COMMIT else ():
+            sides = ((change.last_before, change.before), (change.first_after, change.after))
+            ends = [
+                next(one for one in study.at(index) if state_of(one) is state)
+                for index, state in sides
+            ]
+            if runs := self._by_chance(ends, line.axis):
+                return flaky_finding(runs, line.axis, self._base())
         if study.survey.transitions:
-            return ordered_finding(study, axis, kind, self._base())
+            return line_finding(study, self._base())
         return self._spent() if study.survey.exhausted else None
+
+    def _by_chance(self, ends: Sequence[Outcome], axis: Axis) -> list[Outcome]:
+        """Ask both sides of a change again until chance does not explain it.
+
+        Three runs that fail by chance are no wonder where many values are tried.
+        Returns: the runs at one side where these do not agree; none where they do.
+        """
+        if self.questions.effort is Effort.QUICK:
+            return []
+        for attempt in range(self.repeats + 1, self.repeats + _MOST_AGAIN):
+            judged = [one for one in self._judged() if not one.probing.held]
+            same = [[one for one in judged if _is_repeated(one, end)] for end in ends]
+            like = [[o for o in judged if _value(o, axis) == _value(end, axis)] for end in ends]
+            if mixed := next((runs for runs in same if len({*map(state_of, runs)}) > 1), None):
+                return mixed
+            if any(fisher_exact(*map(_counted, sides)) < LEVEL for sides in (same, like)):
+                return []
+            try:
+                self.lab.run([_again(end, attempt) for end in ends])
+            except BudgetSpent:
+                self.assumed.append("chance was not excluded: the budget of runs ended first")
+                return []
+        return []
 
     def _somewhere(self) -> MachineSpec:
         """Return a machine to vary other axes from: today's, unless only the other one passes."""
@@ -591,15 +513,7 @@ class _Diagnosis:
     def _asked_again(self, outcomes: Sequence[Outcome]) -> Finding | None:
         """Repeat what failed where no axis tells why: what then passes fails by chance."""
         failed = next(one for one in outcomes if state_of(one) is State.BAD)
-        probing = failed.probing.model_copy(update={"drift_s": None})
-        again = [
-            Order(
-                case=failed.case,
-                machine=failed.machine,
-                probing=probing.model_copy(update={"attempt": number}),
-            )
-            for number in range(1, 2 * self.repeats + 2)
-        ]
+        again = [_again(failed, number) for number in range(1, 2 * self.repeats + 2)]
         runs = [failed, *self.lab.run(again)]
         if State.GOOD not in map(state_of, runs):
             return None
@@ -623,6 +537,8 @@ class _Diagnosis:
         if not self.dates:
             return ()
         taken = assumptions_of(self.dates.survey)
+        if self.dates.unexplained:  # each change would tell of its own, and none explains a thing
+            taken = ("nothing is known of the dates between those that were looked at",)
         if self.questions.effort is Effort.QUICK:
             return (*taken, "no rule of the calendar, such as a weekday, was looked for")
         if self.dates.lacking:
@@ -682,6 +598,26 @@ class _Diagnosis:
         return Finding.model_validate(known | fields)
 
 
+def _again(outcome: Outcome, attempt: int) -> Order:
+    """Ask once more for what an outcome is of."""
+    probing = outcome.probing.model_copy(update={"drift_s": None, "attempt": attempt})
+    return Order(case=outcome.case, machine=outcome.machine, probing=probing)
+
+
+def _is_repeated(one: Outcome, other: Outcome) -> bool:
+    return (one.machine, one.case) == (other.machine, other.case)
+
+
+def _value(outcome: Outcome, axis: Axis) -> object:
+    return getattr(outcome.machine, axis.field) if axis.field else outcome.case.timezone
+
+
+def _counted(outcomes: Iterable[Outcome]) -> tuple[int, int]:
+    """Count how many runs passed, and how many failed."""
+    states = [state_of(one) for one in outcomes]
+    return states.count(State.GOOD), states.count(State.BAD)
+
+
 def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a machine somebody asked for: a panel names every field, asked for or not."""
     left_open = {"accelerator": Accelerator.AUTO}
@@ -695,14 +631,6 @@ def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def _changed_words(changes: Mapping[str, Any]) -> str:
     words = {"cpu": "on CPU {}", "kernel": "on kernel {}", "cpu_count": "with {} cores"}
     return ", ".join(words[field].format(value) for field, value in changes.items())
-
-
-def _accelerator(lab: Laboratory, axes: Sequence[Axis]) -> Accelerator:
-    """Choose what executes guests: emulation where the CPU is under study."""
-    if Axis.CPU in axes or lab.is_remote:
-        return Accelerator.TCG
-    works, _ = kvm_status(lab.cache)
-    return Accelerator.KVM if works else Accelerator.TCG
 
 
 # A whole diagnosis: a laboratory opened, questions asked, the finding recorded.
@@ -727,11 +655,5 @@ def diagnose_case(
     if Axis.DATE in questions.axes:
         refuse_fixed(overrides, ["date"], "a diagnosis of dates")
     with open_laboratory(case, means, overrides, study="diagnose") as lab:
-        have_ready(lab, overrides)
+        lab.have_ready(overrides)
         return means.catalog.record_finding(diagnose(lab, questions, overrides))
-
-
-def have_ready(lab: Laboratory, overrides: Mapping[str, Any] | None) -> None:
-    """Make image and kernel of the case's own machine; what cannot be had at all ends it here."""
-    own = machine_for(lab.case, overrides or {}, lab.inputs.main)
-    prepare(own, cache=lab.cache, progress=lab.progress)

@@ -30,7 +30,7 @@ from buildvm_nb.model.finding import (
     Look,
 )
 from buildvm_nb.model.instants import format_instant, next_within, now
-from buildvm_nb.model.machine import Accelerator, MachineSpec
+from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import steady
 from buildvm_nb.search import (
@@ -65,7 +65,7 @@ from buildvm_nb.study.evidence import failed_tests, failing_lines, section_of, s
 from buildvm_nb.study.executors import Means
 from buildvm_nb.study.laboratory import Laboratory, Order, open_laboratory
 from buildvm_nb.study.questions import refuse_fixed
-from buildvm_nb.study.run import kvm_status, log_header, machine_for
+from buildvm_nb.study.run import log_header, machine_for
 
 if TYPE_CHECKING:
     from buildvm_nb.catalog import Catalog
@@ -511,19 +511,12 @@ def forecast(
         )
     with open_laboratory(case, means, overrides, study="forecast", budget=budget) as lab:
         if overrides.get("accelerator") is None:
-            overrides["accelerator"] = _accelerator(lab, overrides)
+            cpu_matters = overrides.get("cpu") is not None
+            overrides["accelerator"] = lab.accelerator(cpu_matters=cpu_matters)
         today = _run_today(lab, overrides, start)
         if state_of(today) is State.BAD:
             return _fails_today(lab, today, until)
         return _Forecasting(lab, means.catalog, today, until).run()
-
-
-def _accelerator(lab: Laboratory, overrides: Mapping[str, Any]) -> Accelerator:
-    """Choose what executes guests, as a diagnosis of the date axis does."""
-    if lab.is_remote or overrides.get("cpu") is not None:
-        return Accelerator.TCG
-    works, _ = kvm_status(lab.cache)
-    return Accelerator.KVM if works else Accelerator.TCG
 
 
 def _run_today(lab: Laboratory, overrides: Mapping[str, Any], start: datetime | None) -> Outcome:

@@ -1,24 +1,34 @@
 """A laboratory: one case, run wherever it is asked for, with no answer bought twice."""
 
+import os
+import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import Any
 
-from buildvm_nb.errors import BudgetSpent, BuildVMError, HostError, SourceError, UsageError
+from buildvm_nb.errors import (
+    BudgetSpent,
+    BuildVMError,
+    HostError,
+    SourceError,
+    Unreachable,
+    UsageError,
+)
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.host.progress import SILENT, Progress
+from buildvm_nb.image import build_image
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing, Verdict
 from buildvm_nb.model.value import Value, says
-from buildvm_nb.study.executors import Means, OnOutcome
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.prepare import Prepared, prepare_case, run_carried, run_fork
 from buildvm_nb.study.run import (
     Basis,
@@ -26,30 +36,30 @@ from buildvm_nb.study.run import (
     Part,
     Setting,
     Trial,
-    as_host_error,
-    broken,
     engine_for,
     finish,
     gather,
+    kernel_for,
+    kvm_status,
     machine_for,
     prepare,
+    run_here,
     run_once,
-    unavailable,
+    trouble,
 )
-from buildvm_nb.study.sweep import check_basis, compared, trial_of, worker
-
-if TYPE_CHECKING:
-    from buildvm_nb.catalog import Catalog
+from buildvm_nb.vm import BootFiles
 
 __all__ = [
     "Laboratory",
     "Order",
     "Within",
     "claimed_line",
+    "compared",
     "open_laboratory",
     "order_key",
     "quote_line",
     "run_probe",
+    "trial_of",
 ]
 
 # One probe: a case run once somewhere, plainly or in a fork; wherever an executor runs it.
@@ -78,36 +88,49 @@ def order_key(order: Order | Outcome) -> str:
 def run_probe(order: Order, cache_root: Path | None = None, base: Path = Path()) -> Trial:
     """Run an order on this host.
 
+    A difference to what it must be made with, and whatever else this host lacks, is an error that
+    names the host: never a verdict about the case.
+
     `cache_root`: this host's cache; None: the user's.
-    Returns: outcome and log; trouble of sources, host or machine is a verdict.
     """
-    began = time.monotonic()
-    inputs: Inputs | None = None
-    cache = Cache(cache_root)
     try:
-        _check(order, cache)
-        inputs = _gather(order.case.model_dump_json(by_alias=True), cache.root, base)
-        trial = _run(order, Setting(case=order.case, cache=cache), inputs)
-    except UsageError:
-        raise
-    except SourceError as error:
-        trial = Trial(outcome=unavailable(order.case, order.machine, error), log=b"")
-    except BuildVMError as error:
-        trial = Trial(outcome=broken(order.case, order.machine, error), log=b"")
-    except OSError as error:
-        told = as_host_error(error, cache)
-        trial = Trial(outcome=broken(order.case, order.machine, told), log=b"")
-    probing = order.probing.model_copy(update={"drift_s": trial.outcome.probing.drift_s})
-    outcome = trial.outcome.model_copy(update={"probing": probing})
-    sources = tuple(one.record for one in inputs.fetched) if inputs else ()
-    return replace(trial, outcome=finish(outcome, sources, began))
+        cache = Cache(cache_root)
+        _check_basis(order.basis, order.machine, cache)
+    except (BuildVMError, OSError) as error:
+        return _broken(order, f"worker {socket.gethostname()} (process {os.getpid()}): {error}")
+    setting = Setting(case=order.case, cache=cache)
+    document = order.case.model_dump_json(by_alias=True)
+    return run_here(
+        setting,
+        dict(order.machine),
+        lambda: _gather(document, cache.root, base),
+        lambda _spec, inputs: _run(order, setting, inputs),
+        order.probing,
+    )
 
 
-def _check(order: Order, cache: Cache) -> None:
-    try:
-        check_basis(order.basis, order.machine, cache)
-    except HostError as error:
-        raise HostError(f"{worker()}: {error.message}", hint=error.hint) from error
+def _check_basis(basis: Basis, spec: MachineSpec, cache: Cache) -> None:
+    """Make image and kernel here, and compare them before anything runs."""
+    if basis.image_digest:
+        seen = build_image(spec.image, cache).digest
+        _require(f"image {spec.image}", seen, basis.image_digest, "`buildvm image rm` and build")
+    if basis.kernel_digest:
+        seen = kernel_for(spec, cache).path.name
+        refresh = f"`buildvm kernels --fetch {spec.kernel} --refresh`"
+        _require(f"kernel {spec.kernel}", seen, basis.kernel_digest, refresh)
+    if basis.engine and (seen := engine_for(spec, cache)) != basis.engine:
+        raise HostError(
+            f"QEMU is another one here: {seen}; the study's is {basis.engine}",
+            hint="install the same version of QEMU on all hosts",
+        )
+
+
+def _require(what: str, seen: str, expected: str, remedy: str) -> None:
+    if seen != expected:
+        raise HostError(
+            f"{what} is another one here: its digest is {seen}; the study's is {expected}",
+            hint=f"make it anew on both hosts from the same state of the mirror: {remedy}",
+        )
 
 
 def _run(order: Order, setting: Setting, inputs: Inputs) -> Trial:
@@ -155,78 +178,166 @@ def _prepared(setting: Setting, spec: MachineSpec, inputs: Inputs) -> Prepared |
     return prepared
 
 
+# What a worker gave: one with another image, kernel, source or QEMU says nothing about a case.
+
+
+def trial_of(future: Future[Trial], order: Order) -> Trial:
+    """Return what a worker gave; one that breaks, in whatever way, ran nothing."""
+    try:
+        return future.result()
+    except UsageError:
+        raise
+    except CancelledError:
+        return _broken(order, "the executor dropped it: was the cluster restarted?")
+    except Exception as error:  # noqa: BLE001 - of an executor of any kind
+        return _broken(order, f"the worker broke: {type(error).__name__}: {error}")
+
+
+def _broken(order: Order, reason: str) -> Trial:
+    outcome = Outcome(case=order.case, machine=order.machine, verdict=Verdict.ERROR, reason=reason)
+    return finish(Trial(outcome=outcome, log=b""), time.monotonic(), None, order.probing)
+
+
+def compared(basis: Basis, trial: Trial) -> Trial:
+    """Take a verdict back where it was made with something else than the study has."""
+    outcome = trial.outcome
+    if outcome.verdict is Verdict.ERROR:
+        return trial
+    if outcome.verdict is Verdict.UNAVAILABLE:
+        if not basis.source_digests:
+            return trial
+        reason = f"a worker cannot have the sources, which are here: {outcome.reason}"
+    elif difference := basis.difference(outcome):
+        reason = f"a worker has {difference}"
+    else:
+        return trial
+    changes = {"verdict": Verdict.ERROR, "reason": reason, "failing_step": None}
+    return replace(trial, outcome=outcome.model_copy(update=changes))
+
+
 _SAYS_NOTHING = frozenset({Verdict.ERROR, Verdict.UNAVAILABLE})
+_TRIES = 2
+"""An error says nothing about the case, so it is tried once more."""
 
 
 class Laboratory:
-    """Runs a case and remembers every answer.
+    """The door through which all runs of a study go; it remembers every answer.
 
-    `catalog`: gets every outcome as it comes, and is asked for those that it has.
+    `executor`: where runs are executed; None: none may be made.
+    `study`: under which outcomes are recorded.
     `budget`: guest runs at most, whatever asks for them; may be set later.
     """
 
-    def __init__(  # noqa: PLR0913 - what a study needs; the last five have defaults
+    def __init__(
         self,
         case: Case,
-        *,
-        cache: Cache,
-        catalog: "Catalog",
-        executor: Executor,
+        means: Means,
+        executor: Executor | None = None,
         workers: int = 1,
-        base: Path = Path(),
-        progress: Progress = SILENT,
-        on_outcome: OnOutcome | None = None,
-        fresh: bool = False,
-        is_remote: bool = False,
+        *,
         study: str | None = None,
         budget: int | None = None,
     ) -> None:
         self.case = case
-        self.cache = cache
+        self.cache = means.cache
         self.workers = workers
-        self.is_remote = is_remote
-        self.base = base.absolute()
+        self.is_remote = means.is_remote
+        self.base = means.base.absolute()
         self.study = study
         self.budget = budget
-        self.progress = progress
+        self.progress = means.progress
         self.runs = 0
         self.evidence: dict[str, Outcome] = {}
-        self._catalog = catalog
-        self._is_fresh = fresh
+        self._catalog = means.catalog
+        self._is_fresh = means.fresh
         self._executor = executor
-        self._tell = on_outcome or (lambda _outcome, _known: None)
-        self._root = None if is_remote else cache.root
-        self._digests: dict[tuple[str, str, bool], tuple[str, str]] = {}
+        self._tell = means.on_outcome or (lambda _outcome, _known: None)
+        self._boots: dict[tuple[str, str, bool], BootFiles] = {}
+        self._engines: dict[bool, str] = {}
+        """Of the first worker, by whether it is user-mode Linux, where this host has none."""
+        self._gathered: dict[str, Inputs] = {}
         self._sources: dict[str, tuple[str, ...]] = {}
-        self.inputs = gather(case, cache=cache, base=self.base, progress=progress)
-        self._known: dict[str, Outcome] = {} if fresh else dict(self._recorded())
-        self._loaded = {case.build_digest()}
-        """Cases whose answers in the catalog are known; variants are of other git commits."""
+        self._known: dict[str, Outcome] = {}
+        self._recorded: dict[str, list[Outcome]] = {}
+        self._loaded: set[str] = set()
+        """Cases whose answers in the catalog are at hand; variants are of other git commits."""
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The sources of the case itself."""
+        return self.gathered(self.case)
+
+    def gathered(self, case: Case) -> Inputs:
+        """Fetch the sources of the case, or of a variant of it, once."""
+        digest = case.build_digest()
+        if digest not in self._gathered:
+            self._gathered[digest] = gather(
+                case,
+                cache=self.cache,
+                base=self.base,
+                progress=self.progress,
+                elsewhere=self.is_remote,
+            )
+        return self._gathered[digest]
+
+    def have_ready(self, overrides: Mapping[str, Any] | None) -> None:
+        """Have sources, image and kernel of the case's own machine; what cannot be had ends it."""
+        self.boot_files(machine_for(self.case, overrides or {}, self.inputs.main))
+
+    def boot_files(self, spec: MachineSpec) -> BootFiles:
+        """Have image and kernel of a machine, the same as long as this study lasts."""
+        place = (str(spec.image), spec.kernel, spec.accelerator is Accelerator.UML)
+        if place not in self._boots:
+            self._boots[place] = prepare(
+                spec, cache=self.cache, progress=self.progress, elsewhere=self.is_remote
+            )
+        return self._boots[place]
+
+    def accelerator(self, *, cpu_matters: bool) -> Accelerator:
+        """Choose what executes guests: KVM where it is proven to work and hides nothing asked."""
+        if cpu_matters or self.is_remote:
+            return Accelerator.TCG
+        works, _ = kvm_status(self.cache)
+        return Accelerator.KVM if works else Accelerator.TCG
 
     def run(self, orders: Sequence[Order]) -> list[Outcome]:
-        """Answer orders, side by side where there are workers.
+        """Answer orders; see `answers`.
 
-        An error says nothing about the case, so it is tried once more.
-
-        Returns: in the order of the orders, each recorded in the catalog.
-        Raises `UsageError` if an order is wrong.
-        Raises `BudgetSpent` if more runs are needed than may be made; then none is.
+        Returns: in the order of the orders.
         """
         keys = [order_key(order) for order in orders]
         answers: dict[str, Outcome] = {}
-        for key in dict.fromkeys(keys):
-            if (outcome := self._recall(key, orders[keys.index(key)].case)) is not None:
-                answers[key] = outcome
-        missing = {
-            key: order for key, order in zip(keys, orders, strict=True) if key not in answers
-        }
-        if len(missing) > self._left():
-            raise _spent(self.budget)
-        answers |= self._run_all(missing)
-        failed = [key for key in missing if answers[key].verdict is Verdict.ERROR]
-        answers |= self._run_all({key: missing[key] for key in failed[: self._left()]})
-        self.evidence |= {answers[key].id: answers[key] for key in keys}
+        try:
+            with closing(self.answers(orders)) as coming:
+                for order, outcome, _ in coming:
+                    answers[order_key(order)] = outcome
+        finally:  # what was seen counts, also where the budget ended first
+            seen = [answers[key] for key in keys if key in answers]
+            self.evidence |= {outcome.id: outcome for outcome in seen}
         return [answers[key] for key in keys]
+
+    def answers(self, orders: Sequence[Order]) -> Generator[tuple[Order, Outcome, bool]]:
+        """Answer orders, side by side where there are workers, with no answer bought twice.
+
+        Each run is recorded as it ends. One that broke is tried once more, and its last word told.
+
+        Yields: as they come, and whether the catalog had it already.
+        Raises `UsageError` if an order is wrong.
+        Raises `BudgetSpent` if more runs are needed than may be made, after those that may.
+        """
+        missing: dict[str, Order] = {}
+        for key, order in {order_key(order): order for order in orders}.items():
+            outcome = self._recall(key, order)
+            if outcome is None:
+                missing[key] = order
+                continue
+            if outcome.id not in self.evidence:
+                self._tell(outcome, True)  # noqa: FBT003 - a callback's plain argument
+            yield order, outcome, True
+        allowed = dict(islice(missing.items(), self._left()))
+        yield from self._run_all(allowed)
+        if len(allowed) < len(missing):
+            raise _spent(self.budget)
 
     def log(self, outcome: Outcome) -> str:
         """Return what an outcome's steps printed."""
@@ -238,106 +349,124 @@ class Laboratory:
         """Return how many more runs may be made."""
         return sys.maxsize if self.budget is None else max(0, self.budget - self.runs)
 
-    def _run_all(self, orders: dict[str, Order]) -> dict[str, Outcome]:
-        """Run orders and record what comes of them; a worker that breaks is an error of its run."""
-        answers = {}
-        pinned: dict[str, Order] = {}
-        for key, order in orders.items():
-            try:
-                pinned[key] = order.model_copy(update={"basis": self._basis(order)})
-            except UsageError:
-                raise
-            except SourceError as error:
-                trial = Trial(outcome=unavailable(order.case, order.machine, error), log=b"")
-                answers[key] = self._record(key, order, trial)
-            except (BuildVMError, OSError) as error:
-                if isinstance(error, OSError):
-                    error = as_host_error(error, self.cache)
-                trial = Trial(outcome=broken(order.case, order.machine, error), log=b"")
-                answers[key] = self._record(key, order, trial)
-        futures = {self._submit(order): (key, order) for key, order in pinned.items()}
-        try:
-            for future in as_completed(futures):
-                self.runs += 1
-                key, order = futures[future]
-                trial = trial_of(future, order.case, order.machine)
-                answers[key] = self._record(key, order, compared(order.basis, trial))
-        finally:
-            for future in futures:
-                future.cancel()
-        return answers
+    def _run_all(self, orders: Mapping[str, Order]) -> Generator[tuple[Order, Outcome, bool]]:
+        """Run orders, record what comes of each as it ends, and yield its last word."""
+        ended: SimpleQueue[Future[Trial]] = SimpleQueue()
+        running: dict[Future[Trial], tuple[str, Order, int]] = {}
 
-    def _submit(self, order: Order) -> Future[Trial]:
+        def begin(key: str, order: Order, number: int) -> None:
+            order, future = self._begin(order)
+            running[future] = (key, order, number)
+            future.add_done_callback(ended.put)
+
         try:
-            return self._executor.submit(run_probe, order, self._root, self.base)
+            for key, order in orders.items():
+                begin(key, order, 1)
+            while running:
+                future = ended.get()
+                key, order, number = running.pop(future)
+                outcome = self._record(order, self._checked(order, trial_of(future, order)))
+                if outcome.verdict is Verdict.ERROR and number < _TRIES and self._left():
+                    begin(key, order, number + 1)
+                    continue
+                if outcome.verdict not in _SAYS_NOTHING:
+                    self._known[key] = outcome
+                self._tell(outcome, False)  # noqa: FBT003 - a callback's plain argument
+                yield order, outcome, False
+        finally:
+            for future in running:
+                future.cancel()
+
+    def _begin(self, order: Order) -> tuple[Order, Future[Trial]]:
+        """Hand an order to the executor, with what it must be made with."""
+        try:
+            order = order.model_copy(update={"basis": self._basis(order)})
+        except UsageError:
+            raise
+        except (BuildVMError, OSError) as error:
+            refused: Future[Trial] = Future()
+            trial = trouble(order.case, order.machine, error, self.cache)
+            refused.set_result(finish(trial, time.monotonic()))
+            return order, refused
+        if self._executor is None:
+            raise AssertionError("a laboratory without an executor runs nothing")
+        root = None if self.is_remote else self.cache.root
+        try:
+            future = self._executor.submit(run_probe, order, root, self.base)
         except (BrokenExecutor, RuntimeError) as error:
             raise HostError(
                 f"the executor takes no more runs: {error}",
                 hint="what has ended is in the catalog: the same study goes on from there",
             ) from error
+        self.runs += 1
+        return order, future
 
-    def _record(self, key: str, order: Order, trial: Trial) -> Outcome:
+    def _checked(self, order: Order, trial: Trial) -> Trial:
+        """Compare what a run was made with; the first worker sets the engine if none is here."""
+        is_uml = order.machine.accelerator is Accelerator.UML
+        engine = order.basis.engine or self._engines.get(is_uml, "")
+        trial = compared(order.basis.model_copy(update={"engine": engine}), trial)
+        seen = trial.outcome.environment
+        if seen and trial.outcome.verdict is not Verdict.ERROR:
+            self._engines.setdefault(is_uml, seen.engine)
+        return trial
+
+    def _record(self, order: Order, trial: Trial) -> Outcome:
         drift_s = trial.outcome.probing.drift_s
         changes = {
             "study": self.study,
             "probing": order.probing.model_copy(update={"drift_s": drift_s}),
         }
-        outcome = self._catalog.record(trial.outcome.model_copy(update=changes), trial.log)
-        self._known[key] = outcome
-        self._tell(outcome, False)  # noqa: FBT003 - a callback's plain argument
-        return outcome
+        return self._catalog.record(trial.outcome.model_copy(update=changes), trial.log)
 
-    def _recall(self, key: str, case: Case) -> Outcome | None:
-        digest = case.build_digest()
+    def _recall(self, key: str, order: Order) -> Outcome | None:
+        """Return the newest verdict that was made with what would be taken now."""
+        digest = order.case.build_digest()
         if digest not in self._loaded and not self._is_fresh:
             self._loaded.add(digest)
-            self._known |= {order_key(one): one for one in self._catalog.answers(digest)}
-        outcome = self._known.get(key)
-        if outcome is None or outcome.verdict in _SAYS_NOTHING or not self._fits(outcome):
-            return None
-        if outcome.id not in self.evidence:
-            self._tell(outcome, True)  # noqa: FBT003 - a callback's plain argument
-        return outcome
+            for one in self._catalog.answers(digest):
+                if one.verdict not in _SAYS_NOTHING:
+                    self._recorded.setdefault(order_key(one), []).append(one)
+        if found := self._recorded.pop(key, []):
+            try:
+                basis = self._basis(order)
+            except (BuildVMError, OSError):  # what cannot be had now is told by a run of its own
+                return None
+            fitting = [one for one in found if not basis.difference(one)]
+            if fitting and basis.engine and basis.source_digests is not None:
+                self._known[key] = fitting[-1]
+        return self._known.get(key)
 
-    def _recorded(self) -> Iterator[tuple[str, Outcome]]:
-        """Iterate over the catalog's answers on these very sources, the newest last."""
-        digests = tuple(one.record.digest for one in self.inputs.fetched)
-        for outcome in self._catalog.answers(self.case.build_digest()):
-            if tuple(record.digest for record in outcome.sources) == digests:
-                yield order_key(outcome), outcome
-
-    def _fits(self, outcome: Outcome) -> bool:
-        """Tell whether it was made with what would be taken now."""
-        try:
-            return not self._basis(outcome).difference(outcome)
-        except (
-            SourceError,
-            HostError,
-            OSError,
-        ):  # what cannot be had now is told by a run of its own
-            return False
-
-    def _basis(self, order: Order | Outcome) -> Basis:
+    def _basis(self, order: Order) -> Basis:
         """Return what a run must be made with, whoever makes it, as long as this study lasts."""
-        spec = order.machine
-        place = (str(spec.image), spec.kernel, spec.accelerator is Accelerator.UML)
-        if place not in self._digests:
-            boot = prepare(spec, cache=self.cache, progress=self.progress)
-            self._digests[place] = (boot.image_digest, boot.kernel_digest)
-        image, kernel = self._digests[place]
+        boot = self.boot_files(order.machine)
         return Basis(
-            image_digest=image,
-            kernel_digest=kernel,
+            image_digest=boot.image_digest,
+            kernel_digest=boot.kernel_digest,
             source_digests=self._sources_of(order.case),
-            engine=engine_for(spec, self.cache, self.progress),
+            engine=self._engine_of(order.machine),
         )
 
-    def _sources_of(self, case: Case) -> tuple[str, ...]:
-        """Return the digests of a case's sources, fetched here once: variants have others."""
+    def _engine_of(self, spec: MachineSpec) -> str:
+        """Return what would run it here; empty where it runs elsewhere and this host has none."""
+        try:
+            return engine_for(spec, self.cache, self.progress)
+        except HostError:
+            if self.is_remote:
+                return ""
+            raise
+
+    def _sources_of(self, case: Case) -> tuple[str, ...] | None:
+        """Return the digests of a case's sources; None: only a worker may have them."""
         digest = case.build_digest()
         if digest not in self._sources:
             own = digest == self.case.build_digest()
-            inputs = self.inputs if own else gather(case, cache=self.cache, base=self.base)
+            try:
+                inputs = self.inputs if own else self.gathered(case)
+            except (SourceError, Unreachable):
+                if self.is_remote:
+                    return None
+                raise
             self._sources[digest] = tuple(one.record.digest for one in inputs.fetched)
         return self._sources[digest]
 
@@ -424,22 +553,11 @@ def open_laboratory(
     study: str,
     budget: int | None = None,
 ) -> Iterator[Laboratory]:
-    """Open a laboratory for a case, with its sources at hand.
+    """Open a laboratory for a case.
 
     `study`: what the study does, in a word; outcomes are recorded under it and the case's digest.
     """
-    with means.executing(machine_for(case, overrides or {}, None).memory_mib) as (chosen, workers):
-        yield Laboratory(
-            case,
-            cache=means.cache,
-            catalog=means.catalog,
-            executor=chosen,
-            workers=workers,
-            base=means.base,
-            progress=means.progress,
-            on_outcome=means.on_outcome,
-            fresh=means.fresh,
-            is_remote=means.is_remote,
-            study=f"{study}-{case.build_digest()[:16]}",
-            budget=budget,
-        )
+    memory_mib = machine_for(case, overrides or {}, None).memory_mib
+    study = f"{study}-{case.build_digest()[:16]}"
+    with means.executing(memory_mib) as (executor, workers):
+        yield Laboratory(case, means, executor, workers, study=study, budget=budget)

@@ -24,20 +24,20 @@ from buildvm_nb.study.run import (
     Part,
     Setting,
     Trial,
-    as_host_error,
     attempt,
-    broken,
     finish,
     gather,
     judged,
+    known_cpu,
     machine_for,
     open_machine,
     prepare,
     run_once,
     run_part,
     run_steps,
+    trouble,
 )
-from buildvm_nb.vm import BootFiles, BuildMachine, Checkpoint, check_cpu, find_emulator
+from buildvm_nb.vm import BootFiles, BuildMachine, Checkpoint, find_emulator
 
 __all__ = [
     "BootedCase",
@@ -85,16 +85,11 @@ class BootedCase:
             trial = run_part(setting, self.machine, self._inputs, Part(), log)
         except UsageError:
             raise
-        except BuildVMError as error:
-            outcome = broken(self.case, self.spec, error)
-            trial = Trial(outcome=outcome, log=log.data)
-        except OSError as error:
-            outcome = broken(self.case, self.spec, as_host_error(error, self._cache))
-            trial = Trial(outcome=outcome, log=log.data)
+        except (BuildVMError, OSError) as error:
+            trial = trouble(self.case, self.spec, error, self._cache, log.data)
         finally:
             self.close()
-        sources = tuple(one.record for one in self._inputs.fetched)
-        return replace(trial, outcome=finish(trial.outcome, sources, began))
+        return finish(trial, began, self._inputs)
 
     def close(self) -> None:
         """End the machine; calling it twice does no harm."""
@@ -114,7 +109,7 @@ def boot_case(
     Returns: to be closed by the caller.
     """
     overrides = overrides or {}
-    check_cpu(machine_for(case, overrides, None).cpu, find_emulator(cache.root))
+    known_cpu(machine_for(case, overrides, None), cache)
     inputs = gather(case, cache=cache, base=base, progress=progress)
     spec = machine_for(case, overrides, inputs.main)
     machine = open_machine(spec, cache=cache, progress=progress, provision=inputs.provision)
@@ -396,7 +391,7 @@ def run_fork(
             )
         except _UnusableError as error:
             if last:
-                return Trial(outcome=broken(setting.case, spec, error.reason), log=b"")
+                return trouble(setting.case, spec, error.reason, setting.cache)
         setting.cache.remove(_PREPARED_KIND, prepared.place.name)
         again = prepare_case(setting, prepared.spec, inputs)
         if isinstance(again, Trial):

@@ -30,7 +30,7 @@ class Effort(StrEnum):
     @property
     def runs(self) -> tuple[int, int]:
         """How many guest runs dates take: where nothing differs, and where something does."""
-        return {"quick": (4, 20), "normal": (45, 150), "thorough": (180, 350)}[self.value]
+        return {"quick": (4, 20), "normal": (60, 150), "thorough": (180, 350)}[self.value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Questions:
     def expected_runs(self) -> str:
         """Tell about how many guest runs it takes.
 
-        For example ``about 45 guest runs where nothing differs, up to 150 where something does``.
+        For example ``about 60 guest runs where nothing differs, up to 150 where something does``.
         """
         few, many = self.effort.runs
         others = len([axis for axis in self.axes if axis is not Axis.DATE])

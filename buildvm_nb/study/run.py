@@ -22,7 +22,7 @@ from buildvm_nb.image.rootfs import check_makeable
 from buildvm_nb.image.uml import fetch_uml_kernel
 from buildvm_nb.model.case import Case, Limits, Step
 from buildvm_nb.model.machine import Accelerator, ImageSpec, MachineSpec
-from buildvm_nb.model.outcome import Artifact, Outcome, Probing, SourceRecord, StepRecord, Verdict
+from buildvm_nb.model.outcome import Artifact, Outcome, Probing, StepRecord, Verdict
 from buildvm_nb.model.value import Digest, Value
 from buildvm_nb.study.evidence import count_tests, failing_lines, name_signal
 from buildvm_nb.vm import (
@@ -47,6 +47,7 @@ from buildvm_nb.vm import (
 
 if TYPE_CHECKING:
     from buildvm_nb.source import Fetched
+    from buildvm_nb.study.executors import Means
 
 __all__ = [
     "STEP_LABEL",
@@ -58,9 +59,8 @@ __all__ = [
     "Printed",
     "Setting",
     "Trial",
-    "as_host_error",
     "attempt",
-    "broken",
+    "build_case",
     "choose_faithful",
     "dry_run",
     "engine_for",
@@ -69,6 +69,7 @@ __all__ = [
     "judge_step",
     "judged",
     "kernel_for",
+    "known_cpu",
     "kvm_status",
     "log_header",
     "machine_for",
@@ -77,29 +78,50 @@ __all__ = [
     "prepare",
     "record_step",
     "run_case",
+    "run_here",
     "run_once",
     "run_part",
     "run_steps",
+    "trouble",
     "uml_status",
-    "unavailable",
 ]
 
 # From a machine's description to a machine: its image, kernel and initramfs had ready.
 
 
 def prepare(
-    spec: MachineSpec, *, cache: Cache, progress: Progress = SILENT, qemu: str = QEMU
+    spec: MachineSpec,
+    *,
+    cache: Cache,
+    progress: Progress = SILENT,
+    qemu: str = QEMU,
+    elsewhere: bool = False,
 ) -> BootFiles:
     """Have ready what a machine boots from.
 
+    `elsewhere`: it boots on another host, so this one need not have what runs it.
     Raises `UsageError` if the image, the suite or the kernel is unknown; also if QEMU knows no such
     CPU, as that is found out before anything long begins.
     """
-    check_disk_tool(is_needed=spec.accelerator is Accelerator.UML)
-    if spec.accelerator is not Accelerator.UML:
-        check_cpu(spec.cpu, find_emulator(cache.root, qemu))
+    check_disk_tool(is_needed=spec.accelerator is Accelerator.UML and not elsewhere)
+    known_cpu(spec, cache, qemu=qemu, elsewhere=elsewhere)
     check_makeable(spec.image, cache)
     return _boot_files_of(kernel_for(spec, cache, progress), spec.image, cache, progress)
+
+
+def known_cpu(spec: MachineSpec, cache: Cache, *, qemu: str = QEMU, elsewhere: bool = False) -> str:
+    """Return a machine's CPU as QEMU spells it.
+
+    `elsewhere`: it boots on another host; a CPU is taken as it is where this one has no QEMU.
+    """
+    if spec.accelerator is Accelerator.UML:
+        return spec.cpu
+    try:
+        return check_cpu(spec.cpu, find_emulator(cache.root, qemu))
+    except HostError:
+        if elsewhere:
+            return spec.cpu
+        raise
 
 
 def check_disk_tool(*, is_needed: bool) -> None:
@@ -343,11 +365,18 @@ class Inputs:
         return self.main.top if self.main else ""
 
 
-def gather(case: Case, *, cache: Cache, base: Path = Path(), progress: Progress = SILENT) -> Inputs:
-    """Fetch all sources of a case."""
+def gather(
+    case: Case,
+    *,
+    cache: Cache,
+    base: Path = Path(),
+    progress: Progress = SILENT,
+    elsewhere: bool = False,
+) -> Inputs:
+    """Fetch all sources of a case; `elsewhere`: for machines of other hosts."""
     from buildvm_nb.source import fetch  # noqa: PLC0415 - 0.1 s that running a command can do without
 
-    check_disk_tool(is_needed=bool(case.limits.disk_mib))
+    check_disk_tool(is_needed=bool(case.limits.disk_mib) and not elsewhere)
     wanted = [case.source] if case.source else []
     wanted += [entry.source for entry in case.inputs]
     fetched = tuple(fetch(source, cache, base=base, progress=progress) for source in wanted)
@@ -681,23 +710,22 @@ def judged(
     )
 
 
-def unavailable(case: Case, spec: MachineSpec, error: SourceError) -> Outcome:
-    """Tell that a source cannot be had."""
-    sought = f" (sought in {', '.join(error.sought)})" if error.sought else ""
-    hint = f"\nHint: {error.hint}" if error.hint else ""
-    reason = f"{error.message}{sought}{hint}"
-    return Outcome(case=case, machine=spec, verdict=Verdict.UNAVAILABLE, reason=reason)
+def trouble(
+    case: Case, spec: MachineSpec, error: BuildVMError | OSError, cache: Cache, log: bytes = b""
+) -> "Trial":
+    """Tell trouble as a trial: a source that cannot be had, or our machinery or the host broke."""
+    told = _as_host_error(error, cache) if isinstance(error, OSError) else error
+    verdict, reason = Verdict.ERROR, str(told)
+    if isinstance(told, SourceError):
+        sought = f" (sought in {', '.join(told.sought)})" if told.sought else ""
+        hint = f"\nHint: {told.hint}" if told.hint else ""
+        verdict, reason = Verdict.UNAVAILABLE, f"{told.message}{sought}{hint}"
+    evidence = getattr(told, "evidence", "")
+    outcome = Outcome(case=case, machine=spec, verdict=verdict, reason=reason, evidence=evidence)
+    return Trial(outcome=outcome, log=log)
 
 
-def broken(case: Case, spec: MachineSpec, error: BuildVMError) -> Outcome:
-    """Tell that our machinery or the host broke."""
-    evidence = getattr(error, "evidence", "")
-    return Outcome(
-        case=case, machine=spec, verdict=Verdict.ERROR, reason=str(error), evidence=evidence
-    )
-
-
-def as_host_error(error: OSError, cache: Cache) -> HostError:
+def _as_host_error(error: OSError, cache: Cache) -> HostError:
     """Word what the system refused: this host's trouble, never the case's.
 
     `error`: a full disk, a file that may not be written, a connection that broke.
@@ -711,16 +739,19 @@ def as_host_error(error: OSError, cache: Cache) -> HostError:
     )
 
 
-def finish(outcome: Outcome, sources: tuple[SourceRecord, ...], began: float) -> Outcome:
+def finish(
+    trial: "Trial", began: float, inputs: Inputs | None = None, probing: Probing | None = None
+) -> "Trial":
     """Add what is the same for every outcome."""
-    return outcome.model_copy(
-        update={
-            "sources": sources,
-            "duration_s": round(time.monotonic() - began, 3),
-            "host": host_facts(),
-            "tool_version": version("buildvm-nb"),
-        }
-    )
+    drift_s = trial.outcome.probing.drift_s
+    known = {
+        "probing": (probing or Probing()).model_copy(update={"drift_s": drift_s}),
+        "sources": tuple(one.record for one in inputs.fetched) if inputs else (),
+        "duration_s": round(time.monotonic() - began, 3),
+        "host": host_facts(),
+        "tool_version": version("buildvm-nb"),
+    }
+    return replace(trial, outcome=trial.outcome.model_copy(update=known))
 
 
 def export(
@@ -872,30 +903,72 @@ def run_case(  # noqa: PLR0913 - all but the case have defaults
     UsageError
         If the request is wrong: an unknown CPU, image or kernel, a date out of range.
     """
-    began = time.monotonic()
-    overrides = overrides or {}
     setting = Setting(case=case, cache=cache, progress=progress, output=output, artifacts=artifacts)
+    return run_here(
+        setting,
+        overrides or {},
+        lambda: gather(case, cache=cache, base=base, progress=progress),
+        lambda spec, inputs: run_once(setting, spec, inputs, Part(held=held)),
+        Probing(held=held),
+    )
+
+
+def run_here(
+    setting: Setting,
+    overrides: Mapping[str, Any],
+    had: Callable[[], Inputs],
+    run: Callable[[MachineSpec, Inputs], Trial],
+    probing: Probing,
+) -> Trial:
+    """Run a case on this host: all runs do, plain or in a fork, of a build or of a study.
+
+    `had`: fetches the case's sources.
+    `run`: boots or resumes a machine and runs steps in it.
+    """
+    began, case, cache = time.monotonic(), setting.case, setting.cache
     spec = machine_for(case, overrides, None)
     inputs: Inputs | None = None
     try:
-        check_cpu(spec.cpu, find_emulator(cache.root))
-        inputs = gather(case, cache=cache, base=base, progress=progress)
+        known_cpu(spec, cache)  # before anything is fetched
+        inputs = had()
         spec = machine_for(case, overrides, inputs.main)
-        build_image(spec.image, cache, progress)
+        trial = run(spec, inputs)
     except UsageError:
         raise
-    except SourceError as error:
-        trial = Trial(outcome=unavailable(case, spec, error), log=b"")
-    except BuildVMError as error:
-        trial = Trial(outcome=broken(case, spec, error), log=b"")
-    except OSError as error:
-        trial = Trial(outcome=broken(case, spec, as_host_error(error, cache)), log=b"")
-    else:
-        trial = run_once(setting, spec, inputs, Part(held=held))
-    sources = tuple(one.record for one in inputs.fetched) if inputs else ()
-    probing = trial.outcome.probing.model_copy(update={"held": held})
-    outcome = trial.outcome.model_copy(update={"probing": probing})
-    return replace(trial, outcome=finish(outcome, sources, began))
+    except (BuildVMError, OSError) as error:
+        trial = trouble(case, spec, error, cache)
+    return finish(trial, began, inputs, probing)
+
+
+def build_case(
+    case: Case,
+    means: "Means",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    chosen_by: tuple[str, ...] = (),
+    output: Output | None = None,
+    held: bool = False,
+) -> Outcome:
+    """Build a case once and record the outcome; it is told even where it cannot be recorded.
+
+    `chosen_by`: ids of the findings that chose the machine.
+    """
+    trial = run_case(
+        case,
+        overrides,
+        cache=means.cache,
+        base=means.base,
+        progress=means.progress,
+        output=output,
+        held=held,
+    )
+    outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
+    try:
+        outcome = means.catalog.record(outcome, trial.log)
+    finally:
+        if means.on_outcome:
+            means.on_outcome(outcome, False)  # noqa: FBT003 - a callback's plain argument
+    return outcome
 
 
 def run_once(setting: Setting, spec: MachineSpec, inputs: Inputs, part: Part = WHOLE) -> Trial:
@@ -924,14 +997,10 @@ def attempt(setting: Setting, spec: MachineSpec, work: Callable[[Log], Trial]) -
             return work(log)
         except UsageError:
             raise
-        except BuildVMError as error:
+        except (BuildVMError, OSError) as error:
             again = isinstance(error, GuestLost) and error.is_oops
             if not again or number == _ATTEMPTS:
-                outcome = broken(setting.case, spec, error)
-                return Trial(outcome=outcome, log=log.data)
-        except OSError as error:
-            outcome = broken(setting.case, spec, as_host_error(error, setting.cache))
-            return Trial(outcome=outcome, log=log.data)
+                return trouble(setting.case, spec, error, setting.cache, log.data)
         finally:
             log.close()
     raise AssertionError("unreachable")

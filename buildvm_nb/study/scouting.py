@@ -13,7 +13,8 @@ from buildvm_nb.image.uml import UML_KERNELS
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.machine import Accelerator, MachineSpec, Network
 from buildvm_nb.model.outcome import Outcome, Verdict
-from buildvm_nb.search import Probe, State, Transition
+from buildvm_nb.search import Probe, State
+from buildvm_nb.study.conclusion import nearest
 from buildvm_nb.study.dates import DateRange, DateStudy, Prober, state_of, study_dates
 from buildvm_nb.study.laboratory import Laboratory, Order
 from buildvm_nb.study.prepare import split_steps
@@ -115,16 +116,21 @@ def _unclear(study: DateStudy) -> str:
     """Say why a search is better made anew; empty where it is not."""
     if any(one.verdict is Verdict.ERROR for one in study.outcomes.values()):
         return "lost some of its guests"
-    if study.survey.is_flaky:
-        return "did not always end alike"
-    return "failed at dates that nothing explains" if study.unexplained else ""
+    return "did not always end alike" if study.survey.is_flaky else ""
 
 
 def _deciding(study: DateStudy) -> Iterator[Probe]:
-    """Choose the runs next to each change, and one where a rule fails and one where it passes."""
+    """Choose the runs next to each change, and some where a rule, or nothing, tells why."""
+    if odd := set(study.unexplained):
+        failing = (p for p in _in_state(study, State.BAD) if p.at in odd)
+        yield from islice(failing, 2)
+        yield from islice(_in_state(study, State.GOOD), 2)
+        return
     for change in study.survey.transitions:
         for state in (change.before, change.after):
-            yield _nearest(study, change, state)
+            probe = nearest(study.outcomes, change, state)
+            if probe is not None:
+                yield probe
     for state, is_wanted in ((State.BAD, True), (State.GOOD, False)) if study.rule else ():
         chosen = (
             probe
@@ -134,19 +140,12 @@ def _deciding(study: DateStudy) -> Iterator[Probe]:
         yield from islice(chosen, 1)
 
 
+def _in_state(study: DateStudy, state: State) -> Iterator[Probe]:
+    return (probe for probe, one in study.outcomes.items() if state_of(one) is state)
+
+
 def _passing(study: DateStudy, plain: Sequence[Outcome]) -> Iterator[Probe]:
     """Choose a passing run for the finding to name as its environment, where QEMU has none yet."""
     if not any(state_of(one) is State.GOOD for one in plain):
         passing = (p for p, one, _ in study.running() if state_of(one) is State.GOOD)
         yield from islice(passing, 1)
-
-
-def _nearest(study: DateStudy, change: Transition, state: State) -> Probe:
-    """Return the run of a state that is nearest to a change, and began on its side of it."""
-
-    def rank(probe: Probe) -> tuple[bool, int, bool, int]:
-        is_before = state is change.before
-        is_beside = probe.at <= change.last_before if is_before else probe.at >= change.first_after
-        return not is_beside, abs(probe.at - change.first_after), not probe.held, probe.attempt
-
-    return min((p for p, one in study.outcomes.items() if state_of(one) is state), key=rank)

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 import buildvm_nb
-from buildvm_nb import api as quick
 from buildvm_nb.batch.run import check_parameters
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.cli import main
 from buildvm_nb.errors import UsageError
 from buildvm_nb.host.cache import Cache
-from buildvm_nb.model.case import Case, GitSource, LocalSource, PyPISource
+from buildvm_nb.model.case import Case, GitSource, LocalSource, PyPISource, at_commit
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.nb.build import BuildPanel
@@ -165,18 +164,18 @@ def test_a_build_whose_source_is_gone_is_recorded_as_data(nowhere):
 
 def test_a_commit_goes_into_the_source_and_nothing_else_changes():
     case = CASE.model_copy(update={"source": GitSource(url="/some/where", before="2020-01-01")})
-    changed = quick.at_commit(case, "0012345")
+    changed = at_commit(case, "0012345")
     assert (changed.source.commit, changed.source.before) == ("0012345", None)
     assert changed.source.url == "/some/where"
     assert changed.model_copy(update={"source": case.source}) == case
-    elsewhere = quick.at_commit(CASE, "v1", "https://example.org/x.git")
+    elsewhere = at_commit(CASE, "v1", "https://example.org/x.git")
     assert elsewhere.source == GitSource(url="https://example.org/x.git", commit="v1")
 
 
 def test_a_commit_of_no_repository_is_refused():
     case = CASE.model_copy(update={"source": PyPISource(name="six", version="1.16.0")})
     with pytest.raises(UsageError, match=r"commit 'v1' of what.*is pypi; allowed: git"):
-        quick.at_commit(case, "v1")
+        at_commit(case, "v1")
 
 
 @pytest.mark.parametrize(

@@ -185,14 +185,9 @@ def test_an_outlook_has_the_dates_of_the_diagnosis_itself(cache, tmp_path):
     case = Case.parse({"id": "demo", "steps": [{"name": "test", "run": "true"}]})
     questions = Questions(axes=DEFAULT_AXES, use_hints=False)
     with Catalog(tmp_path / "catalog.sqlite") as catalog:
-        lab = Laboratory(case, cache=cache, catalog=catalog, executor=None, is_remote=True)
-        own = _Diagnosis(lab, questions, {})
-        seen = look_ahead(
-            case,
-            questions,
-            {},
-            Means(cache=cache, catalog=catalog, base=tmp_path, scheduler="tcp://elsewhere:8786"),
-        )
+        means = Means(cache=cache, catalog=catalog, base=tmp_path, scheduler="tcp://elsewhere:8786")
+        own = _Diagnosis(Laboratory(case, means), questions, {})
+        seen = look_ahead(case, questions, {}, means)
     assert seen.dates == questions.dates(own.own.date, own.today.date)
     assert seen.orders[-1].machine == own.today
 

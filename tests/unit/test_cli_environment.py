@@ -15,7 +15,7 @@ from buildvm_nb.cli.command import Session
 from buildvm_nb.cli.options import MachineOptions
 from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import Case, GitSource, PyPISource, Step, Window
-from buildvm_nb.model.finding import Finding
+from buildvm_nb.model.finding import Boundary, Finding
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
@@ -190,10 +190,27 @@ def test_an_environment_that_is_none_is_refused(buildvm):
     assert "--environment: unknown: 'best'; allowed: auto" in err
 
 
+def test_a_chosen_time_zone_is_told_and_is_that_of_the_build(buildvm, record):
+    edge = Boundary(
+        axis="timezone",
+        last_before="<+14>-14",
+        first_after="UTC",
+        before="passed",
+        after="failed",
+        is_exact=True,
+    )
+    finding = record(kind="timezone-dependent", axis="timezone", windows=(), boundaries=(edge,))
+    _, out, _ = buildvm("environment", "tiny.toml")
+    assert "time zone  <+14>-14" in out
+    case, _, chosen_by = chosen_overrides(Session(), "auto", TINY, Path(), {})
+    assert (case.timezone, chosen_by) == ("<+14>-14", (finding.id,))
+
+
 def test_what_is_chosen_gives_way_to_what_is_given_and_says_so(record, capsys):
     finding = record()
     given = {"date": parse_instant("2025-01-01"), "cpu": "Nehalem"}
-    taken, chosen_by = chosen_overrides(Session(), "auto", TINY, Path(), given)
+    case, taken, chosen_by = chosen_overrides(Session(), "auto", TINY, Path(), given)
+    assert case == TINY
     assert chosen_by == (finding.id,)
     assert taken == {
         "date": given["date"],

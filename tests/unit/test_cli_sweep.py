@@ -12,7 +12,8 @@ from buildvm_nb.errors import HostError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
-from buildvm_nb.study.sweep import Cell, CellResult, Grid, SweepResult
+from buildvm_nb.study.laboratory import Order
+from buildvm_nb.study.sweep import CellResult, Grid, SweepResult
 
 # with a scheduler, this host's QEMU is not asked
 ELSEWHERE = ("--scheduler", "tcp://localhost:8786", "--dry-run")
@@ -41,7 +42,7 @@ def results_of(grid):
         for cpu in grid.cpus or ("Westmere",):
             for cores in grid.cores or (1,):
                 spec = MachineSpec(date=date, cpu=cpu, cpu_count=cores)
-                cell = Cell(index=len(results), case=case, machine=spec)
+                cell = Order(case=case, machine=spec)
                 verdict = "passed" if date.year < 2020 or cpu == "Haswell" else "failed"
                 reason = "" if verdict == "passed" else "test: exited with 1\nmore"
                 outcome = Outcome(case=case, machine=spec, verdict=verdict, reason=reason)

@@ -282,6 +282,62 @@ def test_a_number_of_cores_is_chosen():
     assert choice.overrides()["cpu_count"] == 2
 
 
+def a_zone_finding(passing="CET-1CEST,M3.5.0,M10.5.0/3", failing=("UTC",), **changes):
+    edges = tuple(
+        Boundary(
+            axis="timezone",
+            last_before=passing,
+            first_after=zone,
+            before="passed",
+            after="failed",
+            is_exact=True,
+        )
+        for zone in failing
+    )
+    fields = {"kind": "timezone-dependent", "axis": "timezone", "boundaries": edges}
+    return a_finding(**{**fields, "environment": a_machine(DIAGNOSED), **changes})
+
+
+def test_a_time_zone_is_chosen_and_named():
+    finding = a_zone_finding()
+    choice = choose(finding)
+    assert (choice.level, choice.timezone) == ("timezone", "CET-1CEST,M3.5.0,M10.5.0/3")
+    assert choice.because == finding
+    told = "For demo-1.0 the time zone has to be chosen; it passes at 2026-11-23T00:00:00Z"
+    assert choice.explanation.startswith(told)
+    assert "with TZ=CET-1CEST,M3.5.0,M10.5.0/3." in choice.explanation
+    assert "time zone" in choice._repr_html_()
+    assert choice.document()["timezone"] == choice.timezone
+
+
+def test_the_chosen_time_zone_is_that_of_every_step():
+    steps = [Step(name="build", run="make"), Step(name="test", run="t", env={"TZ": "Asia/Tokyo"})]
+    case = Case(id="zoned", step=steps)
+    applied = choose(a_zone_finding()).applied_to(case)
+    assert [step.env["TZ"] for step in applied.steps] == ["CET-1CEST,M3.5.0,M10.5.0/3"] * 2
+    assert choose(a_trap((None, "2020-01-01"))).applied_to(case) is case
+
+
+def test_a_time_zone_goes_with_the_date_that_another_finding_asks_for():
+    choice = choose(a_zone_finding(), a_trap((None, "2020-01-01")))
+    assert (choice.level, choice.timezone) == ("timezone+date", "CET-1CEST,M3.5.0,M10.5.0/3")
+    assert choice.environment.date == OWN_DATE
+
+
+def test_a_trap_seen_in_the_zone_that_passes_keeps_it():
+    trap = a_trap((None, "2020-01-01"))
+    choice = choose(a_zone_finding(passing="UTC", failing=("<-11>11",)), trap)
+    assert (choice.level, choice.timezone) == ("timezone+date", "UTC")
+
+
+def test_findings_on_time_zones_that_contradict_each_other_are_settled_by_the_newest():
+    old = a_zone_finding(passing="UTC", failing=("<+14>-14",), recorded_at=DIAGNOSED)
+    new = a_zone_finding(passing="<+14>-14", failing=("UTC",), recorded_at=TODAY)
+    choice = choose(old, new)
+    assert choice.timezone == "<+14>-14"
+    assert [one.id for one in choice.against] == [old.id]
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -748,6 +804,18 @@ def test_a_number_of_cpus_with_which_both_tests_pass_is_chosen():
     )
     choice = combining_choose(two, four)
     assert choice.overrides()["cpu_count"] == 4
+
+
+def test_time_zones_of_two_tests_clash():
+    zones = [
+        combining_a_finding(
+            f"in{zone[2:4]}", "timezone-dependent", axis="timezone", boundaries=(edge,)
+        )
+        for zone in ("<+14>-14", "<-11>11")
+        for edge in a_zone_finding(passing=zone).boundaries
+    ]
+    assert len(combining_choose(*zones).conflict) == 2
+    assert combining_choose(zones[0]).timezone == "<+14>-14"
 
 
 # any findings

@@ -19,6 +19,7 @@ from buildvm_nb.model.machine import CPU_MODELS, MachineSpec
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study import laboratory
 from buildvm_nb.study.diagnose import diagnose
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.laboratory import Laboratory, Order
 from buildvm_nb.study.questions import Questions
 from buildvm_nb.study.run import Trial
@@ -104,7 +105,7 @@ def had(spec, *_):
 @pytest.fixture
 def study(tmp_path, monkeypatch, made):
     monkeypatch.setattr("buildvm_nb.study.ordered.kernel_for", had)
-    monkeypatch.setattr("buildvm_nb.study.diagnose.kvm_status", lambda _cache: (False, ""))
+    monkeypatch.setattr("buildvm_nb.study.laboratory.kvm_status", lambda _cache: (False, ""))
 
     def run(
         world,
@@ -119,14 +120,8 @@ def study(tmp_path, monkeypatch, made):
     ):
         world.made = made
         with Catalog(tmp_path / f"{next(NAMES)}.sqlite") as catalog:
-            lab = made_by(
-                case,
-                cache=Cache(tmp_path / "cache"),
-                catalog=catalog,
-                executor=world,
-                workers=workers,
-                fresh=fresh,
-            )
+            means = Means(cache=Cache(tmp_path / "cache"), catalog=catalog, fresh=fresh)
+            lab = made_by(case, means, world, workers)
             asked = SPAN | ({"axes": axes} if axes else {}) | asked
             finding = diagnose(lab, Questions(use_hints=False, **asked), overrides)
             assert finding.runs == len(world.ran)
@@ -330,6 +325,11 @@ def test_two_series_of_debian_with_one_kernel_are_no_gap(study, monkeypatch):
     assert finding.kind is FindingKind.SOUND
     told = "kernel debian:bookworm-backports is the same as debian:trixie: 6.12.48"
     assert told in finding.assumptions
+    finding = study(
+        World(lambda spec: spec.kernel != "debian:trixie"), axes=KERNEL, kernels=tuple(names)
+    )
+    assert finding.kind is FindingKind.KERNEL_DEPENDENT
+    assert finding.assumptions.count(told) == 1
 
 
 def test_given_kernels_are_tried_in_place_of_debians_series(study):
@@ -395,7 +395,7 @@ def test_an_answer_of_another_qemu_is_not_recalled(tmp_path, study, made, monkey
         def answered(*, passes):
             world = World(lambda _spec: passes)
             world.made = made
-            lab = Laboratory(CASE, cache=Cache(tmp_path), catalog=catalog, executor=world)
+            lab = Laboratory(CASE, Means(cache=Cache(tmp_path), catalog=catalog), world)
             return lab.run([order])[0].verdict, len(world.ran)
 
         assert answered(passes=True) == ("passed", 1)

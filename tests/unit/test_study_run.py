@@ -22,12 +22,12 @@ from buildvm_nb.study.run import (
     Setting,
     attempt,
     gather,
+    known_cpu,
     open_machine,
     run_case,
     run_steps,
-    unavailable,
+    trouble,
 )
-from buildvm_nb.study.sweep import Cell, run_cell
 from buildvm_nb.vm import CommandResult, Provision
 
 DATE = datetime(2019, 5, 1, tzinfo=UTC)
@@ -372,7 +372,7 @@ def test_what_is_recorded_of_a_source_that_is_gone_tells_the_way_out():
     case = Case(
         id="lib-1", image=ImageSpec(base="debian:bookworm"), steps=[Step(name="test", run="true")]
     )
-    outcome = unavailable(case, MachineSpec(), error)
+    outcome = trouble(case, MachineSpec(), error, None).outcome
     assert outcome.verdict is Verdict.UNAVAILABLE
     assert outcome.reason == ("no wheels for lib (sought in https://a, https://b)\nHint: loosen it")
 
@@ -399,14 +399,30 @@ def test_a_full_disk_is_an_error_of_that_run_and_its_log_is_kept(tmp_path):
     assert b"so far, so good" in trial.log
 
 
-@pytest.mark.parametrize("run", ["probe", "case", "cell"])
+def test_a_kernel_that_cannot_be_had_is_unavailable_as_an_images_package_is(tmp_path):
+    def fetch(_log):
+        raise SourceError("no kernel debian:nowhere")
+
+    trial = attempt(Setting(case=case_of(), cache=Cache(tmp_path)), SPEC, fetch)
+    assert trial.outcome.verdict is Verdict.UNAVAILABLE
+    assert trial.outcome.reason == "no kernel debian:nowhere"
+
+
+def test_only_a_machine_that_qemu_runs_here_needs_it_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cache = Cache(tmp_path)
+    assert known_cpu(MachineSpec(accelerator="uml", cpu="host"), cache) == "host"
+    assert known_cpu(SPEC, cache, elsewhere=True) == SPEC.cpu
+    with pytest.raises(HostError, match="qemu-system"):
+        known_cpu(SPEC, cache)
+
+
+@pytest.mark.parametrize("run", ["probe", "case"])
 def test_what_the_system_refuses_while_sources_are_had_is_an_error_too(tmp_path, run):
     case = case_of(source={"kind": "local", "path": f"{'x' * 300}/y"})
     if run == "probe":
         trial = run_probe(Order(case=case, machine=SPEC), tmp_path, tmp_path)
-    elif run == "case":
-        trial = run_case(case, cache=Cache(tmp_path), base=tmp_path)
     else:
-        trial = run_cell(Cell(index=0, case=case, machine=SPEC), tmp_path, tmp_path)
+        trial = run_case(case, cache=Cache(tmp_path), base=tmp_path)
     assert trial.outcome.verdict is Verdict.ERROR
     assert "File name too long" in trial.outcome.reason

@@ -14,26 +14,22 @@ from buildvm_nb.model.case import Case, GitSource
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import Environment, MachineSpec
 from buildvm_nb.model.outcome import Outcome, SourceRecord
-from buildvm_nb.study.run import Trial
-from buildvm_nb.study.sweep import (
-    Cell,
-    Grid,
-    Place,
-    _local_path,
-    compared,
-    find_answers,
-    make_cells,
-    run_cell,
-    run_cells,
-)
+from buildvm_nb.study.executors import Means
+from buildvm_nb.study.laboratory import Laboratory, Order, compared, run_probe
+from buildvm_nb.study.run import Basis, Trial
+from buildvm_nb.study.sweep import Grid, _local_path, make_cells, run_cells
 
 STEP = [{"name": "test", "run": "true"}]
 
 
+FAR = "tcp://elsewhere:8786"
+
+
 @pytest.fixture
 def far(tmp_path):
-    """A place from which cells go to other hosts, so that none of this one's programs is asked."""
-    return Place(cache=Cache(tmp_path / "cache"), base=tmp_path, remote=True)
+    """Plan cells that go to other hosts, so that none of this one's programs is asked."""
+    means = Means(cache=Cache(tmp_path / "cache"), catalog=None, base=tmp_path, scheduler=FAR)
+    return lambda case, *grid: make_cells(Laboratory(case, means), *grid)
 
 
 def case_of(**fields):
@@ -42,10 +38,9 @@ def case_of(**fields):
 
 def test_a_grid_has_all_combinations_in_order(far):
     grid = Grid(dates=("2018-01-01", "2019-01-01"), cpus=("Westmere", "Haswell"), cores=(1, 2))
-    cells = make_cells(case_of(), grid, place=far)
+    cells = far(case_of(), grid)
     assert len(cells) == grid.size == 8
     assert grid.varying == ("dates", "cpus", "cores")
-    assert [cell.index for cell in cells] == list(range(8))
     seen = [(c.machine.date.year, c.machine.cpu, c.machine.cpu_count) for c in cells]
     assert seen[:3] == [(2018, "Westmere", 1), (2018, "Westmere", 2), (2018, "Haswell", 1)]
     assert len(set(seen)) == 8
@@ -57,22 +52,22 @@ def test_an_empty_grid_is_one_cell():
 
 
 def test_a_cpu_that_is_left_out_does_not_vary_with_the_date(far):
-    cells = make_cells(case_of(), Grid(dates=("2008-01-01", "2019-01-01")), place=far)
+    cells = far(case_of(), Grid(dates=("2008-01-01", "2019-01-01")))
     assert len({cell.machine.cpu for cell in cells}) == 1
-    assert make_cells(case_of(), Grid(), place=far)[0].machine.date == parse_instant("today")
+    assert far(case_of(), Grid())[0].machine.date == parse_instant("today")
 
 
 def test_overrides_hold_for_all_cells_and_cpus_are_studied_under_emulation(far):
     grid = Grid(cpus=("Westmere", "Haswell"))
-    cells = make_cells(case_of(), grid, {"memory_mib": 512, "date": "2019-05-01"}, place=far)
+    cells = far(case_of(), grid, {"memory_mib": 512, "date": "2019-05-01"})
     assert {cell.machine.memory_mib for cell in cells} == {512}
     assert {str(cell.machine.date.date()) for cell in cells} == {"2019-05-01"}
     assert {cell.machine.accelerator for cell in cells} == {"tcg"}
 
 
 def test_a_cell_survives_json_and_pickling(far):
-    (cell,) = make_cells(case_of(), Grid(cpus=("Haswell,-avx2",)), place=far)
-    assert Cell.model_validate_json(cell.model_dump_json()) == cell
+    (cell,) = far(case_of(), Grid(cpus=("Haswell,-avx2",)))
+    assert Order.model_validate_json(cell.model_dump_json()) == cell
     assert pickle.loads(pickle.dumps(cell)) == cell
 
 
@@ -90,7 +85,7 @@ def test_a_cell_survives_json_and_pickling(far):
 )
 def test_files_of_this_host_are_refused_where_others_run_the_cells(far, fields, named):
     with pytest.raises(UsageError) as caught:
-        make_cells(case_of(**fields), Grid(), place=far)
+        far(case_of(**fields), Grid())
     assert f"workers on other hosts have no files of this one: {named}" in str(caught.value)
 
 
@@ -115,17 +110,17 @@ def test_a_kernel_of_this_host_is_refused_where_others_run_the_cells(far, by):
     grid = Grid(kernels=("/boot/mine",)) if by == "grid" else Grid()
     overrides = {} if by == "grid" else {"kernel": "/boot/mine"}
     with pytest.raises(UsageError, match="/boot/mine"):
-        make_cells(case_of(), grid, overrides, place=far)
+        far(case_of(), grid, overrides)
 
 
 def test_commits_need_a_git_source(far):
-    with pytest.raises(UsageError, match="commits need a git source; that of case demo is none"):
-        make_cells(case_of(), Grid(commits=("v1",)), place=far)
+    with pytest.raises(UsageError, match=r"commit 'v1' of what.* demo is none; allowed: git"):
+        far(case_of(), Grid(commits=("v1",)))
 
 
 def test_a_value_that_is_none_is_refused(far):
     with pytest.raises(UsageError, match="no such!"):
-        make_cells(case_of(), Grid(cpus=("no such!",)), place=far)
+        far(case_of(), Grid(cpus=("no such!",)))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +134,7 @@ def test_a_value_that_is_none_is_refused(far):
 )
 def test_what_varies_is_not_fixed_as_well(far, grid, fixed):
     with pytest.raises(UsageError, match=f"varies the {next(iter(fixed))} itself"):
-        make_cells(case_of(), grid, fixed, place=far)
+        far(case_of(), grid, fixed)
 
 
 # Sweeps over an executor that answers by itself: what is recorded, reused and tried again.
@@ -175,11 +170,11 @@ class Answering(Executor):
 
 def trial_of(cell, verdict, **fields):
     """Answer as a worker does that has what the cell asks for; fields may say otherwise."""
-    digests = (SOURCE,) if cell.source_digests is None else cell.source_digests
-    engine = fields.pop("engine", cell.engine)
+    digests = cell.basis.source_digests or ()
+    engine = fields.pop("engine", cell.basis.engine)
     known = {
-        "image_digest": cell.image_digest,
-        "kernel_digest": cell.kernel_digest,
+        "image_digest": cell.basis.image_digest,
+        "kernel_digest": cell.basis.kernel_digest,
         "sources": tuple(
             SourceRecord(kind="local", name="x", version="", digest=digest) for digest in digests
         ),
@@ -197,22 +192,16 @@ def trial_of(cell, verdict, **fields):
     return Trial(outcome=outcome, log=f"in {cell.machine.date.year}\n".encode())
 
 
-def cells_of(*years, run="true", **fields):
+def cells_of(*years, run="true", **basis):
     case = Case.parse({"id": "demo", "steps": [{"name": "test", "run": run}]})
-    defaults = {
-        "image_digest": IMAGE,
-        "kernel_digest": KERNEL,
-        "source_digests": (SOURCE,),
-        "engine": "qemu 7.2.22",
-    }
+    known = {"image_digest": IMAGE, "kernel_digest": KERNEL, "source_digests": (SOURCE,)}
     return tuple(
-        Cell(
-            index=index,
+        Order(
             case=case,
             machine=MachineSpec(date=f"{year}-01-01", cpu="Westmere", accelerator="tcg"),
-            **defaults | fields,
+            basis=Basis(**known | {"engine": "qemu 7.2.22"} | basis),
         )
-        for index, year in enumerate(years)
+        for year in years
     )
 
 
@@ -222,12 +211,22 @@ def catalog(tmp_path):
         yield catalog
 
 
+class Planned(Laboratory):
+    """A laboratory whose image, kernel, sources and QEMU are those that its cells name."""
+
+    def boot_files(self, _spec):
+        return None
+
+    def _basis(self, order):
+        return order.basis
+
+
 @pytest.fixture
 def run(tmp_path, catalog):
-    def run(cells, answers, **options):
+    def run(cells, answers, on_result=None, **options):
         executor = Answering(answers)
-        place = Place(cache=Cache(tmp_path / "cache"))
-        result = run_cells(cells, executor, place=place, catalog=catalog, **options)
+        means = Means(cache=Cache(tmp_path / "cache"), catalog=catalog, **options)
+        result = run_cells(Planned(cells[0].case, means, executor), cells, on_result)
         return SimpleNamespace(
             asked=executor.asked,
             study=result.study,
@@ -245,7 +244,7 @@ def test_each_outcome_is_recorded_with_its_log_under_one_study(run, catalog):
     ran = run(
         cells_of(2018, 2019),
         {2018: ["passed"], 2019: ["failed"]},
-        on_outcome=lambda result, far: told.append((result.outcome.verdict.value, far)),
+        lambda result, far: told.append((result.outcome.verdict.value, far)),
     )
     assert ran.verdicts == ["passed", "failed"]
     assert catalog.outcomes(study=ran.study)["verdict"].tolist() == ["passed", "failed"]
@@ -284,12 +283,19 @@ def test_an_answer_about_something_else_does_not_count(run, difference):
     assert run(cells_of(2018, **difference), {2018: ["failed"]}).verdicts == ["failed"]
 
 
-def test_a_probe_with_a_held_clock_is_no_answer(catalog):
-    (cell,) = cells_of(2018)
-    catalog.record(trial_of(cell, "passed", probing={"held": True}).outcome)
-    assert find_answers((cell,), catalog) == {}
-    newest = catalog.record(trial_of(cell, "failed").outcome)
-    assert find_answers((cell,), catalog) == {0: newest}
+def test_a_probe_with_a_held_clock_is_no_answer(run, catalog):
+    cells = cells_of(2018)
+    catalog.record(trial_of(*cells, "passed", probing={"held": True}).outcome)
+    assert run(cells, {2018: ["failed"]}).verdicts == ["failed"]
+    assert run(cells, {}).verdicts == ["failed"]
+
+
+def test_trouble_since_then_does_not_hide_an_answer(run, catalog):
+    cells = cells_of(2018)
+    run(cells, {2018: ["passed"]})
+    catalog.record(trial_of(*cells, "error").outcome)
+    catalog.record(trial_of(*cells, "failed", engine="qemu 10.0.2").outcome)
+    assert run(cells, {}).verdicts == ["passed"]
 
 
 def test_an_error_is_tried_once_more_and_both_are_kept(run, catalog):
@@ -298,7 +304,7 @@ def test_an_error_is_tried_once_more_and_both_are_kept(run, catalog):
         {2018: ["error", "passed"], 2019: [OSError("lost"), None], 2020: ["passed"]},
     )
     assert ran.verdicts == ["passed", "error", "passed"]
-    assert [each.cell.index for each in ran.errors] == [1]
+    assert [each.cell.machine.date.year for each in ran.errors] == [2019]
     assert ran.errors[0].outcome.reason == "the executor dropped it: was the cluster restarted?"
     reasons = catalog.outcomes(verdict="error")["reason"].fillna("").tolist()
     assert "the worker broke: OSError: lost" in reasons
@@ -318,22 +324,16 @@ def test_what_has_not_begun_is_cancelled_when_the_sweep_is_interrupted(tmp_path,
     class Waiting(Executor):
         def submit(self, _fn, cell, *_where):
             futures.append(Future())
-            if cell.index == 0:
+            if cell.machine.date.year == 2018:
                 futures[0].set_result(trial_of(cell, "passed"))
             return futures[-1]
 
     def interrupt(_result, _far):
         raise KeyboardInterrupt
 
-    place = Place(cache=Cache(tmp_path / "cache"))
+    cells, means = cells_of(2018, 2019, 2020), Means(cache=Cache(tmp_path), catalog=catalog)
     with pytest.raises(KeyboardInterrupt):
-        run_cells(
-            cells_of(2018, 2019, 2020),
-            Waiting(),
-            place=place,
-            catalog=catalog,
-            on_outcome=interrupt,
-        )
+        run_cells(Planned(cells[0].case, means, Waiting()), cells, interrupt)
     assert [future.cancelled() for future in futures] == [False, True, True]
     assert catalog.outcomes()["verdict"].tolist() == ["passed"]
 
@@ -341,7 +341,7 @@ def test_what_has_not_begun_is_cancelled_when_the_sweep_is_interrupted(tmp_path,
 def test_a_worker_that_lacks_something_gives_an_error_that_names_it(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     (cell,) = cells_of(2018)
-    trial = run_cell(cell, tmp_path / "file", tmp_path)
+    trial = run_probe(cell, tmp_path / "file", tmp_path)
     assert trial.outcome.verdict == "error"
     assert trial.outcome.reason.startswith("worker ")
     assert "the cache is no directory" in trial.outcome.reason
@@ -387,5 +387,5 @@ def test_what_a_worker_made_with_something_else_is_an_error_and_tried_elsewhere(
 def test_where_the_planning_host_has_no_qemu_the_first_worker_sets_the_version(run):
     answers = {2018: ["passed"], 2019: [{"verdict": "failed", "engine": "qemu 10.0.2"}] * 2}
     first = {2018: [{"verdict": "passed", "engine": "qemu 7.2.22"}]}
-    ran = run(cells_of(2018, 2019, engine=""), answers | first)
+    ran = run(cells_of(2018, 2019, engine=""), answers | first, scheduler=FAR)
     assert ran.verdicts == ["passed", "error"]

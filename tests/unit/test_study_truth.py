@@ -2,11 +2,14 @@
 
 from base64 import b64encode
 from calendar import monthrange
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +22,7 @@ from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Count, FindingKind
 from buildvm_nb.model.instants import is_within
 from buildvm_nb.model.outcome import Verdict
+from buildvm_nb.search import LEVEL, fisher_exact
 from buildvm_nb.study import laboratory
 from buildvm_nb.study.choice import passes_at
 from buildvm_nb.study.choosing import Host, allows, choose_environment
@@ -86,6 +90,21 @@ def test_days_are_counted_where_the_test_counts_them(found, hours):
     else:
         assert finding.kind is FindingKind.UNDETERMINED
         assert "it failed at " in finding.summary
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("hours", [9, -8, 5.5])
+def test_a_held_clock_tells_the_zone_of_what_runs_for_long(found, hours, part):
+    def fails(at):
+        return (at + timedelta(hours=hours)).weekday() == 2
+
+    world = World(passes=lambda look: not fails(look.at), lasts_s=900, looks=(part,))
+    finding = found(world)
+    assert finding.kind is FindingKind.RECURRING
+    assert _differs(finding, fails) == []
+    world.bears_hold = False
+    finding = found(world)
+    assert finding.kind is FindingKind.UNDETERMINED or _differs(finding, fails) == []
 
 
 @pytest.mark.parametrize("rule", ["FREQ=WEEKLY;BYDAY=MO", "FREQ=MONTHLY;BYMONTHDAY=31"])
@@ -259,6 +278,26 @@ def test_what_fails_on_no_axis_is_asked_again(found):
         assert finding.kind is (FindingKind.FLAKY if failed else FindingKind.SOUND)
 
 
+@pytest.mark.parametrize("axis", [Axis.CORES, Axis.KERNEL, Axis.TIMEZONE, Axis.CPU])
+def test_chance_alone_is_no_dependence_on_a_machine(found, axis):
+    asked = {"axes": (axis,)} | ({"own": None} if axis is Axis.TIMEZONE else {})
+    for seed in range(40):
+        finding = found(World(passes=lambda _: True, flaky=0.5, seed=seed), **asked)
+        assert finding.kind in {FindingKind.FLAKY, FindingKind.SOUND, FindingKind.ALWAYS_FAILING}
+
+
+def test_a_dependence_on_cores_is_repeated_until_chance_does_not_explain_it(found):
+    world = World(passes=lambda look: look.cores > 1)
+    finding = found(world, axes=(Axis.CORES,))
+    assert finding.kind is FindingKind.CORES_DEPENDENT
+    counts = Counter((one.machine.cpu_count, one.verdict) for one in world.ran)
+    sides = (0, counts[1, Verdict.FAILED]), (counts[2, Verdict.PASSED], 0)
+    assert fisher_exact(*sides) < LEVEL
+    short = found(lambda look: look.cores > 1, axes=(Axis.CORES,), budget=7)
+    assert short.kind is FindingKind.CORES_DEPENDENT
+    assert any("chance was not excluded" in one for one in short.assumptions)
+
+
 def test_a_hinted_trap_takes_few_runs(found):
     hints = (f"EXPIRES = '{EDGE:%Y-%m-%dT%H:%M:%SZ}'\n",)
     for effort, most in (("quick", 10), ("normal", 60)):
@@ -299,6 +338,35 @@ def test_each_year_around_today_is_looked_at(found, year):
     assert [edge.first_after for edge in finding.boundaries] == [
         f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (begins, ends)
     ]
+
+
+def test_what_passes_in_one_year_is_tried_in_all_years_whose_days_may_fall_alike(found):
+    alike = {2019, 2030, 2041}  # Easter is on 21 April, and the year begins on a Tuesday
+    own = datetime(2019, 7, 28, 17, 13, 7, tzinfo=UTC)
+    finding = found(
+        lambda look: look.at.year in alike, own=own, last=datetime(2042, 12, 31, tzinfo=UTC)
+    )
+    assert finding.kind is FindingKind.TIME_TRAP
+    assert [window.passes_from.year for window in finding.windows] == sorted(alike)
+    assert all(edge.is_exact for edge in finding.boundaries)
+
+
+def test_a_validity_of_a_year_whose_ends_were_expected_is_not_sought_in_other_years(found):
+    begins, ends = datetime(2019, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
+    world = World(passes=lambda look: begins <= look.at < ends)
+    finding = found(world, own=begins, around=(begins, ends))
+    assert len(finding.boundaries) == 2
+    assert len({one.machine.date.year for one in world.ran}) < 20
+
+
+@pytest.mark.parametrize("own", [OWN, OWN - timedelta(days=999.9), OWN + timedelta(days=777.7)])
+def test_where_nothing_differs_no_gap_of_seven_months_is_left_around_the_own_date(found, own):
+    world = World(passes=lambda _look: True)
+    finding = found(world, own=own)
+    dates = sorted(one.machine.date for one in world.ran)
+    near = [at for at in dates if abs(at - own) < timedelta(days=5 * 365)]
+    assert max(b - a for a, b in pairwise(near)) < timedelta(days=7 * 30.5)
+    assert finding.runs <= 72
 
 
 def test_thorough_finds_a_window_of_a_month(found):
@@ -384,7 +452,7 @@ def test_the_ends_decide_what_failing_means_and_what_is_undone_is_found(
     source = {"kind": "git", "url": "https://example.org/x.git", "commit": "0" * 40}
     steps = [{"name": "build", "run": "make"}, {"name": "test", "run": "make check"}]
     case = Case.parse({"id": "history", "source": source, "steps": steps})
-    monkeypatch.setattr("buildvm_nb.study.diagnose.between_commits", lambda *_: commits)
+    monkeypatch.setattr("buildvm_nb.study.ordered.between_commits", lambda *_: commits)
     monkeypatch.setattr(
         laboratory, "gather", lambda *_, **__: SimpleNamespace(main=None, fetched=())
     )
@@ -542,10 +610,35 @@ def test_what_comes_again_next_year_is_no_window(found, first):
         assert _differs(finding, fails) == []
 
 
-def test_what_fails_at_the_very_end_of_the_range_is_no_edge(found):
-    finding = found(lambda look: look.at < datetime(2041, 7, 1, tzinfo=UTC))
+@pytest.mark.parametrize("before", [timedelta(), timedelta(hours=5), timedelta(days=3)])
+def test_an_edge_near_the_end_of_a_long_range_is_checked_behind_it(found, before):
+    last = datetime(2041, 7, 1, tzinfo=UTC)
+    finding = found(lambda look: look.at < last - before, last=last)
+    [edge] = finding.boundaries
+    assert finding.kind is FindingKind.TIME_TRAP
+    assert (edge.first_after, edge.is_exact) == (f"{last - before:%Y-%m-%dT%H:%M:%SZ}", True)
+
+
+@pytest.mark.parametrize("lasts", [timedelta(days=3), timedelta(days=200)])
+def test_what_fails_from_near_the_end_of_the_range_on_and_passes_again_is_no_edge(found, lasts):
+    last = datetime(2041, 7, 1, tzinfo=UTC)
+    begins = last - timedelta(hours=5)
+    finding = found(lambda look: not begins <= look.at < begins + lasts, last=last)
     assert finding.kind is FindingKind.UNDETERMINED
-    assert "it failed at 2041-07-01T00:00:00Z" in finding.summary
+    told = "fails from 2041-06-30T19:00:00Z on, 5 hours before the end of the range"
+    assert told in finding.summary
+    assert "passes again at 204" in finding.summary
+    assert "widen the range (--to 204" in finding.summary
+
+
+def test_what_fails_up_to_near_the_beginning_of_the_range_says_what_was_seen(found):
+    first = datetime(2012, 6, 12, tzinfo=UTC)
+    ends = first + timedelta(hours=30)
+    finding = found(lambda look: look.at >= ends, first=first)
+    assert finding.kind is FindingKind.UNDETERMINED
+    told = "fails up to 2012-06-13T05:59:59Z, 30 hours after the beginning of the range"
+    assert told in finding.summary
+    assert "widen the range (--from 2011)" in finding.summary
 
 
 @pytest.mark.parametrize("seed", range(16, 48, 8))
@@ -568,6 +661,12 @@ def test_what_fails_in_some_time_zones_names_them(found):
     assert (edge.last_before, edge.first_after) == ("UTC", "<-11>11")
     assert edge.confirmed > 0
     assert finding.failing_line == "AssertionError: no"
+    choice = choose_environment(finding.case, [finding], host=Host(date=OWN))
+    assert (choice.timezone, Axis.TIMEZONE in choice.axes) == ("UTC", True)
+    [row] = failures_of([finding], OWN).to_dict("records")
+    assert (row["kind"], row["axis"]) == ("timezone-dependent", "timezone")
+    assert row["next_springs_at"] is pd.NaT
+    assert failures_of([finding]).traps.timeline(at=OWN).empty
     assert found(World(passes=lambda _: True), own=None, axes=(Axis.TIMEZONE,)).kind == "sound"
 
 

@@ -75,16 +75,13 @@ def laboratory(tmp_path, made):
         case = Case.parse({"id": "a-1", "steps": [{"name": "test", "run": "x"}]} | fields)
         opened.append(Catalog(tmp_path / f"{len(opened)}.sqlite"))
         world = World(law, made)
-        lab = Laboratory(
-            case,
+        means = Means(
             cache=Cache(tmp_path / "cache"),
             catalog=opened[-1],
-            executor=world,
-            workers=2,
-            is_remote=True,
+            scheduler="tcp://elsewhere:8786",
             fresh=True,
         )
-        return lab, world
+        return Laboratory(case, means, world, 2), world
 
     yield make
     for catalog in opened:

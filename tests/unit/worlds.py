@@ -29,6 +29,7 @@ from buildvm_nb.model.machine import (
 )
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study.diagnose import diagnose
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.laboratory import Laboratory, order_key
 from buildvm_nb.study.questions import Questions
 from buildvm_nb.study.run import Trial
@@ -201,7 +202,7 @@ def without_host() -> Iterator[None]:
 
     far = {
         "ordered.kernel_for": had,
-        "diagnose.kvm_status": lambda _cache: (False, ""),
+        "laboratory.kvm_status": lambda _cache: (False, ""),
         "laboratory.prepare": lambda *_, **__: _BOOT,
         "laboratory.engine_for": _engine,
         "scouting.uml_status": lambda _cache: (False, ""),
@@ -236,14 +237,8 @@ def diagnosed(
             tree.mkdir(parents=True)
             for number, hint in enumerate(hints):
                 (tree / f"dates-{number}.py").write_text(hint)
-    lab = Laboratory(
-        case,
-        cache=Cache(root / "cache"),
-        catalog=catalog or Notes(),
-        executor=world,
-        workers=workers,
-        fresh=fresh,
-    )
+    means = Means(cache=Cache(root / "cache"), catalog=catalog or Notes(), fresh=fresh)
+    lab = Laboratory(case, means, world, workers)
     if own is not None:
         record = SimpleNamespace(dated_at=own, digest="0" * 64, name="tree")
         main = SimpleNamespace(record=record, tree=tree, top="")

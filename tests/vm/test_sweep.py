@@ -13,16 +13,9 @@ import pytest
 
 from buildvm_nb.catalog import Catalog, parse_case, read_csv
 from buildvm_nb.study.executors import LocalExecutor, Means, open_executor
-from buildvm_nb.study.sweep import (
-    Cell,
-    Grid,
-    Place,
-    make_cells,
-    pin_cells,
-    run_cell,
-    run_cells,
-    sweep,
-)
+from buildvm_nb.study.laboratory import Laboratory, run_probe
+from buildvm_nb.study.run import Basis
+from buildvm_nb.study.sweep import Grid, make_cells, run_cells, sweep
 
 pytestmark = [pytest.mark.vm]
 
@@ -48,14 +41,14 @@ PATIENCE_S = 600.0
 
 
 @pytest.fixture
-def place(cache):
-    return Place(cache=cache)
-
-
-@pytest.fixture
 def catalog(tmp_path):
     with Catalog(tmp_path / "catalog.sqlite") as catalog:
         yield catalog
+
+
+@pytest.fixture
+def means(cache, catalog):
+    return Means(cache=cache, catalog=catalog)
 
 
 @pytest.fixture
@@ -153,7 +146,7 @@ def test_a_sweep_shows_records_and_is_not_run_twice(buildvm, tmp_path):
         assert catalog.log(outcomes[0]["id"]).endswith(b"it is 2018\n")
 
 
-def test_commits_bring_their_own_dates_and_cpus(place, tmp_path):
+def test_commits_bring_their_own_dates_and_cpus(means, tmp_path):
     repository = tmp_path / "repository"
     for year in (2009, 2019):
         stamp = f"{year}-05-01T00:00:00Z"
@@ -166,7 +159,7 @@ def test_commits_bring_their_own_dates_and_cpus(place, tmp_path):
         subprocess.run(["git", "-C", str(repository), "tag", f"v{year}"], check=True)
     source = f'[source]\nkind = "git"\nurl = "{repository}"\ncommit = "v2009"\n'
     case = parse_case(CASE.format(run="true") + source)
-    cells = make_cells(case, Grid(commits=("v2019", "v2009")), place=place)
+    cells = make_cells(Laboratory(case, means), Grid(commits=("v2019", "v2009")))
     seen = [(c.case.source.commit, c.machine.date.year, c.machine.cpu) for c in cells]
     assert seen == [("v2019", 2019, "Cascadelake-Server"), ("v2009", 2009, "Nehalem")]
     assert len({cell.case.build_digest() for cell in cells}) == 2
@@ -237,7 +230,7 @@ def cluster():
 
 
 @pytest.mark.long
-def test_a_cluster_does_the_cell_of_a_killed_worker_again(cluster, place, catalog, fastest):
+def test_a_cluster_does_the_cell_of_a_killed_worker_again(cluster, cache, catalog, fastest):
     case = parse_case(CASE.format(run="sleep 1; test $year -lt 2030"))
     killed = []
     killer = threading.Thread(target=kill_first_worker, args=[os.getpid(), killed])
@@ -245,7 +238,7 @@ def test_a_cluster_does_the_cell_of_a_killed_worker_again(cluster, place, catalo
     result = sweep(
         case,
         Grid(dates=("2018-01-01", "2031-01-01")),
-        Means(cache=place.cache, catalog=catalog, scheduler=cluster.scheduler_address),
+        Means(cache=cache, catalog=catalog, scheduler=cluster.scheduler_address),
         fastest,
     )
     killer.join()
@@ -255,27 +248,37 @@ def test_a_cluster_does_the_cell_of_a_killed_worker_again(cluster, place, catalo
     assert catalog.log(result.outcomes[1].id).endswith(b"it is 2031\n")
 
 
-def test_a_worker_with_another_image_gives_an_error_that_names_both(cluster, place, catalog):
+class Otherwise(Laboratory):
+    """A laboratory whose image or kernel is another one than that of its workers."""
+
+    other: dict[str, str]
+
+    def _basis(self, order):
+        return super()._basis(order).model_copy(update=self.other)
+
+
+def test_a_worker_with_another_image_gives_an_error_that_names_both(cluster, means, catalog):
     case = parse_case(CASE.format(run="true"))
-    (cell,) = pin_cells(make_cells(case, Grid(), {"accelerator": "tcg"}, place=place), place)
-    other = Cell.parse(dict(cell) | {"image_digest": "0" * 64})
     with open_executor(scheduler=cluster.scheduler_address) as executor:
-        result = run_cells((other,), executor, place=place, catalog=catalog)
+        lab = Otherwise(case, means, executor)
+        lab.other = {"image_digest": "0" * 64}
+        result = run_cells(lab, make_cells(lab, Grid(), {"accelerator": "tcg"}))
     (error,) = result.errors
     assert error.outcome.verdict == "error"
     assert error.outcome.environment is None
     assert "worker " in error.outcome.reason
     assert "0" * 64 in error.outcome.reason
-    assert cell.image_digest in error.outcome.reason
+    assert lab.boot_files(error.cell.machine).image_digest in error.outcome.reason
     assert catalog.outcomes()["verdict"].tolist() == ["error", "error"]  # tried twice
 
 
 @pytest.mark.parametrize("field", ["image_digest", "kernel_digest"])
-def test_nothing_runs_with_another_image_or_kernel(cache, place, field):
-    case = parse_case(CASE.format(run="true"))
-    (cell,) = pin_cells(make_cells(case, Grid(), {"accelerator": "tcg"}, place=place), place)
-    other = Cell.parse(dict(cell) | {field: "0" * 64})
-    outcome = run_cell(other, cache.root, Path()).outcome
+def test_nothing_runs_with_another_image_or_kernel(cache, means, field):
+    lab = Laboratory(parse_case(CASE.format(run="true")), means)
+    (cell,) = make_cells(lab, Grid(), {"accelerator": "tcg"})
+    other = cell.model_copy(update={"basis": Basis(**{field: "0" * 64})})
+    outcome = run_probe(other, cache.root).outcome
     assert (outcome.verdict, outcome.environment) == ("error", None)
-    assert f"its digest is {getattr(cell, field)}; the study's is {'0' * 64}" in outcome.reason
+    seen = getattr(lab.boot_files(cell.machine), field)
+    assert f"its digest is {seen}; the study's is {'0' * 64}" in outcome.reason
     assert "Hint: make it anew on both hosts" in outcome.reason
