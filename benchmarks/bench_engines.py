@@ -18,13 +18,14 @@ from measuring import CACHE, Row, machine_spec, read_runs, show
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.host.process import find_tool
 from buildvm_nb.image import build_image
-from buildvm_nb.model.case import Case, DebianSource
+from buildvm_nb.model.case import Case, DebianSource, PyPISource, Source
 from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import ImageSpec
 from buildvm_nb.source import fetch
 from buildvm_nb.study import open_machine
 from buildvm_nb.study.diagnose import diagnose_case
+from buildvm_nb.study.executors import Means
 from buildvm_nb.study.questions import Questions
 from buildvm_nb.study.run import kvm_status, uml_status
 from buildvm_nb.vm import Provision
@@ -32,13 +33,17 @@ from buildvm_nb.vm import Provision
 _IMAGE = ImageSpec.model_validate(
     "debian:bookworm,gcc,libc6-dev,make,python3-pytest,perl,python3-six"
 )
-_SOURCES = {"hello": "hello", "dateutil": "python-dateutil", "csv": "libtext-csv-perl"}
+_SOURCES: dict[str, Source] = {
+    "hello": DebianSource(name="hello"),
+    "dateutil": PyPISource(name="python-dateutil", version="2.8.2"),
+    "csv": DebianSource(name="libtext-csv-perl"),
+}
 _WORKLOADS = {
     "configure (forks)": "cd hello/* && ./configure >/dev/null",
     "C: make check": "cd hello/* && make >/dev/null 2>&1 && make check >/dev/null 2>&1",
     "Python: pytest": "cd dateutil/* && python3 -m pytest -q -p no:cacheprovider"
-    " dateutil/test/test_parser.py >/dev/null; [ $? -le 1 ]",
-    "Perl: prove": "cd csv/* && prove -l t >/dev/null 2>&1; [ $? -le 1 ]",
+    " -o filterwarnings=ignore dateutil/test/test_parser.py >/dev/null",
+    "Perl: prove": "cd csv/* && prove -l t/[1-4]*.t >/dev/null",
     "unpack (files)": "for n in 1 2 3; do cp -r /usr/lib/python3.11 copy && rm -rf copy; done",
 }
 """In this order: the second builds what the first has configured."""
@@ -64,7 +69,7 @@ def native(stack: ExitStack, trees: dict[str, Path]) -> Run:
     )
     build.mkdir()
     for name, tree in trees.items():
-        subprocess.run(["cp", "-r", tree, build / name], check=True)
+        subprocess.run(["cp", "-a", tree, build / name], check=True)
     inside = [find_tool("bwrap"), "--unshare-all", "--die-with-parent", "--bind", root, "/"]
     inside += ["--bind", build, "/build", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     inside += ["--chdir", "/build", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin"]
@@ -101,7 +106,7 @@ def diagnosis(accelerator: str | None) -> float:
     questions = Questions(axes=(Axis.DATE,), use_hints=False)
     with tempfile.TemporaryDirectory() as place, Catalog(Path(place) / "new.sqlite") as catalog:
         began = time.perf_counter()
-        found = diagnose_case(case, questions, given, cache=CACHE, catalog=catalog)
+        found = diagnose_case(case, Means(cache=CACHE, catalog=catalog), questions, given)
         seconds = time.perf_counter() - began
     if [parse_instant(one.first_after) for one in found.boundaries] != [_EDGE]:
         sys.exit(f"wrong: {found.summary}")
@@ -115,9 +120,7 @@ def main() -> None:
     if not works:
         sys.exit(f"user-mode Linux cannot be measured here: {why}")
     engines = ["uml", "tcg", *(["kvm"] if kvm_status(CACHE)[0] else [])]
-    trees = {
-        name: fetch(DebianSource(name=package), CACHE).tree for name, package in _SOURCES.items()
-    }
+    trees = {name: fetch(source, CACHE).tree for name, source in _SOURCES.items()}
     taken: dict[tuple[str, str], list[float]] = {}
     for _ in range(runs):
         for engine in ["native", *engines]:

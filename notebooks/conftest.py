@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 collect_ignore = ["batch.ipynb"]  # it needs parameters: tests/notebooks gives them
-_LONG = {"cpu.ipynb", "forecast.ipynb", "time-trap.ipynb"}
-"""They take a minute each, and continuous integration executes them."""
+_LONG = {"cpu.ipynb", "forecast.ipynb", "kernels.ipynb", "time-trap.ipynb"}
+"""They take half a minute to a minute each, and continuous integration executes them."""
 _CATALOG = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 

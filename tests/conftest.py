@@ -40,6 +40,14 @@ def free_port():
     return _unused_port()
 
 
+@pytest.fixture
+def hasty_apt(tmp_path, monkeypatch):
+    """An apt that asks once where no mirror is; by itself it tries again after 1, 2 and 4 s."""
+    settings = tmp_path / "hasty-apt.conf"
+    settings.write_text('Acquire::Retries "0";\n')
+    monkeypatch.setenv("APT_CONFIG", str(settings))
+
+
 @pytest.fixture(scope="module")
 def free_port_of_module():
     """The same, for a server that the tests of a file share."""

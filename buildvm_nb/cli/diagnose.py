@@ -19,8 +19,8 @@ from buildvm_nb.cli.output import write_fields, write_json, write_line
 from buildvm_nb.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from buildvm_nb.cli.outlook import Outlook
     from buildvm_nb.model.outcome import Outcome
+    from buildvm_nb.study.diagnose import Outlook
 
 __all__ = ["diagnose", "judged_status"]
 
@@ -88,8 +88,7 @@ def diagnose(
         verdicts.add(outcome.verdict.value)
         session.note(narrator.describe(outcome, is_known=is_known))
 
-    from buildvm_nb.cli.outlook import look_ahead
-    from buildvm_nb.study.diagnose import diagnose_case
+    from buildvm_nb.study.diagnose import diagnose_case, look_ahead
 
     try:
         with session.studying(work, base, tell) as means:

@@ -1,6 +1,6 @@
 """``buildvm forecast`` and ``scan``: what a project's future holds, with and without runs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,14 +23,11 @@ from buildvm_nb.cli.output import (
 from buildvm_nb.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from buildvm_nb.model.finding import Change, Forecast, Hint
+    from buildvm_nb.model.finding import Forecast, Hint
     from buildvm_nb.model.outcome import Outcome
 
 __all__ = [
-    "change_table",
-    "distance",
     "forecast",
-    "forecast_fields",
     "markdown_lines",
     "scan",
 ]
@@ -195,6 +192,7 @@ def _order(hint: "Hint") -> tuple[bool, float, str, int, str]:
 
 
 def _show_hints(hints: list["Hint"]) -> None:
+    from buildvm_nb.model.display import distance
     from buildvm_nb.model.instants import format_instant, now
 
     today = now()
@@ -212,28 +210,6 @@ def _show_hints(hints: list["Hint"]) -> None:
         write_table(("date", "from today", "kind", "where", "why"), rows)
 
 
-def distance(instant: datetime, today: datetime) -> str:
-    """Tell how far an instant is, in at most two units.
-
-    For example ``in 1 year 7 months``, ``5 years ago``, ``now``.
-    """
-    from dateutil.relativedelta import relativedelta
-
-    early, late = sorted((instant, today))
-    apart = relativedelta(late, early)
-    parts = [_count(apart.years, "year"), _count(apart.months, "month")]
-    if not any(parts):
-        parts = [_count(apart.days, "day") or _count(apart.hours, "hour")]
-    text = " ".join(part for part in parts if part)
-    if not text:
-        return "now"
-    return f"in {text}" if instant > today else f"{text} ago"
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'s' * (number > 1)}" if number else ""
-
-
 def _summarise(
     session: Session, shown: int, left_out: list[tuple[str, str]], verbose: bool
 ) -> None:
@@ -247,59 +223,12 @@ def _summarise(
 
 # A forecast, told to people: fields and a table, or Markdown.
 
-_COLUMNS = ("when", "from today", "what", "why", "shown by")
-_MOST_NAMES = 3
-_LONGEST_LINE = 120
-_HEADINGS = {
-    "sound": "Nothing breaks",
-    "breaks": "Something breaks",
-    "fails-today": "No forecast: it fails today already",
-    "undetermined": "It cannot be told",
-}
-
-
-def forecast_fields(told: "Forecast") -> list[tuple[str, str]]:
-    """Tell what a forecast is about and what was taken for granted.
-
-    Returns: names and values; an empty value says that there is nothing to tell.
-    """
-    from buildvm_nb.model.display import titled
-    from buildvm_nb.model.instants import format_instant
-
-    machine = told.machine
-    sound = told.sound_until
-    return [
-        ("case", titled(told.case)),
-        ("forecast", _HEADINGS[told.status.value]),
-        ("today", f"{told.today.value} ({format_instant(told.start)})"),
-        ("shown by", told.today_line),
-        ("looked until", format_instant(told.until) if told.looks else ""),
-        ("sound until", format_instant(sound) if sound else ""),
-        ("unstable", ", ".join(told.unstable)),
-        (
-            "machine",
-            f"{machine.cpu}, {machine.accelerator.value}, kernel {machine.kernel}, {machine.image}",
-        ),
-        ("assumed", "\n".join(told.assumptions)),
-        ("runs", f"{told.runs} made, {len(told.evidence)} looked at"),
-        ("finding", told.finding or ""),
-        ("log", f"buildvm catalog log {told.today_outcome}" if told.today_line else ""),
-    ]
-
-
-def change_table(
-    told: "Forecast", present: datetime
-) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Make a table of what breaks and heals.
-
-    Returns: headings and rows, ordered by time.
-    """
-    return _COLUMNS, [_row(change, present) for change in told.changes]
-
 
 def markdown_lines(told: "Forecast", present: datetime) -> Iterator[str]:
     """Tell a forecast as Markdown."""
-    yield f"## {_HEADINGS[told.status.value]}: {escaped(told.case.id)}"
+    from buildvm_nb.model.display import change_table, forecast_fields, forecast_heading
+
+    yield f"## {forecast_heading(told)}: {escaped(told.case.id)}"
     yield ""
     for name, value in forecast_fields(told):
         if value:
@@ -314,47 +243,6 @@ def markdown_lines(told: "Forecast", present: datetime) -> Iterator[str]:
 
 def _flat(text: str) -> str:
     return escaped(text.replace("\n", " "))
-
-
-def _row(change: "Change", present: datetime) -> tuple[str, ...]:
-    from buildvm_nb.model.instants import format_instant
-
-    first = change.first_after
-    when = format_instant(first)
-    if not change.is_exact:
-        when = f"{format_instant(change.last_before)} to {when}"
-    line = change.failing_line.partition("\n")[0]
-    shown = line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…"
-    return when, distance(first, present), _what(change), _why(change), shown
-
-
-def _what(change: "Change") -> str:
-    """Tell what changes: the whole, and tests by name."""
-    verb = {"breaks": "fails", "heals": "passes again", "fails-otherwise": "fails otherwise"}[
-        change.kind.value
-    ]
-    names = ", ".join(change.tests[:_MOST_NAMES])
-    more = len(change.tests) - _MOST_NAMES
-    if more > 0:
-        names += f" and {more} more"
-    if not names:
-        return f"the whole {verb}" if change.of_whole else verb
-    return f"{verb}: {names}" if change.of_whole else f"{verb}: {names} (others fail already)"
-
-
-def _why(change: "Change") -> str:
-    if change.cause is not None:
-        others = len(change.suspects)
-        return _told(change.cause) + (f" (and {others} more end then)" if others else "")
-    if change.suspects:
-        return "perhaps " + "; or ".join(map(_told, change.suspects[:_MOST_NAMES]))
-    # one who sees the failing line can go on from there
-    return "nothing in the source says so" if change.is_exact else ""
-
-
-def _told(hint: "Hint") -> str:
-    line = "" if hint.line is None else f":{hint.line}"
-    return f"{hint.path}{line}: {hint.why}" if hint.path else hint.why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -471,6 +359,8 @@ def _show(session: Session, told: "Forecast", present: datetime, *, as_markdown:
     elif as_markdown:
         _write_lines(markdown_lines(told, present))
     else:
+        from buildvm_nb.model.display import change_table, forecast_fields
+
         write_fields(forecast_fields(told))
         if told.changes:
             write_line()

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -11,6 +11,7 @@ import typer
 
 from buildvm_nb.cli.command import complete_axis, complete_cpu, complete_kernel
 from buildvm_nb.errors import UsageError
+from buildvm_nb.study.options import OPTIONS, read_grid, read_option, read_questions
 
 if TYPE_CHECKING:
     from buildvm_nb.host.cache import Cache
@@ -36,6 +37,27 @@ __all__ = [
     "limit_steps",
     "make_case",
 ]
+
+_COMPLETIONS: dict[str, Callable[[str], Iterable[tuple[str, str]]]] = {
+    "axes": complete_axis,
+    "cpu": complete_cpu,
+    "cpus": complete_cpu,
+    "kernel": complete_kernel,
+    "kernels": complete_kernel,
+}
+
+
+def listed(field: str, *, in_study: bool = False, **more: Any) -> Any:  # noqa: ANN401 - typer's own
+    """Return an option of the table for typer; `in_study`: in the words of studies."""
+    option = OPTIONS[field]
+    return typer.Option(
+        option.word,
+        metavar=option.metavar or None,
+        help=option.in_study if in_study else option.help,
+        autocompletion=_COMPLETIONS.get(field),
+        **more,
+    )
+
 
 # Which case is meant: a file, a curated one, or one made from options such as ``--git``.
 
@@ -223,85 +245,22 @@ def _package(field: str, text: str, image: "ImageSpec") -> dict[str, str]:
 
 _Parsed = TypeVar("_Parsed", bound="Value")
 _OPTION_OF = {"base": "--image", "packages": "--package", "port_forwardings": "--forward"}
-_LONGEST_S = 7 * 86400
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
     """What the user asked of a machine; None where he left it out."""
 
-    date: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATE",
-            help="What the guest's clock shows: 2019-05-01 (midnight UTC), 2019-05-01T12:30:00Z, "
-            "now, today, +16y or -2w from now (y, m, w, d). Left out: the commit's date for a case "
-            "that has one, else the present.",
-        ),
-    ] = None
-    cpu: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            autocompletion=complete_cpu,
-            help="QEMU's CPU model, with features added or taken away: Westmere, Haswell,-avx2. "
-            "Left out: a model that was current at the date; see `buildvm cpus`.",
-        ),
-    ] = None
-    cpu_count: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N",
-            help="Virtual CPUs. Left out: 1, whatever this host has: what needs several threads "
-            "at once, or races, shows only with 2 or more.",
-        ),
-    ] = None
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Memory in MiB, or 2G. Left out: 1024."),
-    ] = None
-    kernel: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=complete_kernel,
-            help="debian:SUITE, or a directory with vmlinuz and modules/; see `buildvm kernels`. "
-            "Left out: debian:bookworm.",
-        ),
-    ] = None
-    accelerator: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|kvm|tcg|uml",
-            help="What executes the guest: KVM; QEMU's emulation, which enforces the CPU model; or "
-            "user-mode Linux, fast without KVM, on the host's CPU (needs bubblewrap). Left out: "
-            "auto, KVM where it is proven to work, else emulation.",
-        ),
-    ] = None
-    image: Annotated[
-        str | None,
-        typer.Option(
-            metavar="IMAGE",
-            help="Root file system: debian:SUITE, with packages debian:bookworm,gcc,make. "
-            "Left out: the case's, else debian:bookworm.",
-        ),
-    ] = None
-    package: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Add a Debian package to the image; repeatable."),
-    ] = None
-    mirror: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Package mirror of the image, such as a dated archive."),
-    ] = None
-    network: Annotated[
-        str | None,
-        typer.Option(
-            metavar="off|restricted|user",
-            help="What the guest reaches: nothing, only what is forwarded to it, or what this "
-            "host reaches. Left out: off.",
-        ),
-    ] = None
+    date: Annotated[str | None, listed("date")] = None
+    cpu: Annotated[str | None, listed("cpu")] = None
+    cpu_count: Annotated[str | None, listed("cpu_count")] = None
+    memory: Annotated[str | None, listed("memory_mib")] = None
+    kernel: Annotated[str | None, listed("kernel")] = None
+    accelerator: Annotated[str | None, listed("accelerator")] = None
+    image: Annotated[str | None, listed("image")] = None
+    package: Annotated[list[str] | None, listed("packages")] = None
+    mirror: Annotated[str | None, listed("mirror")] = None
+    network: Annotated[str | None, listed("network")] = None
     forward: Annotated[
         list[str] | None,
         typer.Option(
@@ -310,12 +269,7 @@ class MachineOptions:
         ),
     ] = None
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Host name of the guest.")] = None
-    timeout: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="End a command or step after that time: 90, 90s, 10m, 2h."
-        ),
-    ] = None
+    timeout: Annotated[str | None, listed("timeout")] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the QEMU command and start nothing.")
     ] = False
@@ -327,8 +281,6 @@ class MachineOptions:
         that of a machine.
         Returns: fields with valid values; what was left out is not in it.
         """
-        from buildvm_nb.study.options import OPTIONS, read_option
-
         given = {
             "date": self.date,
             "cpu": self.cpu,
@@ -364,14 +316,8 @@ class MachineOptions:
 
         Returns: seconds, from 1 to a week; None: none was given.
         """
-        if self.timeout is None:
-            return None
-        from buildvm_nb.study.options import read_duration
-
-        try:
-            return read_duration(self.timeout, _LONGEST_S, "smh")
-        except UsageError as error:
-            raise UsageError(f"--timeout: {error.message}") from error
+        timeout_s: int | None = read_option("timeout", self.timeout, "--timeout")
+        return timeout_s
 
 
 def choose_image(
@@ -388,7 +334,6 @@ def choose_image(
     if text is None and not packages and mirror is None:
         return None
     from buildvm_nb.model.machine import ImageSpec
-    from buildvm_nb.study.options import read_option
 
     chosen = base or ImageSpec()
     if text is not None:
@@ -434,42 +379,17 @@ LARGEST_GRID = 10_000
 class GridOptions:
     """What varies."""
 
-    dates: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATES",
-            help="2018..2030/1Y, 2020-01-01..2021-01-01/1M, a list with commas, or both mixed; "
-            "steps in Y, M, W, D, H. Left out: the commit's date, else today.",
-        ),
-    ] = None
-    cpus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODELS",
-            help="A list with commas; a part that begins with + or - changes the model before it: "
-            "Westmere,Haswell,-cx16 are two. x86-64-by-year: one model per year; all: every model "
-            "with a date. Left out: the one current at the commit's date, for all dates.",
-        ),
-    ] = None
-    kernels: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help="A list with commas, or all: see `buildvm kernels`."),
-    ] = None
-    cores: Annotated[
-        str | None, typer.Option(metavar="NUMBERS", help="Virtual CPUs: 1,2,4. Left out: 1.")
-    ] = None
-    commits: Annotated[
-        str | None,
-        typer.Option(metavar="COMMITS", help="Commits, tags or branches of the git source."),
-    ] = None
+    dates: Annotated[str | None, listed("dates")] = None
+    cpus: Annotated[str | None, listed("cpus")] = None
+    kernels: Annotated[str | None, listed("kernels")] = None
+    cores: Annotated[str | None, listed("cores")] = None
+    commits: Annotated[str | None, listed("commits")] = None
 
     def grid(self, cache: "Cache") -> "Grid":
         """Return the grid that was asked for.
 
         Returns: an axis that was left out has no values.
         """
-        from buildvm_nb.study.options import read_grid
-
         return read_grid(vars(self), cache, names={axis: f"--{axis}" for axis in vars(self)})
 
 
@@ -477,30 +397,12 @@ class GridOptions:
 class FixedOptions:
     """What is the same for all machines of a study."""
 
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory of each guest: MiB, or 2G.")
-    ] = None
-    accelerator: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|kvm|tcg|uml",
-            help="Left out: auto; emulation where CPUs are given, else KVM where it works.",
-        ),
-    ] = None
-    image: Annotated[str | None, typer.Option(metavar="IMAGE", help="debian:SUITE[,PACKAGE…].")] = (
-        None
-    )
-    package: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Add a Debian package to the image; repeatable."),
-    ] = None
-    mirror: Annotated[
-        str | None, typer.Option(metavar="URL", help="Package mirror, such as a dated archive.")
-    ] = None
-    network: Annotated[
-        str | None,
-        typer.Option(metavar="off|restricted|user", help="What the guest reaches. Left out: off."),
-    ] = None
+    memory: Annotated[str | None, listed("memory_mib", in_study=True)] = None
+    accelerator: Annotated[str | None, listed("accelerator", in_study=True)] = None
+    image: Annotated[str | None, listed("image", in_study=True)] = None
+    package: Annotated[list[str] | None, listed("packages")] = None
+    mirror: Annotated[str | None, listed("mirror", in_study=True)] = None
+    network: Annotated[str | None, listed("network", in_study=True)] = None
 
     def machine(self) -> MachineOptions:
         """Return them as options of a machine.
@@ -557,92 +459,19 @@ _ASKED = ("first", "last", "repeats", "effort", "budget", "cpus", "kernels", "co
 class QuestionOptions:
     """What to find out, and how hard to try."""
 
-    axis: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="date|cpu|kernel|cores|timezone|commit",
-            autocompletion=complete_axis,
-            help="What to vary; repeatable. They are tried in this order until one explains the "
-            "case. Left out: date, cpu, kernel, cores, and timezone where the log of a failing run "
-            "speaks of it; commit where --good and --bad are given.",
-        ),
-    ] = None
-    first: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="DATE",
-            help="Where the dates begin: 2015, 2015-06-01, 2015-06-01T12:00:00Z. Left out: ten "
-            "years before the case's own date.",
-        ),
-    ] = None
-    last: Annotated[
-        str | None,
-        typer.Option(
-            "--to", metavar="DATE", help="Where they end. Left out: July in fifteen years."
-        ),
-    ] = None
-    resolution: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="How closely to find the dates of changes: 1, 30s, 1m, 1h, 1d. Left out: to the "
-            "second.",
-        ),
-    ] = None
-    repeats: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help="Confirming runs on each side. Left out: 2."),
-    ] = None
-    effort: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW",
-            help="quick: what hints and three dates show; normal: every feature of the calendar "
-            "once as well; thorough: each month around the case's own date. Left out: normal.",
-        ),
-    ] = None
-    budget: Annotated[int | None, typer.Option(metavar="N", min=1, help="Guest runs at most.")] = (
-        None
-    )
-    no_hints: Annotated[
-        bool,
-        typer.Option("--no-hints", help="Do not look for dates in sources, packages and logs."),
-    ] = False
-    cpus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODELS",
-            autocompletion=complete_cpu,
-            help="More CPUs to try: a list with commas, all, or x86-64-by-year, as `buildvm "
-            "sweep` takes it.",
-        ),
-    ] = None
-    kernels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            autocompletion=complete_kernel,
-            help="Kernels to try beside the case's own, in place of one for each series of "
-            "Debian's: a list with commas, or all.",
-        ),
-    ] = None
-    cores: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBERS", help="Virtual CPUs to try with --axis cores. Left out: 1,2,4."
-        ),
-    ] = None
-
-    good: Annotated[
-        str | None,
-        typer.Option(
-            metavar="C", help="A commit, tag or branch that passes: one end of --axis commit."
-        ),
-    ] = None
-    bad: Annotated[
-        str | None, typer.Option(metavar="C", help="One that fails, older or newer: the other end.")
-    ] = None
+    axis: Annotated[list[str] | None, listed("axes")] = None
+    first: Annotated[str | None, listed("first")] = None
+    last: Annotated[str | None, listed("last")] = None
+    resolution: Annotated[str | None, listed("resolution_s")] = None
+    repeats: Annotated[int | None, listed("repeats", min=0)] = None
+    effort: Annotated[str | None, listed("effort")] = None
+    budget: Annotated[int | None, listed("budget", min=1)] = None
+    no_hints: Annotated[bool, listed("use_hints")] = False
+    cpus: Annotated[str | None, listed("cpus", in_study=True)] = None
+    kernels: Annotated[str | None, listed("kernels", in_study=True)] = None
+    cores: Annotated[str | None, listed("cores", in_study=True)] = None
+    good: Annotated[str | None, listed("good")] = None
+    bad: Annotated[str | None, listed("bad")] = None
 
     def questions(self, cache: "Cache") -> "Questions":
         """Return what was asked.
@@ -651,8 +480,6 @@ class QuestionOptions:
         Raises `UsageError` if a text is none, or an option is about an axis that is not studied;
         the message names the option.
         """
-        from buildvm_nb.study.options import OPTIONS, read_questions
-
         given = {
             "axes": self.axis,
             "resolution_s": self.resolution,
@@ -666,44 +493,17 @@ class QuestionOptions:
 class StudiedMachineOptions(FixedOptions):
     """What is the same for all machines of a study that chooses dates itself."""
 
-    cpu: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            autocompletion=complete_cpu,
-            help="Begin with this CPU at all dates. Left out: that of the case's own date and "
-            "today's.",
-        ),
-    ] = None
-    cpu_count: Annotated[
-        str | None, typer.Option(metavar="N", help="Virtual CPUs. Left out: the case's, else 1.")
-    ] = None
-    kernel: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=complete_kernel,
-            help="Begin with this kernel. Left out: debian:bookworm.",
-        ),
-    ] = None
+    cpu: Annotated[str | None, listed("cpu", in_study=True)] = None
+    cpu_count: Annotated[str | None, listed("cpu_count", in_study=True)] = None
+    kernel: Annotated[str | None, listed("kernel", in_study=True)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosedMachineOptions(StudiedMachineOptions):
     """What is the same for all machines of a diagnosis."""
 
-    date: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATE",
-            help="Without --axis date: what all clocks show. Left out: the case's own date, and "
-            "today.",
-        ),
-    ] = None
-    timeout: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="End a step after that time: 90, 90s, 10m, 2h."),
-    ] = None
+    date: Annotated[str | None, listed("date", in_study=True)] = None
+    timeout: Annotated[str | None, listed("timeout", in_study=True)] = None
 
     def overrides(self, image: "ImageSpec", questions: "Questions") -> dict[str, Any]:
         """Return what was given, checked, as fields of a `MachineSpec`.

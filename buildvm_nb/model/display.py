@@ -1,12 +1,15 @@
 """How values show in notebooks: small HTML tables, escaped, in the colours of the reader's theme.
 
 A notebook asks a value itself, by ``_repr_html_``, so nothing has to be imported or registered
-first. All that this takes is the standard library's escaping.
+first.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
+
+from dateutil.relativedelta import relativedelta
 
 from buildvm_nb.model.instants import format_instant, parse_instant
 from buildvm_nb.model.value import clean
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "card",
+    "change_table",
     "describe_boundary",
     "describe_cause",
     "describe_counts",
@@ -26,18 +30,21 @@ __all__ = [
     "describe_precision",
     "describe_reruns",
     "describe_window",
+    "distance",
     "environment_rows",
     "finding_html",
+    "forecast_fields",
+    "forecast_heading",
     "forecast_html",
     "machine_rows",
     "outcome_html",
+    "table",
     "titled",
     "verdict_sign",
 ]
 
 _LONGEST = 2000
 _NAMES_SHOWN = 12
-_TESTS_SHOWN = 5
 _MOST_SECONDS = 120
 _SIGNS = {"passed": "✓", "failed": "✗", "crashed": "✗", "timeout": "✗"}
 
@@ -203,26 +210,67 @@ def outcome_html(outcome: "Outcome") -> str:
     )
 
 
+# A forecast, told to people: fields and a table, the same in text, Markdown and HTML.
+
+_COLUMNS = ("when", "from today", "what", "why", "shown by")
+_MOST_NAMES = 3
+_LONGEST_LINE = 120
+_HEADINGS = {
+    "sound": "Nothing breaks",
+    "breaks": "Something breaks",
+    "fails-today": "No forecast: it fails today already",
+    "undetermined": "It cannot be told",
+}
+
+
+def forecast_heading(told: "Forecast") -> str:
+    """Tell what a forecast comes to."""
+    return _HEADINGS[told.status.value]
+
+
+def forecast_fields(told: "Forecast", sign: Callable[[str], str] = str) -> list[tuple[str, str]]:
+    """Tell what a forecast is about and what was taken for granted.
+
+    Returns: names and values; an empty value says that there is nothing to tell.
+    """
+    machine = told.machine
+    sound = told.sound_until
+    return [
+        ("case", titled(told.case)),
+        ("forecast", forecast_heading(told)),
+        ("today", f"{sign(told.today.value)} ({format_instant(told.start)})"),
+        ("shown by", told.today_line),
+        ("looked until", format_instant(told.until) if told.looks else ""),
+        ("sound until", format_instant(sound) if sound else ""),
+        ("unstable", ", ".join(told.unstable)),
+        (
+            "machine",
+            f"{machine.cpu}, {machine.accelerator.value}, kernel {machine.kernel}, {machine.image}",
+        ),
+        ("assumed", "\n".join(told.assumptions)),
+        ("runs", f"{told.runs} made, {len(told.evidence)} looked at"),
+        ("finding", told.finding or ""),
+        ("log", f"buildvm catalog log {told.today_outcome}" if told.today_line else ""),
+    ]
+
+
+def change_table(
+    told: "Forecast", present: datetime
+) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Make a table of what breaks and heals.
+
+    Returns: headings and rows, ordered by time.
+    """
+    return _COLUMNS, [_row(change, present) for change in told.changes]
+
+
 def forecast_html(forecast: "Forecast") -> str:
     """Show a forecast: what it comes to, what changes, and which days were looked at."""
-    sound = forecast.sound_until
-    facts = card(
-        f"Forecast of {forecast.case.id} until {format_instant(forecast.until)}",
-        [
-            ("status", forecast.status.value),
-            ("sound until", format_instant(sound) if sound else ""),
-            ("today", " ".join([verdict_sign(forecast.today.value), forecast.today_line]).strip()),
-            ("do not always end alike", "\n".join(forecast.unstable)),
-            ("taken for granted", "\n".join(forecast.assumptions)),
-            ("runs", forecast.runs),
-        ],
-    )
-    changes = _table(
-        "What changes, day by day",
-        ("day", "what", "tests", "cause", "log says"),
-        [_change_row(change) for change in forecast.changes],
-    )
-    looks = _table(
+    until = format_instant(forecast.until)
+    fields = forecast_fields(forecast, verdict_sign)
+    facts = card(f"Forecast of {forecast.case.id} until {until}", fields)
+    changes = table("What changes, day by day", *change_table(forecast, forecast.start))
+    looks = table(
         "Days that were looked at",
         ("day", "why", "verdict"),
         [
@@ -233,20 +281,66 @@ def forecast_html(forecast: "Forecast") -> str:
     return facts + changes + looks
 
 
-def _change_row(change: "Change") -> tuple[str, ...]:
-    last, first = format_instant(change.last_before), format_instant(change.first_after)
-    more = len(change.tests) - _TESTS_SHOWN
-    shown = ", ".join(change.tests[:_TESTS_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    return (
-        first if change.is_exact else f"between {last} and {first}",
-        f"{change.kind.value}{'' if change.of_whole else ' (some tests)'}",
-        shown,
-        describe_cause(change.cause),
-        change.failing_line,
-    )
+def _row(change: "Change", present: datetime) -> tuple[str, ...]:
+    first = change.first_after
+    when = format_instant(first)
+    if not change.is_exact:
+        when = f"{format_instant(change.last_before)} to {when}"
+    line = change.failing_line.partition("\n")[0]
+    shown = line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…"
+    return when, distance(first, present), _what(change), _why(change), shown
 
 
-def _table(caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _what(change: "Change") -> str:
+    """Tell what changes: the whole, and tests by name."""
+    verb = {"breaks": "fails", "heals": "passes again", "fails-otherwise": "fails otherwise"}[
+        change.kind.value
+    ]
+    names = ", ".join(change.tests[:_MOST_NAMES])
+    more = len(change.tests) - _MOST_NAMES
+    if more > 0:
+        names += f" and {more} more"
+    if not names:
+        return f"the whole {verb}" if change.of_whole else verb
+    return f"{verb}: {names}" if change.of_whole else f"{verb}: {names} (others fail already)"
+
+
+def _why(change: "Change") -> str:
+    if change.cause is not None:
+        others = len(change.suspects)
+        return _told(change.cause) + (f" (and {others} more end then)" if others else "")
+    if change.suspects:
+        return "perhaps " + "; or ".join(map(_told, change.suspects[:_MOST_NAMES]))
+    # one who sees the failing line can go on from there
+    return "nothing in the source says so" if change.is_exact else ""
+
+
+def _told(hint: "Hint") -> str:
+    line = "" if hint.line is None else f":{hint.line}"
+    return f"{hint.path}{line}: {hint.why}" if hint.path else hint.why
+
+
+def distance(instant: datetime, today: datetime) -> str:
+    """Tell how far an instant is, in at most two units.
+
+    For example ``in 1 year 7 months``, ``5 years ago``, ``now``.
+    """
+    early, late = sorted((instant, today))
+    apart = relativedelta(late, early)
+    parts = [_count(apart.years, "year"), _count(apart.months, "month")]
+    if not any(parts):
+        parts = [_count(apart.days, "day") or _count(apart.hours, "hour")]
+    text = " ".join(part for part in parts if part)
+    if not text:
+        return "now"
+    return f"in {text}" if instant > today else f"{text} ago"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'s' * (number > 1)}" if number else ""
+
+
+def table(caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay rows out under their names; empty without any."""
     if not rows:
         return ""

@@ -231,6 +231,11 @@ class Axis(StrEnum):
     TIMEZONE = "timezone"
     COMMIT = "commit"
 
+    @property
+    def field(self) -> str:
+        """The field of a machine that it varies; empty where it varies the case."""
+        return {"cores": "cpu_count", "timezone": "", "commit": ""}.get(self, self.value)
+
 
 class FindingKind(StrEnum):
     """What a case turned out to be."""

@@ -1,7 +1,6 @@
 """All panels together: what is picked in one is what the next one builds."""
 
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from buildvm_nb.nb.study import StudyPanel
 
 __all__ = ["Lab", "lab"]
 
-_STUDIES = "buildvm_nb.nb.studies"
 _MORE = {"Diagnose": "DiagnosisPanel", "Catalog": "CatalogBrowser", "Forecast": "ForecastPanel"}
 
 
@@ -69,10 +67,9 @@ class Lab(Panel):
         self.panels: dict[str, widgets.Widget] = {} if case else {"Commit": self.picker}
         self.panels |= {"Machine": self.machine, "Build": self.build}
         self._catalog = catalog
-        self._later = {title: kind for title, kind in _MORE.items() if find_spec(_STUDIES)}
         self.tabs = widgets.Tab(
-            children=[*self.panels.values(), *(widgets.VBox() for _ in self._later)],
-            titles=[*self.panels, *self._later],
+            children=[*self.panels.values(), *(widgets.VBox() for _ in _MORE)],
+            titles=[*self.panels, *_MORE],
         )
         self._guide = widgets.HTML()
         self._next = widgets.Button(tooltip="Go there", layout=widgets.Layout(width="auto"))
@@ -143,7 +140,7 @@ class Lab(Panel):
         title = self.tabs.titles[change["new"]] if change["new"] is not None else ""
         if isinstance(shown := self.panels.get(title), StudyPanel):
             shown.look_again()
-        if shown is not None or title not in self._later:
+        if shown is not None or title not in _MORE:
             return
         try:
             panel = self._make(title)
@@ -156,7 +153,7 @@ class Lab(Panel):
         self.tabs.children = children
 
     def _make(self, title: str) -> widgets.Widget:
-        kind = getattr(import_module(_STUDIES), self._later[title])
+        kind = getattr(import_module("buildvm_nb.nb"), _MORE[title])
         if title == "Catalog":
             return kind(self._catalog, name=self._inner)
         return kind(

@@ -16,7 +16,7 @@ from buildvm_nb.image import DEBIAN_KERNELS, list_kernels
 from buildvm_nb.model.instants import format_instant, now
 from buildvm_nb.model.machine import CPU_MODELS, Accelerator, ImageSpec, MachineSpec, cpu_at
 from buildvm_nb.nb.jobs import Job
-from buildvm_nb.nb.panel import Field, Panel
+from buildvm_nb.nb.panel import Field, Panel, option_field
 from buildvm_nb.study import choose_faithful
 from buildvm_nb.study.host_checks import Check, State, check_host, check_space
 from buildvm_nb.study.options import OPTIONS, read_option
@@ -261,49 +261,18 @@ class MachinePanel(Panel):
         return str(self._features.value)
 
     def _make_fields(self) -> dict[str, Field]:
-        late = {"continuous_update": False}
         wide = {"layout": widgets.Layout(width="26em")}
-
+        suites = ["debian:bullseye", "debian:bookworm", "debian:trixie", "debian:sid"]
+        kernels = [*DEBIAN_KERNELS]
+        models = [model.name for model in CPU_MODELS]
         shown = {
-            "date": widgets.Text(
-                description="Date", placeholder="2019-05-01T12:00:00Z", tooltip="UTC", **late
-            ),
-            "cpu": widgets.Combobox(
-                description="CPU",
-                options=[model.name for model in CPU_MODELS],
-                placeholder="current at that date",
-                tooltip="A QEMU model, features added or taken away: Haswell,-avx2",
-                **late,
-            ),
-            "cpu_count": widgets.Text(
-                description="Cores", placeholder="1", tooltip="Virtual CPUs, 1 to 255", **late
-            ),
-            "kernel": widgets.Combobox(
-                description="Kernel",
-                options=[*DEBIAN_KERNELS],
-                placeholder="debian:bookworm",
-                tooltip="debian:SUITE, or the path of a kernel's directory",
-                **late,
-                **wide,
-            ),
-            "memory": widgets.Text(
-                description="Memory", placeholder="1024", tooltip="1024 (MiB), 512M or 2G", **late
-            ),
-            "image": widgets.Combobox(
-                description="Image",
-                options=["debian:bullseye", "debian:bookworm", "debian:trixie", "debian:sid"],
-                placeholder="debian:bookworm",
-                tooltip="debian:SUITE[,PACKAGE…]",
-                **late,
-                **wide,
-            ),
-            "packages": widgets.Text(
-                description="Packages",
-                placeholder="gcc make python3",
-                tooltip="Debian packages that the image has besides",
-                **late,
-                **wide,
-            ),
+            "date": option_field("date", "2019-05-01T12:00:00Z"),
+            "cpu": option_field("cpu", "current at that date", options=models),
+            "cpu_count": option_field("cpu_count", "1"),
+            "kernel": option_field("kernel", "debian:bookworm", options=kernels, **wide),
+            "memory": option_field("memory_mib", "1024"),
+            "image": option_field("image", "debian:bookworm", options=suites, **wide),
+            "packages": option_field("packages", "gcc make python3", **wide),
         }
         readers: dict[str, Any] = {
             name: partial(read_option, field, called=OPTIONS[field].label.lower())

@@ -14,11 +14,13 @@ from IPython.display import display
 from buildvm_nb.errors import BuildVMError, UsageError
 from buildvm_nb.nb.jobs import Job
 from buildvm_nb.nb.ownership import release, take_over
+from buildvm_nb.study.options import OPTIONS
 
 __all__ = [
     "Field",
     "Panel",
     "error_html",
+    "option_field",
 ]
 
 # A field that somebody types in, and what is wrong with it right beside it.
@@ -28,6 +30,22 @@ _COMPLAINT = (
     "border-left:4px solid var(--jp-error-color1,#b3261e);padding-left:6px;"
     "color:var(--jp-content-font-color1,inherit)"
 )  # the theme's text on the theme's ground: what is wrong is told by words and bar, not by red
+
+
+def option_field(field: str, empty: str = "", **more: Any) -> widgets.Text:  # noqa: ANN401 - traits
+    """Make a field that an option of the table is typed in.
+
+    `empty`: what it shows while it is empty; default: what then holds.
+    `more`: ``options`` that can be chosen, and how it is laid out.
+    """
+    option = OPTIONS[field]
+    return (widgets.Combobox if "options" in more else widgets.Text)(
+        description=option.label,
+        placeholder=empty or option.left_out or "no limit",
+        tooltip=option.help,
+        continuous_update=False,
+        **more,
+    )
 
 
 class Field:

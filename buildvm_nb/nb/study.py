@@ -26,7 +26,7 @@ from buildvm_nb.model.instants import format_instant, now
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.model.value import clean
 from buildvm_nb.nb.jobs import Job, TaskEvent
-from buildvm_nb.nb.panel import Panel
+from buildvm_nb.nb.panel import Panel, option_field
 from buildvm_nb.study.again import field_options, is_curated, question_options
 from buildvm_nb.study.axes import parse_distance
 from buildvm_nb.study.diagnose import diagnose_case
@@ -484,7 +484,6 @@ class StudyPanel(Panel):
 # Finding out when, on which CPU and on which kernel a case stops building, in a notebook.
 
 _AXES = (Axis.DATE, Axis.CPU, Axis.KERNEL, Axis.CORES)
-_REPEATS = 2
 
 
 class DiagnosisPanel(StudyPanel):
@@ -533,10 +532,9 @@ class DiagnosisPanel(StudyPanel):
             for axis in _AXES
         }
         """What is varied, by axis."""
-        self.first = _field("From", "ten years before its own date")
-        self.last = _field("To", "July in fifteen years")
-        self.repeats = _field("Repeats", f"{_REPEATS} confirming runs on each side")
-        self.budget = _field("Budget", "guest runs at most; no limit")
+        self.first, self.last, self.repeats, self.budget = map(
+            option_field, ("first", "last", "repeats", "budget")
+        )
         return [
             widgets.HBox([widgets.Label("Vary"), *self.axes.values()]),
             widgets.HBox([self.first, self.last]),
@@ -578,15 +576,6 @@ def read_field(field: str, widget: widgets.Text) -> Any:  # noqa: ANN401 - the o
     return read_option(field, widget.value.strip() or None, OPTIONS[field].label)
 
 
-def _field(name: str, default: str) -> widgets.Text:
-    return widgets.Text(
-        description=name,
-        placeholder=default,
-        tooltip=f"{name}; left empty: {default}",
-        continuous_update=False,
-    )
-
-
 # Which day breaks what in a project, in a notebook.
 
 _SAYS_NOTHING = frozenset({Verdict.ERROR, Verdict.UNAVAILABLE})
@@ -617,12 +606,7 @@ class ForecastPanel(StudyPanel):
             tooltip="The last day to look at: a date, a year, or a distance such as 10y",
             continuous_update=False,
         )
-        self.budget = widgets.Text(
-            description="Budget",
-            placeholder="guest runs at most; no limit",
-            tooltip="Guest runs at most; left empty: no limit",
-            continuous_update=False,
-        )
+        self.budget = option_field("budget")
         return [widgets.HBox([self.until, self.budget])]
 
     def _asked(self) -> Sequence[widgets.Widget]:

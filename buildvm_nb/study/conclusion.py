@@ -1,7 +1,7 @@
 """From what the axes showed to one finding."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -31,7 +31,6 @@ from buildvm_nb.search import (
     coin_confidence,
 )
 from buildvm_nb.study.choice import passes_at
-from buildvm_nb.study.cpus import CpuStudy
 from buildvm_nb.study.dates import (
     DateStudy,
     explain_boundary,
@@ -41,11 +40,13 @@ from buildvm_nb.study.dates import (
     when,
     with_rule,
 )
-from buildvm_nb.study.ordered import ZONES, OrderedStudy
 
 if TYPE_CHECKING:
     from buildvm_nb.model.case import Case
     from buildvm_nb.model.machine import MachineSpec
+    from buildvm_nb.source import Commit
+    from buildvm_nb.study.cpus import CpuStudy
+    from buildvm_nb.study.ordered import LineStudy
 
 __all__ = [
     "assumptions_of",
@@ -54,11 +55,11 @@ __all__ = [
     "dates_finding",
     "flaky_finding",
     "gaps_of",
-    "ordered_finding",
+    "line_finding",
+    "nearest",
     "reruns_of",
     "support_of",
     "windows_of",
-    "zone_finding",
 ]
 
 _SECOND = timedelta(seconds=1)
@@ -109,7 +110,7 @@ def date_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Find
     return base.model_copy(update=changes | {"summary": "; ".join(told)})
 
 
-def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
+def cpu_finding(study: "CpuStudy", base: Finding) -> Finding:
     """Conclude from differences between CPUs."""
     good, bad = study.good, study.bad
     if good is None or bad is None:
@@ -118,6 +119,9 @@ def cpu_finding(study: CpuStudy, base: Finding) -> Finding:
         why = f"{good.machine.cpu} fails without {_listed(study.features)}"
         if study.needed:
             why += f", {bad.machine.cpu} passes with {_listed(study.needed)}"
+        if study.needs_vendor:
+            other, vendor = study.needs_vendor
+            why += f"; {other.machine.cpu}, which has that, passes as {vendor} only"
     elif study.harmful:
         why = f"{good.machine.cpu} fails with {_listed(study.harmful)}"
     elif study.vendor:
@@ -163,43 +167,47 @@ def both_finding(dated: Finding, by_cpu: Finding) -> Finding:
     )
 
 
-def ordered_finding(study: OrderedStudy, axis: Axis, kind: FindingKind, base: Finding) -> Finding:
+def line_finding(study: "LineStudy", base: Finding) -> Finding:
     """Conclude from changes along an axis of a few values.
 
     `study`: with one change at least.
     """
-    transitions = study.survey.transitions
-    boundaries = tuple(_ordered_boundary(study, axis, change) for change in transitions)
+    line, transitions = study.line, study.survey.transitions
+    if line.axis is Axis.TIMEZONE:
+        return _zone_finding(study, base)
+    boundaries = tuple(_line_boundary(study, change) for change in transitions)
     bad = _first(study.outcomes.values(), State.BAD)
     good = _first(reversed(list(study.outcomes.values())), State.GOOD)
-    told = "; ".join(
-        f"{_verdict_words(b.before)} up to {axis} {b.last_before}, "
-        f"{_verdict_words(b.after)} from {b.first_after} on"
-        for b in boundaries
+    told = (
+        [_tell_commit(line.commits, change) for change in transitions]
+        if line.commits
+        else [
+            f"{_verdict_words(b.before)} up to {line.axis} {b.last_before}, "
+            f"{_verdict_words(b.after)} from {b.first_after} on"
+            for b in boundaries
+        ]
     )
     changes = {
-        "kind": kind,
-        "axis": axis,
-        "summary": told,
+        "kind": line.kind,
+        "axis": line.axis,
+        "summary": "; ".join(told),
         "boundaries": boundaries,
         "failing_line": bad.evidence if bad else "",
         "environment": good.machine if good else None,
         "confidence": coin_confidence(min(change.confirmed for change in transitions)),
-        "assumptions": (*base.assumptions, *study.notes),
+        "assumptions": _each_once(base.assumptions, line.missing, line.notes),
     }
-    if axis is Axis.KERNEL:
+    if line.axis is Axis.KERNEL:
         changes["passing_kernels"] = _kernels(study, State.GOOD)
         changes["failing_kernels"] = _kernels(study, State.BAD)
     return base.model_copy(update=changes)
 
 
-def zone_finding(study: OrderedStudy, base: Finding) -> Finding:
-    """Conclude where it passes in some time zones and fails in others.
-
-    `study`: with one change at least.
-    """
+def _zone_finding(study: "LineStudy", base: Finding) -> Finding:
+    """Conclude where it passes in some time zones and fails in others, which have no order."""
+    values = study.line.values
     by_state: dict[State, list[int]] = {State.GOOD: [], State.BAD: []}
-    for index in range(len(study.values)):
+    for index in range(len(values)):
         states = {state_of(one) for one in study.at(index)} - {State.UNKNOWN}
         if len(states) == 1:
             by_state[states.pop()].append(index)
@@ -209,8 +217,8 @@ def zone_finding(study: OrderedStudy, base: Finding) -> Finding:
     boundaries = tuple(
         Boundary(
             axis=Axis.TIMEZONE,
-            last_before=study.values[good[0]],
-            first_after=study.values[index],
+            last_before=values[good[0]],
+            first_after=values[index],
             before=Verdict.PASSED,
             after=failed.verdict,
             is_exact=True,
@@ -218,22 +226,24 @@ def zone_finding(study: OrderedStudy, base: Finding) -> Finding:
         )
         for index in bad
     )
-    told = [_listed([_zone_words(study.values[index]) for index in some]) for some in (bad, good)]
+    told = [_listed([study.line.tell(index) for index in some]) for some in (bad, good)]
     changes = {
-        "kind": FindingKind.TIMEZONE_DEPENDENT,
+        "kind": study.line.kind,
         "axis": Axis.TIMEZONE,
         "summary": f"fails with TZ={told[0]}; passes with TZ={told[1]}",
         "boundaries": boundaries,
         "failing_line": failed.evidence,
         "environment": shown.machine,
-        "assumptions": (*base.assumptions, *study.notes),
     }
     return base.model_copy(update=changes)
 
 
-def _zone_words(zone: str) -> str:
-    place = ZONES.get(zone, "")
-    return f"{zone} ({place})" if place and place != zone else zone
+def _tell_commit(commits: "Sequence[Commit]", change: Transition) -> str:
+    verb, first = "passes" if change.after is State.GOOD else "fails", commits[change.first_after]
+    told = f"{verb} from commit {first.id[:12]} on ({first.committed_at:%Y-%m-%d}, {first.subject})"
+    if skipped := change.first_after - change.last_before - 1:
+        told += f", or from one of the {skipped} before it, which do not build"
+    return told
 
 
 def flaky_finding(disagreeing: Iterable[Outcome], axis: Axis | None, base: Finding) -> Finding:
@@ -362,13 +372,14 @@ def gaps_of(outcomes: Iterable[Outcome], base: "Case") -> tuple[str, ...]:
     told = [runs for runs in places.values() if any(map(_is_told, runs))]
     silent = [runs[-1] for runs in places.values() if not any(map(_is_told, runs))]
     gaps = []
-    for field, what in (("cpu", "CPU"), ("kernel", "kernel"), ("cpu_count", "number of cores")):
-        known = {getattr(runs[0].machine, field) for runs in told}
-        lost = {getattr(one.machine, field): one for one in silent}
+    words = {Axis.CPU: "CPU", Axis.KERNEL: "kernel", Axis.CORES: "number of cores"}
+    for axis, what in words.items():
+        known = {getattr(runs[0].machine, axis.field) for runs in told}
+        lost = {getattr(one.machine, axis.field): one for one in silent}
         gaps += [
             _gap(f"on {what} {value}", one) for value, one in lost.items() if value not in known
         ]
-        silent = [one for one in silent if getattr(one.machine, field) in known]
+        silent = [one for one in silent if getattr(one.machine, axis.field) in known]
     own = base.build_digest()
     others = [one for one in silent if one.case.build_digest() != own]
     dates = sorted(
@@ -454,11 +465,11 @@ def _date_boundary(study: DateStudy, change: Transition, hints: Sequence[Hint]) 
     )
 
 
-def _ordered_boundary(study: OrderedStudy, axis: Axis, change: Transition) -> Boundary:
+def _line_boundary(study: "LineStudy", change: Transition) -> Boundary:
     return Boundary(
-        axis=axis,
-        last_before=study.values[change.last_before],
-        first_after=study.values[change.first_after],
+        axis=study.line.axis,
+        last_before=study.line.values[change.last_before],
+        first_after=study.line.values[change.first_after],
         before=_verdict(_first(study.at(change.last_before), change.before), change.before),
         after=_verdict(_first(study.at(change.first_after), change.after), change.after),
         is_exact=_is_exact(change),
@@ -471,23 +482,24 @@ def _is_exact(change: Transition) -> bool:
     return change.is_exact and change.first_after - change.last_before == 1
 
 
-def _beside(outcomes: dict[Probe, Outcome], change: Transition, state: State) -> Outcome | None:
-    """Return the outcome of a state that is nearest to a change, from its own side if there is one.
+def nearest(outcomes: Mapping[Probe, Outcome], change: Transition, state: State) -> Probe | None:
+    """Return the run of a state that is nearest to a change, from its own side if there is one.
 
-    A run whose clock went on may have begun on the other side.
+    A run whose clock went on may have begun on the other side, so of two a held one comes first.
     """
-    is_before = state is change.before
-    fitting = [
-        (
-            not (probe.at <= change.last_before if is_before else probe.at >= change.first_after),
-            abs(probe.at - change.first_after),
-            outcome.id,
-            outcome,
-        )
-        for probe, outcome in outcomes.items()
-        if state_of(outcome) is state
-    ]
-    return min(fitting, key=lambda found: found[:3])[3] if fitting else None
+
+    def rank(probe: Probe) -> tuple[bool, int, bool, int]:
+        is_before = state is change.before
+        is_beside = probe.at <= change.last_before if is_before else probe.at >= change.first_after
+        return not is_beside, abs(probe.at - change.first_after), not probe.held, probe.attempt
+
+    fitting = (probe for probe, outcome in outcomes.items() if state_of(outcome) is state)
+    return min(fitting, key=rank, default=None)
+
+
+def _beside(outcomes: Mapping[Probe, Outcome], change: Transition, state: State) -> Outcome | None:
+    probe = nearest(outcomes, change, state)
+    return outcomes[probe] if probe else None
 
 
 def _first(outcomes: Iterable[Outcome], state: State) -> Outcome | None:
@@ -500,7 +512,7 @@ def _verdict(outcome: Outcome | None, state: State) -> Verdict:
     return Verdict.PASSED if state is State.GOOD else Verdict.FAILED
 
 
-def _kernels(study: OrderedStudy, state: State) -> tuple[str, ...]:
+def _kernels(study: "LineStudy", state: State) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys(
             outcome.machine.kernel

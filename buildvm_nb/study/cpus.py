@@ -42,6 +42,8 @@ class CpuStudy:
     """Smallest set found whose addition to `good` makes it fail."""
     vendor: str = ""
     """CPUID's name of the vendor with which `bad` passes, and without which `good` fails."""
+    needs_vendor: tuple[Outcome, str] | None = None
+    """A run that fails although its CPU has `features`, and the vendor as which that passes."""
     confirmed: int = 0
     disagreeing: tuple[Outcome, ...] = ()
     """Runs in one environment that did not agree; then nothing else is concluded."""
@@ -80,6 +82,7 @@ def study_cpus(
             try:
                 _reduce(bench, good, bad, study)
                 _confirm(bench, good, bad, study)
+                _look_at_others(bench, good, study)
             except BudgetSpent as spent:
                 study.notes.append(spent.message)
     study.passing = tuple(one for one in bench.models() if state_of(one) is State.GOOD)
@@ -240,6 +243,28 @@ def _confirm(bench: _Bench, good: Outcome, bad: Outcome, study: CpuStudy) -> Non
             tried = [*bench.run([less]), *bench.run([less], attempt=1)]
             if any(state_of(one) is wanted for one in tried):
                 study.disagreeing = tuple(tried)
+
+
+def _look_at_others(bench: _Bench, good: Outcome, study: CpuStudy) -> None:
+    """Ask what else the models need that fail although they have what decides it between two."""
+    wanted = frozenset(study.features)
+    others = [one for one in bench.models() if state_of(one) is State.BAD]
+    others = [one for one in others if wanted and wanted <= _features(one)]
+    maker = _vendor(good)
+    strange = ((one, other) for one in others if (other := _vendor(one)) not in {None, maker})
+    if maker and (found := next(strange, None)):
+        one, other = found
+        as_good, as_other = _VENDORS[maker], _VENDORS[other]
+        swapped = [f"{one.machine.cpu},vendor={as_good}", f"{good.machine.cpu},vendor={as_other}"]
+        tried = [state for n in (0, 1) for state in map(state_of, bench.run(swapped, attempt=n))]
+        if tried == [State.GOOD, State.BAD] * 2:
+            study.needs_vendor = one, as_good
+    if others and study.needs_vendor is None:
+        names = ", ".join(one.machine.cpu for one in others)
+        study.notes.append(
+            f"{names}: fails although it has {' '.join(study.features)}; "
+            "what else it lacks was not found"
+        )
 
 
 def _minimal(

@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any, Never, cast
 
-from buildvm_nb.errors import BudgetSpent, SourceError, UsageError
-from buildvm_nb.model.case import Case, GitSource, at_commit
+from buildvm_nb.errors import BudgetSpent, SearchError, UsageError
+from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Finding, FindingKind, Hint, HintKind
 from buildvm_nb.model.instants import LATEST_CLOCK, format_instant, now
 from buildvm_nb.model.machine import CPU_MODELS, OLDEST_QEMU, Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, new_id
-from buildvm_nb.search import LEVEL, Plan, State, fisher_exact
-from buildvm_nb.source import Commit, list_commits
+from buildvm_nb.search import LEVEL, State, fisher_exact
 from buildvm_nb.study.conclusion import (
     assumptions_of,
     both_finding,
@@ -20,9 +21,8 @@ from buildvm_nb.study.conclusion import (
     dates_finding,
     flaky_finding,
     gaps_of,
-    ordered_finding,
+    line_finding,
     support_of,
-    zone_finding,
 )
 from buildvm_nb.study.cpus import GENERATIONS, study_cpus
 from buildvm_nb.study.dates import (
@@ -46,115 +46,26 @@ from buildvm_nb.study.laboratory import (
 )
 from buildvm_nb.study.ordered import (
     KERNELS,
-    OrderedStudy,
-    study_cores,
-    study_kernels,
-    study_order,
+    Line,
+    LineStudy,
+    commit_line,
+    core_line,
+    kernel_line,
+    study_line,
     study_outputs,
-    study_zones,
+    zone_line,
 )
-from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
 from buildvm_nb.study.run import machine_for
-from buildvm_nb.study.scouting import scout_of, search_and_prove
+from buildvm_nb.study.scouting import scout_of, search_and_prove, search_and_prove_commits
 
 __all__ = [
-    "between_commits",
+    "Outlook",
     "diagnose",
     "diagnose_case",
+    "look_ahead",
     "machines_of",
 ]
-
-# The commit axis: which commit broke a case or mended it, at a fixed date, in one machine.
-
-_SCAN_PARTS = 8
-"""What is undone in between shows where both ends are alike: so many parts are looked at."""
-
-
-def between_commits(lab: Laboratory, good: str, bad: str) -> tuple[Commit, ...]:
-    """List the commits to search.
-
-    Raises `SourceError` if a commit cannot be had, or neither is an ancestor of the other.
-    """
-    source = cast("GitSource", at_commit(lab.case, good).source)
-    ends = (good, bad)
-    try:
-        return _listed(lab, source, *ends)
-    except SourceError as error:
-        try:
-            return _listed(lab, source, *reversed(ends))
-        except SourceError:
-            raise error from None
-
-
-def study_commits(
-    lab: Laboratory,
-    spec: MachineSpec,
-    commits: Sequence[Commit],
-    base: Finding,
-    *,
-    repeats: int = 2,
-) -> Finding | None:
-    """Find the commits at which the verdict changes.
-
-    What the ends show decides what failing means: where an end does not build, that is it; else
-    commits that do not build are skipped. Where both ends are alike, some between are looked at.
-    """
-    builders = {step.name for step in split_steps(lab.case)[0]}
-
-    def order(commit: Commit, attempt: int) -> Order:
-        case = at_commit(lab.case, commit.id)
-        return Order(case=case, machine=spec, probing={"attempt": attempt})
-
-    ends = lab.run([order(commit, 0) for commit in (commits[0], commits[-1])])
-    failing = [one for one in ends if state_of(one) is State.BAD]
-    is_of_build = any(one.failing_step in builders for one in failing)
-
-    def judge(outcome: Outcome) -> State:
-        """Skip what does not build, unless that is what an end fails by."""
-        is_skipped = outcome.failing_step in builders and not is_of_build
-        return State.UNKNOWN if is_skipped else state_of(outcome)
-
-    is_alike = len({state_of(one) for one in ends}) == 1
-    last = len(commits) - 1
-    parts = min(last, _SCAN_PARTS if is_alike else 1) or 1
-    plan = Plan(
-        first=0,
-        last=last,
-        scan=[last * part // parts for part in range(1, parts)],
-        repeats=repeats,
-        workers=lab.workers,
-        can_hold=False,
-        reveal=0,
-    )
-    study = study_order(lab, commits, order, plan, name=lambda commit: commit.id, judge=judge)
-    if study.survey.is_flaky:
-        split = {one.at for one in study.survey.disagreements}
-        runs = [outcome for index in sorted(split) for outcome in study.at(index)]
-        return flaky_finding(runs, Axis.COMMIT, base)
-    if not study.survey.transitions:
-        return None
-    finding = ordered_finding(study, Axis.COMMIT, FindingKind.COMMIT_DEPENDENT, base)
-    told = [
-        _tell(commits, change.last_before, change.first_after, change.after)
-        for change in study.survey.transitions
-    ]
-    return finding.model_copy(update={"summary": "; ".join(told)})
-
-
-def _listed(lab: Laboratory, source: GitSource, older: str, newer: str) -> tuple[Commit, ...]:
-    return list_commits(source, older, newer, cache=lab.cache, base=lab.base, progress=lab.progress)
-
-
-def _tell(commits: Sequence[Commit], before: int, after: int, state: State) -> str:
-    verb = "passes" if state is State.GOOD else "fails"
-    first = commits[after]
-    told = f"{verb} from commit {first.id[:12]} on ({first.committed_at:%Y-%m-%d}, {first.subject})"
-    skipped = after - before - 1
-    if skipped:
-        told += f", or from one of the {skipped} before it, which do not build"
-    return told
-
 
 _OF_ZONES = re.compile(
     r"time.?zone|zoneinfo|tzinfo|tzset|tzlocal|tzdata|\bpytz\b|\butc.?offset|\bTZ\b", re.IGNORECASE
@@ -250,15 +161,8 @@ class _Diagnosis:
         if all(state_of(outcome) is State.UNKNOWN for outcome in self.plain):
             summary = f"no machine gave a verdict: {self.plain[-1].why}"
             return self._base(kind=FindingKind.UNDETERMINED, summary=summary)
-        studies = {
-            Axis.DATE: self._dates,
-            Axis.CPU: self._cpus,
-            Axis.KERNEL: self._kernels,
-            Axis.CORES: self._cores,
-            Axis.TIMEZONE: self._zones,
-        }
         for axis in self._order():
-            if finding := studies[axis]():
+            if finding := self._study(axis):
                 return self._cross(finding)
             self.tried.append(axis)
         return self._pair() or self._hinted_zones() or self._same_everywhere()
@@ -319,16 +223,17 @@ class _Diagnosis:
     def _changes(self, finding: Finding, point: Outcome) -> dict[str, Any]:
         """Choose what else to vary: on the axes that were asked for, and do not explain it."""
         machine = point.machine
-        others: dict[Axis, dict[str, Any]] = {
-            Axis.CPU: {"cpu": "EPYC" if machine.cpu != "EPYC" else "Haswell"},
-            Axis.KERNEL: {"kernel": next(name for name in KERNELS if name != machine.kernel)},
-            Axis.CORES: {"cpu_count": 2 if machine.cpu_count != 2 else 1},  # noqa: PLR2004
+        others: dict[Axis, Any] = {
+            Axis.CPU: "EPYC" if machine.cpu != "EPYC" else "Haswell",
+            Axis.KERNEL: next(name for name in KERNELS if name != machine.kernel),
+            Axis.CORES: 2 if machine.cpu_count != 2 else 1,  # noqa: PLR2004
         }
-        chosen: dict[str, Any] = {}
-        for axis, change in others.items():
-            if axis in self.questions.axes and axis is not finding.axis:
-                chosen |= change
-        return {field: value for field, value in chosen.items() if field not in self.fixed}
+        free = {*self.questions.axes} - {finding.axis}
+        return {
+            axis.field: value
+            for axis, value in others.items()
+            if axis in free and axis.field not in self.fixed
+        }
 
     def _plain(self, specs: Sequence[MachineSpec]) -> list[Outcome]:
         """Run all steps in machines; the same one only once."""
@@ -418,14 +323,21 @@ class _Diagnosis:
 
     def _searched(self, spec: MachineSpec, span: DateRange, plain: list[Outcome]) -> DateStudy:
         """Search dates, on a faster engine where nobody asked for this one."""
-        is_free = not self.fixed & {"accelerator", "cpu"} and span.effort is not Effort.QUICK
-        scout = scout_of(self.lab, spec, plain) if is_free else None
+        scout = scout_of(self.lab, spec, plain) if plain and self._is_free() else None
         if scout is None:
             return study_dates(self.lab, spec, span, plain)
         study, told, is_gap = search_and_prove(self.lab, spec, scout, span, plain)
+        self._tell_of_engines(told, is_gap=is_gap)
+        return study
+
+    def _is_free(self) -> bool:
+        """Tell whether the engine is ours to choose."""
+        asked = self.fixed & {"accelerator", "cpu"}
+        return not asked and self.questions.effort is not Effort.QUICK
+
+    def _tell_of_engines(self, told: str, *, is_gap: bool) -> None:
         if told:
             (self.left_out if is_gap else self.assumed).append(told)
-        return study
 
     def _tell_later(self, hints: Iterable[Hint]) -> None:
         """Say which validities end or begin after the dates that are studied, the first one."""
@@ -461,25 +373,23 @@ class _Diagnosis:
             return cpu_finding(study, self._base())
         return None
 
-    def _kernels(self) -> Finding | None:
-        names = self.questions.kernels
-        study = study_kernels(self.lab, self._somewhere(), names, repeats=self.repeats)
-        self.left_out += study.missing
-        self.assumed += [note for note in study.notes if note not in study.missing]
-        return self._ordered(study, Axis.KERNEL, FindingKind.KERNEL_DEPENDENT)
-
-    def _cores(self) -> Finding | None:
-        counts = self.questions.cores
-        if self.questions.effort is Effort.QUICK:
-            counts = counts[:2]
-        study = study_cores(self.lab, self._somewhere(), counts, repeats=self.repeats)
-        return self._ordered(study, Axis.CORES, FindingKind.CORES_DEPENDENT)
-
-    def _zones(self) -> Finding | None:
-        study = study_zones(self.lab, self._somewhere(), repeats=self.repeats)
-        finding = self._ordered(study, Axis.TIMEZONE, FindingKind.TIMEZONE_DEPENDENT)
-        is_told = finding is not None and finding.kind is FindingKind.TIMEZONE_DEPENDENT
-        return zone_finding(study, self._base()) if is_told else finding
+    def _study(self, axis: Axis) -> Finding | None:
+        """Study one axis; None: it makes no difference."""
+        lab, asked = self.lab, self.questions
+        match axis:
+            case Axis.DATE:
+                return self._dates()
+            case Axis.CPU:
+                return self._cpus()
+            case Axis.KERNEL:
+                return self._along(kernel_line(lab, self._somewhere(), asked.kernels))
+            case Axis.CORES:
+                counts = asked.cores[:2] if asked.effort is Effort.QUICK else asked.cores
+                return self._along(core_line(lab, self._somewhere(), counts))
+            case Axis.TIMEZONE:
+                return self._along(zone_line(lab, self._somewhere()))
+            case Axis.COMMIT:
+                return self._between(asked.good, asked.bad)
 
     def _hinted_zones(self) -> Finding | None:
         """Try time zones, unasked, where a failing run speaks of them and nothing else explains it.
@@ -491,7 +401,7 @@ class _Diagnosis:
         failed = [one for one in self._judged() if state_of(one) is State.BAD]
         if not any(_OF_ZONES.search(self.lab.log(one) or one.evidence) for one in failed[:3]):
             return None
-        finding = self._zones()
+        finding = self._study(Axis.TIMEZONE)
         if finding is None:
             self.tried.append(Axis.TIMEZONE)
         return finding
@@ -503,28 +413,43 @@ class _Diagnosis:
                 "the commit axis needs a good and a bad commit, and no other axis beside it",
                 hint="--axis commit --good v1.0 --bad HEAD",
             )
-        commits = between_commits(self.lab, good, bad)
-        repeats = self.repeats
-        finding = study_commits(self.lab, self.today, commits, self._base(), repeats=repeats)
-        if finding is None:
-            self.tried.append(Axis.COMMIT)
-        return finding or self._same_everywhere()
+        if finding := self._study(Axis.COMMIT):
+            return finding
+        self.tried.append(Axis.COMMIT)
+        return self._same_everywhere()
 
-    def _ordered(self, study: OrderedStudy, axis: Axis, kind: FindingKind) -> Finding | None:
+    def _between(self, good: str, bad: str) -> Finding | None:
+        """Study commits, on a faster engine where nobody asked for this one."""
+        line = commit_line(self.lab, self.today, good, bad)
+        scout = scout_of(self.lab, self.today) if self._is_free() else None
+        if scout is None:
+            return self._along(line)
+        fast = commit_line(self.lab, scout, good, bad)
+        study, told, is_gap = search_and_prove_commits(self.lab, line, fast, self.repeats)
+        self._tell_of_engines(told, is_gap=is_gap)
+        return self._concluded(study)
+
+    def _along(self, line: Line) -> Finding | None:
+        """Study an axis of a few values."""
+        self.left_out += line.missing
+        self.assumed += line.notes
+        return self._concluded(study_line(self.lab, line, self.repeats))
+
+    def _concluded(self, study: LineStudy) -> Finding | None:
+        """Conclude from an axis of a few values; None: it makes no difference."""
+        line = study.line
         if study.survey.is_flaky:
-            split = {one.at for one in study.survey.disagreements}
-            runs = [outcome for index in sorted(split) for outcome in study.at(index)]
-            return flaky_finding(runs, axis, self._base())
-        for change in study.survey.transitions:
+            return flaky_finding(study.disagreeing, line.axis, self._base())
+        for change in study.survey.transitions if line.axis is not Axis.COMMIT else ():
             sides = ((change.last_before, change.before), (change.first_after, change.after))
             ends = [
                 next(one for one in study.at(index) if state_of(one) is state)
                 for index, state in sides
             ]
-            if runs := self._by_chance(ends, axis):
-                return flaky_finding(runs, axis, self._base())
+            if runs := self._by_chance(ends, line.axis):
+                return flaky_finding(runs, line.axis, self._base())
         if study.survey.transitions:
-            return ordered_finding(study, axis, kind, self._base())
+            return line_finding(study, self._base())
         return self._spent() if study.survey.exhausted else None
 
     def _by_chance(self, ends: Sequence[Outcome], axis: Axis) -> list[Outcome]:
@@ -620,6 +545,8 @@ class _Diagnosis:
         if not self.dates:
             return ()
         taken = assumptions_of(self.dates.survey)
+        if self.dates.unexplained:  # each change would tell of its own, and none explains a thing
+            taken = ("nothing is known of the dates between those that were looked at",)
         if self.questions.effort is Effort.QUICK:
             return (*taken, "no rule of the calendar, such as a weekday, was looked for")
         if self.dates.lacking:
@@ -690,13 +617,7 @@ def _is_repeated(one: Outcome, other: Outcome) -> bool:
 
 
 def _value(outcome: Outcome, axis: Axis) -> object:
-    machine = outcome.machine
-    return {
-        Axis.CPU: machine.cpu,
-        Axis.KERNEL: machine.kernel,
-        Axis.CORES: machine.cpu_count,
-        Axis.TIMEZONE: outcome.case.timezone,
-    }[axis]
+    return getattr(outcome.machine, axis.field) if axis.field else outcome.case.timezone
 
 
 def _counted(outcomes: Iterable[Outcome]) -> tuple[int, int]:
@@ -718,6 +639,80 @@ def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def _changed_words(changes: Mapping[str, Any]) -> str:
     words = {"cpu": "on CPU {}", "kernel": "on kernel {}", "cpu_count": "with {} cores"}
     return ", ".join(words[field].format(value) for field, value in changes.items())
+
+
+# What a diagnosis would ask first, without a guest.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a diagnosis would do."""
+
+    axes: tuple[Axis, ...]
+    orders: tuple[Order, ...]
+    """Its first runs."""
+    dates: tuple[datetime, datetime] | None
+    """Beginning and end of the dates, where they are studied."""
+    hints: int | None
+    """Dates found in sources and packages; None: they are not looked for."""
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plain JSON.
+
+        Returns: axes, the machines of the first runs, dates and the number of hints.
+        """
+        return {
+            "axes": [axis.value for axis in self.axes],
+            "machines": [order.machine.model_dump(mode="json") for order in self.orders],
+            "dates": None if self.dates is None else [format_instant(at) for at in self.dates],
+            "hints": self.hints,
+        }
+
+
+def look_ahead(
+    case: Case,
+    questions: Questions,
+    overrides: Mapping[str, Any],
+    means: Means,
+) -> Outlook:
+    """Work out what a diagnosis would ask first; sources are fetched for it."""
+    lab = _ClosedLaboratory(case, means)
+    orders = _first_orders(lab, questions, overrides)
+    if Axis.DATE not in questions.axes:
+        return Outlook(axes=questions.axes, orders=orders, dates=None, hints=None)
+    own, today = orders[0].machine, orders[-1].machine
+    first, last = questions.dates(own.date, today.date)
+    hints = None
+    if questions.use_hints:
+        found = collect_hints(lab, own.image, first, last)
+        hints = len({hint.instant for hint in found if hint.kind is not HintKind.CALENDAR})
+    return Outlook(axes=questions.axes, orders=orders, dates=(first, last), hints=hints)
+
+
+class _Asked(Exception):
+    """The first question of a diagnosis: a way out of it, no error."""
+
+    def __init__(self, orders: Sequence[Order]) -> None:
+        super().__init__()
+        self.orders = tuple(orders)
+
+
+class _ClosedLaboratory(Laboratory):
+    """Runs nothing."""
+
+    def run(self, orders: Sequence[Order]) -> Never:
+        """Stop the diagnosis at its question."""
+        raise _Asked(orders)
+
+
+def _first_orders(
+    lab: Laboratory, questions: Questions, overrides: Mapping[str, Any]
+) -> tuple[Order, ...]:
+    try:
+        diagnose(lab, questions, overrides)
+    except _Asked as asked:
+        return asked.orders
+    raise SearchError("the diagnosis ended without a question")
 
 
 # A whole diagnosis: a laboratory opened, questions asked, the finding recorded.

@@ -511,6 +511,7 @@ def forecast(
         if overrides.get("accelerator") is None:
             cpu_matters = overrides.get("cpu") is not None
             overrides["accelerator"] = lab.accelerator(cpu_matters=cpu_matters)
+        lab.have_ready(overrides)
         today = _run_today(lab, overrides, start)
         if state_of(today) is State.BAD:
             return _fails_today(lab, today, until)

@@ -33,6 +33,7 @@ from buildvm_nb.study.prepare import Prepared, prepare_case, run_carried, run_fo
 from buildvm_nb.study.run import (
     Basis,
     Inputs,
+    Output,
     Part,
     Setting,
     Trial,
@@ -43,6 +44,7 @@ from buildvm_nb.study.run import (
     kvm_status,
     machine_for,
     prepare,
+    run_case,
     run_here,
     run_once,
     trouble,
@@ -53,6 +55,7 @@ __all__ = [
     "Laboratory",
     "Order",
     "Within",
+    "build_case",
     "claimed_line",
     "compared",
     "open_laboratory",
@@ -542,6 +545,40 @@ def quote_line(text: str, logs: Iterable[str]) -> str:
         if says(log, text):
             return text
     return ""
+
+
+# A build, which is one run made here and recorded; and a study, which opens the door.
+
+
+def build_case(
+    case: Case,
+    means: Means,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    chosen_by: tuple[str, ...] = (),
+    output: Output | None = None,
+    held: bool = False,
+) -> Outcome:
+    """Build a case once and record the outcome; it is told even where it cannot be recorded.
+
+    `chosen_by`: ids of the findings that chose the machine.
+    """
+    trial = run_case(
+        case,
+        overrides,
+        cache=means.cache,
+        base=means.base,
+        progress=means.progress,
+        output=output,
+        held=held,
+    )
+    outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
+    try:
+        outcome = means.catalog.record(outcome, trial.log)
+    finally:
+        if means.on_outcome:
+            means.on_outcome(outcome, False)  # noqa: FBT003 - a callback's plain argument
+    return outcome
 
 
 @contextmanager

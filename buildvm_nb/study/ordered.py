@@ -2,99 +2,137 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from shutil import which
 from subprocess import DEVNULL, PIPE, run
-from typing import TypeVar
+from typing import cast
 
 from debian.debian_support import NativeVersion
 
 from buildvm_nb.errors import SourceError, Unreachable
 from buildvm_nb.image.uml import UML_KERNELS
+from buildvm_nb.model.case import GitSource, at_commit
 from buildvm_nb.model.finding import Axis, Finding, FindingKind
 from buildvm_nb.model.machine import Accelerator, MachineSpec
 from buildvm_nb.model.outcome import Outcome, Verdict
 from buildvm_nb.search import Answer, Plan, Probe, State, Survey, coin_confidence, find_transitions
+from buildvm_nb.source import Commit, list_commits
 from buildvm_nb.study.dates import state_of
 from buildvm_nb.study.laboratory import Laboratory, Order
-from buildvm_nb.study.prepare import home_of
+from buildvm_nb.study.prepare import home_of, split_steps
 from buildvm_nb.study.run import Part, Setting, kernel_for, run_once
 from buildvm_nb.vm import scratch_directory
 
 __all__ = [
     "KERNELS",
-    "ZONES",
-    "OrderedStudy",
-    "study_cores",
-    "study_kernels",
-    "study_order",
+    "Line",
+    "LineStudy",
+    "commit_line",
+    "core_line",
+    "kernel_line",
+    "study_line",
     "study_outputs",
-    "study_zones",
+    "zone_line",
 ]
 
-# The kernel axis, and others whose values are few and in order: numbers of cores, commits.
+# An axis of a few values: kernels, numbers of cores, time zones, commits.
 
 KERNELS = ("debian:bullseye", "debian:bookworm", "debian:bookworm-backports", "debian:sid")
 """One for each long-lived series that Debian's mirrors have; trixie has that of the backports."""
 
+ZONES = {
+    "UTC": "UTC",
+    "<+14>-14": "14 hours east of UTC",
+    "<-11>11": "11 hours west of UTC, beyond the date line",
+    "CET-1CEST,M3.5.0,M10.5.0/3": "central Europe, with summer time",
+}
+"""Values of ``TZ``, as POSIX writes them: no image needs zone files for these. Between the second
+and the third it is never the same day."""
+
+_SCAN_PARTS = 8
+"""What is undone in between shows where both ends are alike: so many parts are looked at."""
 _FLAVOUR = re.compile(r"(?:-(?:cloud|rt|amd64|generic|unsigned))+$")
-_T = TypeVar("_T")
 
 
-@dataclass(kw_only=True)
-class OrderedStudy:
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """An axis of a few values, and how a case is run at each of them."""
+
+    axis: Axis
+    kind: FindingKind
+    """What a case is that depends on it."""
+    values: tuple[str, ...]
+    """In their order, as they are told."""
+    order: Callable[[int, int], Order]
+    """Makes an order of the index of a value and the number of the repetition."""
+    judge: Callable[[Outcome], State] = state_of
+    parts: int | None = None
+    """Looked at first; None: every value, as bad intervals between good ones do occur."""
+    commits: tuple[Commit, ...] = ()
+    """Of the commit axis: what its values are."""
+    ends: tuple[Outcome, ...] = ()
+    """Of the commit axis: runs of the first and the last."""
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    """What should have been tried and could not be had."""
+
+    def tell(self, at: int) -> str:
+        """Tell a value in a sentence."""
+        value = self.values[at]
+        place = ZONES.get(value, value) if self.axis is Axis.TIMEZONE else value
+        return value if place == value else f"{value} ({place})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineStudy:
     """What was found along an axis of a few values."""
 
+    line: Line
     survey: Survey
-    values: tuple[str, ...]
-    """In the order of the axis."""
-    outcomes: dict[Probe, Outcome] = field(default_factory=dict)
-    """By index into `values`."""
-    notes: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """What should have been tried and could not be had."""
+    outcomes: dict[Probe, Outcome]
+    """By index into the line's values."""
 
     def at(self, index: int) -> list[Outcome]:
         """Return the outcomes at one value."""
         return [outcome for probe, outcome in self.outcomes.items() if probe.at == index]
 
+    @property
+    def disagreeing(self) -> list[Outcome]:
+        """The runs at values where the same run does not always end alike."""
+        split = sorted({one.at for one in self.survey.disagreements})
+        return [outcome for index in split for outcome in self.at(index)]
 
-def study_order(
-    lab: Laboratory,
-    values: Sequence[_T],
-    order: Callable[[_T, int], Order],
-    plan: Plan,
-    *,
-    name: Callable[[_T], str] = str,
-    judge: Callable[[Outcome], State] = state_of,
-) -> OrderedStudy:
-    """Find where the verdict changes along a list of values.
 
-    `values`: in their order.
-    `order`: makes an order of a value and the number of the repetition.
-    `judge`: what an outcome says; by default as its verdict.
-    """
+def study_line(lab: Laboratory, line: Line, repeats: int) -> LineStudy:
+    """Find where the verdict changes along a line."""
     seen: dict[Probe, Outcome] = {}
 
     def ask(probes: Sequence[Probe]) -> list[Answer]:
-        outcomes = lab.run([order(values[probe.at], probe.attempt) for probe in probes])
+        outcomes = lab.run([line.order(probe.at, probe.attempt) for probe in probes])
         seen.update(zip(probes, outcomes, strict=True))
         return [
-            Answer(state=judge(outcome), first=probe.at, last=probe.at)
+            Answer(state=line.judge(outcome), first=probe.at, last=probe.at)
             for probe, outcome in zip(probes, outcomes, strict=True)
         ]
 
-    survey = find_transitions(ask, plan)
-    names = tuple(name(value) for value in values)
-    return OrderedStudy(survey=survey, values=names, outcomes=seen)
+    last, parts = len(line.values) - 1, line.parts
+    plan = Plan(
+        first=0,
+        last=last,
+        scan=range(last + 1) if parts is None else [last * n // parts for n in range(1, parts)],
+        repeats=repeats,
+        workers=lab.workers,
+        can_hold=False,
+        reveal=0,
+    )
+    return LineStudy(line=line, survey=find_transitions(ask, plan), outcomes=seen)
 
 
-def study_kernels(
-    lab: Laboratory, spec: MachineSpec, names: Sequence[str] = (), *, repeats: int = 2
-) -> OrderedStudy:
-    """Run a case on kernels, in the order of their versions.
+def kernel_line(lab: Laboratory, spec: MachineSpec, names: Sequence[str] = ()) -> Line:
+    """Put kernels into the order of their versions.
 
     `names`: kernels to try beside that of `spec`; by default `KERNELS`.
     Returns: values are releases, as ``uname -r`` says them. A kernel that cannot be had is left
@@ -102,7 +140,8 @@ def study_kernels(
     """
     releases: dict[str, str] = {}
     notes, missing = [], []
-    for name in dict.fromkeys([*(names or _usual(spec)), spec.kernel]):
+    usual = UML_KERNELS if spec.accelerator is Accelerator.UML else KERNELS
+    for name in dict.fromkeys([*(names or usual), spec.kernel]):
         try:
             kernel = kernel_for(spec.model_copy(update={"kernel": name}), lab.cache, lab.progress)
         except (SourceError, Unreachable) as error:
@@ -116,68 +155,101 @@ def study_kernels(
                 notes.append(f"kernel {name} is the same as {other}: {release}")
             else:  # one's own may differ all the same
                 missing.append(f"kernel {name} is left out: it has the release of {other}")
-    ordered = sorted(releases, key=_version)
+    values = tuple(sorted(releases, key=_version))
+    home = home_of(lab.case, spec)
 
-    def order(release: str, attempt: int) -> Order:
-        machine = spec.model_copy(update={"kernel": releases[release]})
-        probing = {"attempt": attempt, "prepared_on": home_of(lab.case, spec)}
+    def order(at: int, attempt: int) -> Order:
+        machine = spec.model_copy(update={"kernel": releases[values[at]]})
+        probing = {"attempt": attempt, "prepared_on": home}
         return Order(case=lab.case, machine=machine, probing=probing)
 
-    study = study_order(lab, ordered, order, _everywhere(len(ordered), repeats, lab.workers))
-    study.notes += [*missing, *notes]
-    study.missing += missing
-    return study
+    return Line(
+        axis=Axis.KERNEL,
+        kind=FindingKind.KERNEL_DEPENDENT,
+        values=values,
+        order=order,
+        notes=tuple(notes),
+        missing=tuple(missing),
+    )
 
 
-def study_cores(
-    lab: Laboratory, spec: MachineSpec, counts: Sequence[int] = (1, 2, 4), *, repeats: int = 2
-) -> OrderedStudy:
-    """Run a case with several numbers of cores."""
+def core_line(lab: Laboratory, spec: MachineSpec, counts: Sequence[int]) -> Line:
+    """Put numbers of cores into order."""
     ordered = sorted({*counts, spec.cpu_count})
 
-    def order(count: int, attempt: int) -> Order:
-        machine = spec.model_copy(update={"cpu_count": count})
+    def order(at: int, attempt: int) -> Order:
+        machine = spec.model_copy(update={"cpu_count": ordered[at]})
         return Order(case=lab.case, machine=machine, probing={"attempt": attempt})
 
-    return study_order(lab, ordered, order, _everywhere(len(ordered), repeats, lab.workers))
+    return Line(
+        axis=Axis.CORES,
+        kind=FindingKind.CORES_DEPENDENT,
+        values=tuple(map(str, ordered)),
+        order=order,
+    )
 
 
-ZONES = {
-    "UTC": "UTC",
-    "<+14>-14": "14 hours east of UTC",
-    "<-11>11": "11 hours west of UTC, beyond the date line",
-    "CET-1CEST,M3.5.0,M10.5.0/3": "central Europe, with summer time",
-}
-"""Values of ``TZ``, as POSIX writes them: no image needs zone files for these. Between the second
-and the third it is never the same day."""
-
-
-def study_zones(lab: Laboratory, spec: MachineSpec, *, repeats: int = 2) -> OrderedStudy:
-    """Run a case with several time zones in its steps' environment.
-
-    Returns: values of ``TZ``, the case's own first.
-    """
+def zone_line(lab: Laboratory, spec: MachineSpec) -> Line:
+    """List time zones for the environment of a case's steps, the case's own first."""
     own = lab.case.timezone
-    zones = list(dict.fromkeys([own, *ZONES]))
+    zones = tuple(dict.fromkeys([own, *ZONES]))
 
-    def order(zone: str, attempt: int) -> Order:
-        case = lab.case if zone == own else lab.case.in_timezone(zone)
+    def order(at: int, attempt: int) -> Order:
+        case = lab.case.in_timezone(zones[at]) if at else lab.case
         return Order(case=case, machine=spec, probing={"attempt": attempt})
 
-    return study_order(lab, zones, order, _everywhere(len(zones), repeats, lab.workers))
+    return Line(axis=Axis.TIMEZONE, kind=FindingKind.TIMEZONE_DEPENDENT, values=zones, order=order)
 
 
-def _everywhere(count: int, repeats: int, workers: int) -> Plan:
-    """Ask at every index: bad intervals between good ones do occur."""
-    return Plan(
-        first=0,
-        last=count - 1,
-        scan=range(count),
-        repeats=repeats,
-        workers=workers,
-        can_hold=False,
-        reveal=0,
+def commit_line(lab: Laboratory, spec: MachineSpec, good: str, bad: str) -> Line:
+    """List the commits between two, at a fixed date, in one machine.
+
+    What the ends show decides what failing means: where an end does not build, that is it; else
+    commits that do not build are skipped. Where both ends are alike, some between are looked at.
+    """
+    commits = between_commits(lab, good, bad)
+    builders = {step.name for step in split_steps(lab.case)[0]}
+
+    def order(at: int, attempt: int) -> Order:
+        case = at_commit(lab.case, commits[at].id)
+        return Order(case=case, machine=spec, probing={"attempt": attempt})
+
+    ends = lab.run([order(at, 0) for at in (0, len(commits) - 1)])
+    failing = [one for one in ends if state_of(one) is State.BAD]
+    is_of_build = any(one.failing_step in builders for one in failing)
+
+    def judge(outcome: Outcome) -> State:
+        """Skip what does not build, unless that is what an end fails by."""
+        is_skipped = outcome.failing_step in builders and not is_of_build
+        return State.UNKNOWN if is_skipped else state_of(outcome)
+
+    is_alike = len({state_of(one) for one in ends}) == 1
+    return Line(
+        axis=Axis.COMMIT,
+        kind=FindingKind.COMMIT_DEPENDENT,
+        values=tuple(commit.id for commit in commits),
+        order=order,
+        judge=judge,
+        parts=min(len(commits) - 1, _SCAN_PARTS if is_alike else 1) or 1,
+        commits=commits,
+        ends=tuple(ends),
     )
+
+
+def between_commits(lab: Laboratory, good: str, bad: str) -> tuple[Commit, ...]:
+    """List the commits to search, from the older one of both on.
+
+    Raises `SourceError` if a commit cannot be had, or neither is an ancestor of the other.
+    """
+    source = cast("GitSource", at_commit(lab.case, good).source)
+    listed = partial(list_commits, source, cache=lab.cache, base=lab.base, progress=lab.progress)
+    try:
+        return listed(good, bad)
+    except SourceError as error:
+        try:
+            return listed(bad, good)
+        except SourceError:
+            raise error from None
 
 
 def _version(release: str) -> tuple[NativeVersion, str]:
@@ -188,10 +260,6 @@ def _version(release: str) -> tuple[NativeVersion, str]:
     """
     plain = re.sub(r"-rc(?=\d)", "~rc", _FLAVOUR.sub("", release))
     return NativeVersion(re.sub(r"[^A-Za-z0-9.+~-]", "-", plain)), release
-
-
-def _usual(spec: MachineSpec) -> tuple[str, ...]:
-    return UML_KERNELS if spec.accelerator is Accelerator.UML else KERNELS
 
 
 # Outputs that vary: artifacts that differ along an axis although every run passes.
@@ -270,11 +338,11 @@ def _other_date(lab: Laboratory, own: datetime, today: datetime) -> datetime | N
 
 def _tried(lab: Laboratory, own: MachineSpec) -> Iterable[tuple[Axis, MachineSpec]]:
     """Return one machine for each further axis on which the case passed elsewhere."""
-    for axis, name in ((Axis.CPU, "cpu"), (Axis.KERNEL, "kernel"), (Axis.CORES, "cpu_count")):
+    for axis in (Axis.CPU, Axis.KERNEL, Axis.CORES):
         for outcome in lab.evidence.values():
-            value = getattr(outcome.machine, name)
-            if outcome.verdict is Verdict.PASSED and value != getattr(own, name):
-                yield axis, own.model_copy(update={name: value})
+            value = getattr(outcome.machine, axis.field)
+            if outcome.verdict is Verdict.PASSED and value != getattr(own, axis.field):
+                yield axis, own.model_copy(update={axis.field: value})
                 break
 
 

@@ -47,7 +47,6 @@ from buildvm_nb.vm import (
 
 if TYPE_CHECKING:
     from buildvm_nb.source import Fetched
-    from buildvm_nb.study.executors import Means
 
 __all__ = [
     "STEP_LABEL",
@@ -60,7 +59,6 @@ __all__ = [
     "Setting",
     "Trial",
     "attempt",
-    "build_case",
     "choose_faithful",
     "dry_run",
     "engine_for",
@@ -938,37 +936,6 @@ def run_here(
     except (BuildVMError, OSError) as error:
         trial = trouble(case, spec, error, cache)
     return finish(trial, began, inputs, probing)
-
-
-def build_case(
-    case: Case,
-    means: "Means",
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    chosen_by: tuple[str, ...] = (),
-    output: Output | None = None,
-    held: bool = False,
-) -> Outcome:
-    """Build a case once and record the outcome; it is told even where it cannot be recorded.
-
-    `chosen_by`: ids of the findings that chose the machine.
-    """
-    trial = run_case(
-        case,
-        overrides,
-        cache=means.cache,
-        base=means.base,
-        progress=means.progress,
-        output=output,
-        held=held,
-    )
-    outcome = trial.outcome.model_copy(update={"chosen_by": chosen_by})
-    try:
-        outcome = means.catalog.record(outcome, trial.log)
-    finally:
-        if means.on_outcome:
-            means.on_outcome(outcome, False)  # noqa: FBT003 - a callback's plain argument
-    return outcome
 
 
 def run_once(setting: Setting, spec: MachineSpec, inputs: Inputs, part: Part = WHOLE) -> Trial:

@@ -1,35 +1,43 @@
-"""Search dates on the fast engine, prove on the strict one.
+"""Search dates and commits on the fast engine, prove on the strict one.
 
 User-mode Linux runs a test at nearly the host's speed, on the host's CPU; QEMU emulates the CPU
-that was asked for, ten times slower. So dates are searched on the first, and the runs that decide
-are repeated on the second, whose answer counts.
+that was asked for, ten times slower. So dates and commits are searched on the first, and the runs
+that decide are repeated on the second, whose answer counts.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from buildvm_nb.errors import BudgetSpent, BuildVMError
 from buildvm_nb.image.uml import UML_KERNELS
+from buildvm_nb.model.case import GitSource
+from buildvm_nb.model.finding import Axis
 from buildvm_nb.model.instants import format_instant
 from buildvm_nb.model.machine import Accelerator, MachineSpec, Network
 from buildvm_nb.model.outcome import Outcome, Verdict
-from buildvm_nb.search import Probe, State, Transition
+from buildvm_nb.search import Probe, State
+from buildvm_nb.study.conclusion import nearest
 from buildvm_nb.study.dates import DateRange, DateStudy, Prober, state_of, study_dates
 from buildvm_nb.study.laboratory import Laboratory, Order
+from buildvm_nb.study.ordered import Line, LineStudy, study_line
 from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.run import uml_status
 
-__all__ = ["scout_of", "search_and_prove"]
+__all__ = ["scout_of", "search_and_prove", "search_and_prove_commits"]
 
 _WORTH_S = 2.0
 """A fork boots anew under user-mode Linux, 2.2 s against 0.4: a test that is over sooner under
 emulation gains nothing (docs/engines.md)."""
 
 
-def scout_of(lab: Laboratory, spec: MachineSpec, plain: Sequence[Outcome]) -> MachineSpec | None:
-    """Return the machine to search dates in.
+def scout_of(
+    lab: Laboratory, spec: MachineSpec, plain: Sequence[Outcome] = ()
+) -> MachineSpec | None:
+    """Return the machine to search in.
 
-    `plain`: runs of all steps in machines as `spec`, which show how long the test takes.
+    `plain`: where forks are tested, runs of all steps in machines as `spec`, which show how long
+    the test takes; none where each run boots anyway.
     Returns: None where user-mode Linux cannot stand in for it, or would not be faster.
     """
     can_stand_in = (
@@ -39,7 +47,7 @@ def scout_of(lab: Laboratory, spec: MachineSpec, plain: Sequence[Outcome]) -> Ma
         and spec.kernel in UML_KERNELS
         and not lab.is_remote  # a worker may have none
     )
-    if not can_stand_in or not plain or _tested_s(lab, plain) < _WORTH_S:
+    if not can_stand_in or (plain and _tested_s(lab, plain) < _WORTH_S):
         return None
     try:
         works, _ = uml_status(lab.cache)
@@ -85,6 +93,34 @@ def search_and_prove(
     return study, "", False
 
 
+def search_and_prove_commits(
+    lab: Laboratory, strict: Line, scout: Line, repeats: int
+) -> tuple[LineStudy, str, bool]:
+    """Find changes along commits under user-mode Linux; see both sides of each under QEMU.
+
+    Returns: as `search_and_prove`.
+    """
+    if told := _differing(strict.ends, scout.ends, Axis.COMMIT):
+        return study_line(lab, strict, repeats), told, False
+    study = study_line(lab, scout, repeats)
+    if why := _unclear(study):
+        told = f"user-mode Linux {why}: all was searched under QEMU"
+        return study_line(lab, strict, repeats), told, False
+    sides = {at for one in study.survey.transitions for at in (one.last_before, one.first_after)}
+    deciding = [probe for probe in study.outcomes if probe.at in sides]
+    try:
+        proven = lab.run([strict.order(probe.at, probe.attempt) for probe in deciding])
+    except BudgetSpent:
+        return study, f"{_ALONE}: the budget of runs ended first", True
+    if told := _differing(proven, [study.outcomes[one] for one in deciding], Axis.COMMIT):
+        return study_line(lab, strict, repeats), told, False
+    others = {probe: one for probe, one in study.outcomes.items() if probe not in deciding}
+    seen = others | dict(zip(deciding, proven, strict=True))  # the last that passes is named
+    study = replace(study, outcomes=seen)
+    lost = [one for one in proven if state_of(one) is State.UNKNOWN]
+    return study, f"{_ALONE}: {lost[0].why}" if lost else "", bool(lost)
+
+
 _ALONE = "what decides it was seen under user-mode Linux alone"
 
 
@@ -98,33 +134,40 @@ def _at(scout: MachineSpec, outcome: Outcome) -> MachineSpec:
     return scout.model_copy(update={"date": outcome.machine.date})
 
 
-def _differing(strict: Sequence[Outcome], fast: Sequence[Outcome]) -> str:
+def _differing(strict: Sequence[Outcome], fast: Sequence[Outcome], axis: Axis = Axis.DATE) -> str:
     """Say where the engines do not agree; empty where they do, or one gave no verdict."""
     for one, other in zip(strict, fast, strict=True):
         states = state_of(one), state_of(other)
         if states[0] is not states[1] and State.UNKNOWN not in states:
+            where = format_instant(one.machine.date)
+            if axis is Axis.COMMIT and isinstance(one.case.source, GitSource):
+                where = f"commit {one.case.source.commit:.12}"
             return (
-                f"at {format_instant(one.machine.date)} it {one.verdict} under QEMU and "
-                f"{other.verdict} under user-mode Linux: QEMU's answers count, and all was "
-                "searched there"
+                f"at {where} it {one.verdict} under QEMU and {other.verdict} under user-mode "
+                "Linux: QEMU's answers count, and all was searched there"
             )
     return ""
 
 
-def _unclear(study: DateStudy) -> str:
+def _unclear(study: DateStudy | LineStudy) -> str:
     """Say why a search is better made anew; empty where it is not."""
     if any(one.verdict is Verdict.ERROR for one in study.outcomes.values()):
         return "lost some of its guests"
-    if study.survey.is_flaky:
-        return "did not always end alike"
-    return "failed at dates that nothing explains" if study.unexplained else ""
+    return "did not always end alike" if study.survey.is_flaky else ""
 
 
 def _deciding(study: DateStudy) -> Iterator[Probe]:
-    """Choose the runs next to each change, and one where a rule fails and one where it passes."""
+    """Choose the runs next to each change, and some where a rule, or nothing, tells why."""
+    if odd := set(study.unexplained):
+        failing = (p for p in _in_state(study, State.BAD) if p.at in odd)
+        yield from islice(failing, 2)
+        yield from islice(_in_state(study, State.GOOD), 2)
+        return
     for change in study.survey.transitions:
         for state in (change.before, change.after):
-            yield _nearest(study, change, state)
+            probe = nearest(study.outcomes, change, state)
+            if probe is not None:
+                yield probe
     for state, is_wanted in ((State.BAD, True), (State.GOOD, False)) if study.rule else ():
         chosen = (
             probe
@@ -134,19 +177,12 @@ def _deciding(study: DateStudy) -> Iterator[Probe]:
         yield from islice(chosen, 1)
 
 
+def _in_state(study: DateStudy, state: State) -> Iterator[Probe]:
+    return (probe for probe, one in study.outcomes.items() if state_of(one) is state)
+
+
 def _passing(study: DateStudy, plain: Sequence[Outcome]) -> Iterator[Probe]:
     """Choose a passing run for the finding to name as its environment, where QEMU has none yet."""
     if not any(state_of(one) is State.GOOD for one in plain):
         passing = (p for p, one, _ in study.running() if state_of(one) is State.GOOD)
         yield from islice(passing, 1)
-
-
-def _nearest(study: DateStudy, change: Transition, state: State) -> Probe:
-    """Return the run of a state that is nearest to a change, and began on its side of it."""
-
-    def rank(probe: Probe) -> tuple[bool, int, bool, int]:
-        is_before = state is change.before
-        is_beside = probe.at <= change.last_before if is_before else probe.at >= change.first_after
-        return not is_beside, abs(probe.at - change.first_after), not probe.held, probe.attempt
-
-    return min((p for p, one in study.outcomes.items() if state_of(one) is state), key=rank)

@@ -133,9 +133,9 @@ class _Check:
         if claim.kind == "time-trap":
             self._dates()
         elif claim.kind == "cpu-dependent":
-            self._machines("cpu", claim.passing_cpus, claim.failing_cpus)
+            self._machines(Axis.CPU, claim.passing_cpus, claim.failing_cpus)
         elif claim.kind == "kernel-dependent":
-            self._machines("kernel", claim.passing_kernels, claim.failing_kernels)
+            self._machines(Axis.KERNEL, claim.passing_kernels, claim.failing_kernels)
         elif claim.kind == "flaky":
             self._flaky()
         elif claim.kind == "output-varies":
@@ -173,11 +173,11 @@ class _Check:
         late = [point.at for point in points if point.expected is State.BAD][-1:]
         for at in late if self.claim.failing_cpus else ():
             spec = self.own.model_copy(update={"date": when(at)})
-            self._machines("cpu", self.claim.passing_cpus, self.claim.failing_cpus, spec)
+            self._machines(Axis.CPU, self.claim.passing_cpus, self.claim.failing_cpus, spec)
 
     def _machines(
         self,
-        name: str,
+        axis: Axis,
         passing: Sequence[str],
         failing: Sequence[str],
         spec: MachineSpec | None = None,
@@ -186,7 +186,8 @@ class _Check:
         values = [*passing, *failing]
         home = home_of(self.lab.case, spec)
         orders = [
-            self._order(spec.model_copy(update={name: value}), prepared_on=home) for value in values
+            self._order(spec.model_copy(update={axis.field: value}), prepared_on=home)
+            for value in values
         ]
         expected = [State.GOOD] * len(passing) + [State.BAD] * len(failing)
         for value, state, outcome in zip(values, expected, self.lab.run(orders), strict=True):
@@ -234,13 +235,14 @@ class _Check:
         if self.claim.axis is None:
             return self._order(own, held=True, attempt=1)
         is_dated = today.date - own.date > _YEAR
-        elsewhere: dict[str, dict[str, Any]] = {
-            "date": {"date": today.date if is_dated else own.date - _YEAR},
-            "cpu": {"cpu": today.cpu if today.cpu != own.cpu else "max"},
-            "kernel": {"kernel": next(name for name in KERNELS if name != own.kernel)},
-            "cores": {"cpu_count": own.cpu_count + 1},
+        elsewhere: dict[Axis, Any] = {
+            Axis.DATE: today.date if is_dated else own.date - _YEAR,
+            Axis.CPU: today.cpu if today.cpu != own.cpu else "max",
+            Axis.KERNEL: next(name for name in KERNELS if name != own.kernel),
+            Axis.CORES: own.cpu_count + 1,
         }
-        return self._order(own.model_copy(update=elsewhere[self.claim.axis]), held=True)
+        axis = Axis(self.claim.axis)
+        return self._order(own.model_copy(update={axis.field: elsewhere[axis]}), held=True)
 
     def _order(self, spec: MachineSpec, **probing: Any) -> Order:  # noqa: ANN401 - of Probing
         return Order(case=self.lab.case, machine=spec, probing=probing)
@@ -316,6 +318,7 @@ def verify_case(
             with open_laboratory(case, means, overrides, study="verify") as lab:
                 lab.have_ready(overrides)
                 check = spot_check(lab, claim, overrides)
+                seen.runs = lab.runs
         else:
             finding = diagnose_case(case, means, questions_of(claim), overrides)
             check = claim_agrees(claim, finding)

@@ -245,6 +245,7 @@ class _PacedLine:
     def close(self) -> None:
         """End it; calling it twice does no harm."""
         self._end()
+        self._events.close()  # a guest that hangs never says that it has taken the last bytes
         for thread in self._threads:
             thread.join()
         self._theirs.close()

@@ -116,6 +116,7 @@ def troubled():
         thread.join()
 
 
+@pytest.mark.usefixtures("hasty_apt")
 @pytest.mark.parametrize(
     "mirror",
     [
@@ -130,6 +131,7 @@ def test_a_mirror_that_is_out_of_reach_says_nothing_about_a_package(tmp_path, mi
             ask("hostname")
 
 
+@pytest.mark.usefixtures("hasty_apt")
 @pytest.mark.parametrize(
     "status", [403, 503, *(pytest.param(one, marks=pytest.mark.long) for one in (429, 500))]
 )

@@ -20,7 +20,7 @@ from buildvm_nb.model.case import Case, GitSource, LocalSource, PyPISource, at_c
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome
 from buildvm_nb.nb.build import BuildPanel
-from buildvm_nb.nb.studies import DiagnosisPanel, ForecastPanel
+from buildvm_nb.nb.study import DiagnosisPanel, ForecastPanel
 from buildvm_nb.study.options import read_questions
 
 CASE = Case.parse({"id": "mine", "steps": [{"name": "test", "run": "true"}]})

@@ -11,12 +11,11 @@ from buildvm_nb.cli.command import ExitStatus
 from buildvm_nb.cli.describe import Narrator
 from buildvm_nb.cli.diagnose import judged_status
 from buildvm_nb.cli.options import QuestionOptions
-from buildvm_nb.cli.outlook import look_ahead
 from buildvm_nb.host.cache import Cache
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.model.outcome import Outcome, Probing
-from buildvm_nb.study.diagnose import _Diagnosis
+from buildvm_nb.study.diagnose import _Diagnosis, look_ahead
 from buildvm_nb.study.executors import Means
 from buildvm_nb.study.laboratory import Laboratory
 from buildvm_nb.study.questions import DEFAULT_AXES, Questions

@@ -9,15 +9,10 @@ import pytest
 
 from buildvm_nb.cli import main
 from buildvm_nb.cli.command import ExitStatus, Session
-from buildvm_nb.cli.forecast import (
-    _status,
-    change_table,
-    distance,
-    forecast_fields,
-    markdown_lines,
-)
+from buildvm_nb.cli.forecast import _status, markdown_lines
 from buildvm_nb.cli.options import SourceOptions, choose_case
 from buildvm_nb.model.case import Case
+from buildvm_nb.model.display import change_table, distance, forecast_fields
 from buildvm_nb.model.finding import Change, Forecast, Hint
 from buildvm_nb.model.instants import now
 from buildvm_nb.model.machine import ImageSpec, MachineSpec

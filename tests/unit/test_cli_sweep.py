@@ -100,6 +100,9 @@ def test_kernels_and_fixed_options_are_those_of_a_machine(sweep):
         "debian:bookworm",
     ]
     assert {cell["machine"]["memory_mib"] for cell in cells} == {2048}
+    assert [cell["index"] for cell in cells] == list(range(len(cells)))
+    digests = ["image_digest", "kernel_digest", "source_digests", "engine"]
+    assert [*cells[0]] == ["index", "case", "machine", *digests]
 
 
 @pytest.mark.parametrize(

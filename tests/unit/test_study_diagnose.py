@@ -325,6 +325,11 @@ def test_two_series_of_debian_with_one_kernel_are_no_gap(study, monkeypatch):
     assert finding.kind is FindingKind.SOUND
     told = "kernel debian:bookworm-backports is the same as debian:trixie: 6.12.48"
     assert told in finding.assumptions
+    finding = study(
+        World(lambda spec: spec.kernel != "debian:trixie"), axes=KERNEL, kernels=tuple(names)
+    )
+    assert finding.kind is FindingKind.KERNEL_DEPENDENT
+    assert finding.assumptions.count(told) == 1
 
 
 def test_given_kernels_are_tried_in_place_of_debians_series(study):

@@ -59,6 +59,17 @@ def test_a_rule_is_seen_on_both(found):
     assert finding.environment.accelerator is Accelerator.TCG
 
 
+def test_what_nothing_explains_is_seen_on_both_and_not_searched_twice(found):
+    finding, ran = found(lambda look: (look.at.timetuple().tm_yday * 7919) % 5 != 0)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "seen on two engines" in finding.support.covered
+    assert "nothing is known of the dates between those that were looked at" in finding.assumptions
+    assert len(finding.assumptions) < 6
+    strict, fast = _of(ran, Accelerator.TCG), _of(ran, Accelerator.UML)
+    assert {one.verdict for one in strict} == {Verdict.PASSED, Verdict.FAILED}
+    assert len(strict) < 12 < len(fast)
+
+
 @pytest.mark.parametrize(
     "fast",
     [

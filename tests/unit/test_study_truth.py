@@ -21,6 +21,7 @@ from buildvm_nb.errors import UsageError
 from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, Count, FindingKind
 from buildvm_nb.model.instants import is_within
+from buildvm_nb.model.machine import Accelerator, Vendor
 from buildvm_nb.model.outcome import Verdict
 from buildvm_nb.search import LEVEL, fisher_exact
 from buildvm_nb.study import laboratory
@@ -359,13 +360,14 @@ def test_a_validity_of_a_year_whose_ends_were_expected_is_not_sought_in_other_ye
     assert len({one.machine.date.year for one in world.ran}) < 20
 
 
-def test_where_nothing_differs_no_gap_of_months_is_left_around_the_own_date(found):
+@pytest.mark.parametrize("own", [OWN, OWN - timedelta(days=999.9), OWN + timedelta(days=777.7)])
+def test_where_nothing_differs_no_gap_of_seven_months_is_left_around_the_own_date(found, own):
     world = World(passes=lambda _look: True)
-    finding = found(world)
+    finding = found(world, own=own)
     dates = sorted(one.machine.date for one in world.ran)
-    near = [at for at in dates if abs(at - OWN) < timedelta(days=5 * 365)]
-    assert max(b - a for a, b in pairwise(near)) < timedelta(days=150)
-    assert finding.runs <= 60
+    near = [at for at in dates if abs(at - own) < timedelta(days=5 * 365)]
+    assert max(b - a for a, b in pairwise(near)) < timedelta(days=7 * 30.5)
+    assert finding.runs <= 72
 
 
 def test_thorough_finds_a_window_of_a_month(found):
@@ -407,6 +409,24 @@ def test_a_cpu_of_each_maker_and_generation_is_tried(found, passes):
     assert finding.kind is FindingKind.CPU_DEPENDENT
 
 
+@pytest.mark.parametrize(
+    ("maker", "told"),
+    [
+        (Vendor.INTEL, "EPYC, which has that, passes as GenuineIntel only"),
+        (None, "EPYC: fails although it has avx2; what else it lacks was not found"),
+    ],
+)
+def test_what_a_model_lacks_that_has_the_feature_is_asked_too(found, maker, told):
+    def passes(look):
+        fits = look.vendor is maker if maker else not look.cpu.startswith("EPYC")
+        return "avx2" in look.features and fits
+
+    finding = found(World(passes=passes), axes=(Axis.CPU,))
+    assert (finding.kind, finding.features) == (FindingKind.CPU_DEPENDENT, ("avx2",))
+    assert "EPYC" in finding.failing_cpus
+    assert any(told in one for one in (finding.summary, *finding.assumptions))
+
+
 def test_a_trap_is_tried_on_another_cpu_and_kernel_and_with_two_cores(found):
     alike = found(lambda look: look.at < OWN + timedelta(days=900), axes=DEFAULT_AXES)
     assert alike.support.crossed.startswith("alike on CPU ")
@@ -423,6 +443,44 @@ class Commit:
     subject: str
 
 
+class History(World):
+    """Twenty commits; `verdict` tells the failing step of a number and an engine."""
+
+    def __init__(self, verdict):
+        super().__init__(passes=lambda _look: True)
+        self.verdict = verdict
+
+    def answer(self, order):
+        trial = super().answer(order)
+        is_fast = order.machine.accelerator is Accelerator.UML
+        failed = self.verdict(int(order.case.source.commit, 16), is_fast)
+        changes = {"verdict": Verdict.FAILED, "failing_step": failed} if failed else {}
+        return Trial(outcome=trial.outcome.model_copy(update=changes), log=b"")
+
+
+@pytest.fixture
+def found_between(tmp_path, monkeypatch):
+    commits = tuple(
+        Commit(f"{number:040x}", OWN + timedelta(days=number), f"change {number}")
+        for number in range(20)
+    )
+    source = {"kind": "git", "url": "https://example.org/x.git", "commit": "0" * 40}
+    steps = [{"name": "build", "run": "make"}, {"name": "test", "run": "make check"}]
+    case = Case.parse({"id": "history", "source": source, "steps": steps})
+    monkeypatch.setattr("buildvm_nb.study.ordered.between_commits", lambda *_: commits)
+    monkeypatch.setattr(
+        laboratory, "gather", lambda *_, **__: SimpleNamespace(main=None, fetched=())
+    )
+
+    def run(world, *, is_fast):
+        monkeypatch.setattr("buildvm_nb.study.scouting.uml_status", lambda _: (is_fast, ""))
+        asked = {"axes": (Axis.COMMIT,), "good": "a", "bad": "b"}
+        finding = diagnosed(world, tmp_path, case=case, **asked)
+        return finding, [int(edge.first_after, 16) for edge in finding.boundaries]
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("verdict", "edges"),
     [
@@ -433,40 +491,31 @@ class Commit:
     ],
     ids=["the build breaks", "some do not build", "undone in between", "sound"],
 )
+@pytest.mark.parametrize("is_fast", [False, True])
 def test_the_ends_decide_what_failing_means_and_what_is_undone_is_found(
-    tmp_path, monkeypatch, verdict, edges
+    found_between, verdict, edges, is_fast
 ):
-    commits = tuple(
-        Commit(f"{number:040x}", OWN + timedelta(days=number), f"change {number}")
-        for number in range(20)
-    )
-
-    class History(World):
-        def answer(self, order):
-            trial = super().answer(order)
-            failed = verdict(int(order.case.source.commit, 16))
-            changes = {"verdict": Verdict.FAILED, "failing_step": failed} if failed else {}
-            return Trial(outcome=trial.outcome.model_copy(update=changes), log=b"")
-
-    source = {"kind": "git", "url": "https://example.org/x.git", "commit": "0" * 40}
-    steps = [{"name": "build", "run": "make"}, {"name": "test", "run": "make check"}]
-    case = Case.parse({"id": "history", "source": source, "steps": steps})
-    monkeypatch.setattr("buildvm_nb.study.diagnose.between_commits", lambda *_: commits)
-    monkeypatch.setattr(
-        laboratory, "gather", lambda *_, **__: SimpleNamespace(main=None, fetched=())
-    )
-    finding = diagnosed(
-        History(passes=lambda _look: True),
-        tmp_path,
-        case=case,
-        axes=(Axis.COMMIT,),
-        good="a",
-        bad="b",
-    )
-    found = [int(edge.first_after, 16) for edge in finding.boundaries]
+    world = History(lambda at, _is_fast: verdict(at))
+    finding, found = found_between(world, is_fast=is_fast)
     assert found == edges
-    kind = FindingKind.COMMIT_DEPENDENT if edges else FindingKind.SOUND
-    assert finding.kind is kind
+    assert finding.kind is (FindingKind.COMMIT_DEPENDENT if edges else FindingKind.SOUND)
+    if is_fast:  # searched on one engine, and seen on both
+        assert "seen on two engines" in finding.support.covered
+        strict = [one for one in world.ran if one.machine.accelerator is Accelerator.TCG]
+        assert len(strict) <= 2 + 3 * 2 * len(edges)
+        assert not edges or finding.environment.accelerator is Accelerator.TCG
+    else:
+        assert {one.machine.accelerator for one in world.ran} == {Accelerator.TCG}
+
+
+@pytest.mark.parametrize("fast", [9, 0, 40])
+def test_of_commits_too_the_strict_engines_answers_count(found_between, fast):
+    world = History(lambda at, is_fast: "test" if at >= (fast if is_fast else 12) else None)
+    finding, found = found_between(world, is_fast=True)
+    assert found == [12]
+    assert any(
+        "at commit 0000" in one and "QEMU's answers count" in one for one in finding.assumptions
+    )
 
 
 @settings(

@@ -1,6 +1,8 @@
 """User-mode Linux without running it: its command line, what it cannot give, its frozen disks."""
 
 import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from buildvm_nb.model.machine import Accelerator, MachineSpec
 from buildvm_nb.vm import uml
 from buildvm_nb.vm.accelerator import choose_accelerator
 from buildvm_nb.vm.command import BootFiles, MachineFiles
+from buildvm_nb.vm.events import Events
 from buildvm_nb.vm.instance import _disk_digest
-from buildvm_nb.vm.uml import prove_uml, uml_argv
+from buildvm_nb.vm.uml import _PacedLine, prove_uml, uml_argv
 
 
 @pytest.fixture
@@ -111,6 +114,18 @@ def test_the_digest_of_a_sparse_disk_tells_what_it_holds_and_where(tmp_path):
     assert len(others | {first}) == 5
 
 
+def test_a_line_to_a_guest_that_takes_nothing_any_more_can_be_closed():
+    (line, guest), (events, said) = socket.socketpair(), socket.socketpair()
+    with guest, said:
+        paced = _PacedLine(line, Events(events))
+        paced.ours.sendall(b"the last words")
+        assert guest.recv(100) == b"the last words"  # and "took 14" never comes
+        closing = threading.Thread(target=paced.close, daemon=True)
+        closing.start()
+        closing.join(60)
+        assert not closing.is_alive()
+
+
 def _bwrap(boot, script):
     """Put a sandbox program on the path that does as a host does which forbids it."""
     program = boot.kernel.parents[3] / "bin/bwrap"
@@ -142,7 +157,7 @@ def _bwrap(boot, script):
 def test_where_it_does_not_come_up_that_is_said_and_not_remembered(
     boot, script, told, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(uml, "_DEADLINE_S", 5.0 if "sleep" in script else 600.0)
+    monkeypatch.setattr(uml, "_DEADLINE_S", 0.2 if "sleep" in script else 600.0)
     _bwrap(boot, script)
     memo = tmp_path / "uml.json"
     works, seen = prove_uml(boot, memo)

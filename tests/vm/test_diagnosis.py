@@ -30,6 +30,7 @@ def bounds(finding):
     ]
 
 
+@pytest.mark.long
 def test_a_trap_is_located_to_the_second_and_asking_again_costs_no_run(find_out):
     trap = f"{NOW}test $now -lt {TRAP.timestamp():.0f}"
     span = {"first": "2021-11-27T15:00:00Z", "last": "2021-11-27T16:00:00Z"}
