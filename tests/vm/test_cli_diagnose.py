@@ -156,7 +156,8 @@ def abandoned(place):
 def test_a_diagnosis_that_was_killed_leaves_nothing_and_is_gone_on_with(
     diagnose, engine, cache, scratch, tmp_path
 ):
-    words = ("--accelerator", engine["accelerator"])
+    day = ("--from", "2021-11-27", "--to", "2021-11-28", "--effort", "quick")
+    words = ("--accelerator", engine["accelerator"], *day)
     with diagnose(*words) as process:
         for line in process.stderr:
             if ", in a fork: " in line:
