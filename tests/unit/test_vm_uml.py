@@ -116,7 +116,7 @@ def test_the_digest_of_a_sparse_disk_tells_what_it_holds_and_where(tmp_path):
 
 def test_a_line_to_a_guest_that_takes_nothing_any_more_can_be_closed():
     (line, guest), (events, said) = socket.socketpair(), socket.socketpair()
-    with guest, said:
+    with line, guest, events, said:
         paced = _PacedLine(line, Events(events))
         paced.ours.sendall(b"the last words")
         assert guest.recv(100) == b"the last words"  # and "took 14" never comes
