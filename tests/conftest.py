@@ -15,6 +15,8 @@ import psycopg
 import pytest
 from hypothesis import settings
 
+from buildvm_nb.catalog import database
+
 settings.register_profile("any-host", deadline=None)  # a busy one is no failure
 settings.load_profile("any-host")
 
@@ -26,6 +28,25 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def pytest_collection_modifyitems(items):
     """Put guests first: where one process of two is left over in the end, it has short tests."""
     items.sort(key=lambda item: item.get_closest_marker("vm") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_waits_for_the_disk():
+    """Let what is written reach the disk in its time: only a power cut would show a difference.
+
+    A new catalog with one outcome waits for it 16 times otherwise.
+    """
+    connect = database.connect_sqlite
+
+    def connect_at_once(*given):
+        connection = connect(*given)
+        connection.execute("PRAGMA synchronous=OFF")
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "connect_sqlite", connect_at_once)
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 def _unused_port():

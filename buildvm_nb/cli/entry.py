@@ -6,8 +6,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 
 from buildvm_nb.cli.command import SIGNAL_BASE, ExitStatus, Session
@@ -59,16 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: tuple[str, ...], session: Session) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    _program()(args=list(words), prog_name="buildvm", obj=session)
+    return ExitStatus.DONE
+
+
+@cache
+def _program() -> Callable[..., object]:
+    """Make all commands once in this process: it takes longer than many a command does."""
     from typer.main import get_command
 
     from buildvm_nb.cli.app import app
 
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    command = get_command(app)
-    command.main(args=list(words), prog_name="buildvm", obj=session)
-    return ExitStatus.DONE
+    return get_command(app).main
 
 
 @contextmanager

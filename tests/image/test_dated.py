@@ -117,9 +117,11 @@ def snapshot(monkeypatch):
 
 @pytest.fixture
 def plain_apt(tmp_path, monkeypatch):
-    """No settings of this host's administrator, who may allow what has expired."""
+    """No settings of this host's administrator, who may allow what has expired; asks once."""
     plain = tmp_path / "apt.conf"
-    plain.write_text('Dir::Etc::main "/dev/null"; Dir::Etc::parts "/dev/null";\n')
+    plain.write_text(
+        'Dir::Etc::main "/dev/null"; Dir::Etc::parts "/dev/null"; Acquire::Retries "0";\n'
+    )
     monkeypatch.setenv("APT_CONFIG", str(plain))
 
 
