@@ -596,15 +596,13 @@ class _Search:
         """Iterate over the same day of other years than one in which alone it passes.
 
         Software that knows the days of one year passes in each whose days fall alike. What begins
-        and ends in the midst of a day, or by a hint, has another reason.
+        and ends in the midst of an hour has another reason.
         """
-        hints = {at + more for at in self.plan.hints for more in (0, 1)}
         told = [at for at, _state in self._told()]
         for begins, ends in pairwise(survey.transitions if self.how.covers else ()):
             first, after = begins.first_after, ends.first_after
             is_of_days = not first % _QUARTER_S and not after % _QUARTER_S
-            is_hinted = {first, after} <= hints
-            if begins.after is not State.GOOD or after - first > _YEAR_S or is_hinted:
+            if begins.after is not State.GOOD or after - first > _YEAR_S:
                 continue
             middle = (first + after) // 2
             years = range(-(middle - self.plan.first) // _YEAR_S, self.plan.last // _YEAR_S)

@@ -706,8 +706,9 @@ def _edge_words(change: Transition, at: int) -> str:
 
 
 def _distance(seconds: int) -> str:
-    size, unit = (_DAY_S, "days") if seconds > 3 * _DAY_S else (3600, "hours")
-    return f"{round(seconds / size)} {unit}"
+    size, unit = (_DAY_S, "day") if seconds > 3 * _DAY_S else (3600, "hour")
+    number = round(seconds / size)
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _lines(rule: Rule) -> Iterator[str]:
