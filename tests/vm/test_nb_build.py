@@ -13,8 +13,7 @@ from buildvm_nb.vm.qemu import OwnedProcess
 pytestmark = [pytest.mark.vm, pytest.mark.network]
 
 LONG_S = 600.0
-MACHINE = {"date": "2019-05-01", "memory_mib": 512}
-EMULATED = MACHINE | {"accelerator": "tcg"}
+MACHINE = {"date": "2019-05-01", "accelerator": "tcg", "memory_mib": 512}
 CASE = """
 schema = 1
 id = "sample"
@@ -31,7 +30,7 @@ BOOT_IN_KERNEL = f"""
 from buildvm_nb.catalog import parse_case
 from buildvm_nb.nb import BuildPanel
 case = parse_case({CASE.format(run="sleep 1000")!r})
-build = BuildPanel(case, {{machine}})
+build = BuildPanel(case, {MACHINE!r})
 """
 
 
@@ -41,13 +40,13 @@ def is_alive(pid):
 
 
 @pytest.fixture
-def panel_of(cache, fastest, tmp_path):
+def panel_of(cache, tmp_path):
     made = []
 
-    def make(run, machine=MACHINE | fastest, **more):
+    def make(run, **more):
         case = parse_case(CASE.format(run=run))
         catalog = tmp_path / "catalog.sqlite"
-        made.append(BuildPanel(case, machine, cache=cache, catalog=catalog, **more))
+        made.append(BuildPanel(case, MACHINE, cache=cache, catalog=catalog, **more))
         return made[-1]
 
     yield make
@@ -56,7 +55,7 @@ def panel_of(cache, fastest, tmp_path):
 
 
 def test_a_build_is_booted_run_judged_and_recorded(panel_of, tmp_path):
-    build = panel_of(RED, EMULATED)
+    build = panel_of(RED)
     build._controls.boot.click()
     assert build.wait(LONG_S)
     assert "up: 2019-05-01T00:00:00Z, Cascadelake-Server" in build.status
@@ -122,7 +121,7 @@ def test_cancel_ends_a_boot(panel_of, monkeypatch):
 
 
 @pytest.mark.parametrize("now", [False, True], ids=["politely", "killed"])
-def test_a_kernel_that_is_restarted_leaves_no_guest(fastest, now):
+def test_a_kernel_that_is_restarted_leaves_no_guest(now):
     manager = KernelManager()
     manager.start_kernel()
     client = manager.client()
@@ -138,7 +137,7 @@ def test_a_kernel_that_is_restarted_leaves_no_guest(fastest, now):
             reply = client.execute_interactive(code, timeout=LONG_S, output_hook=take)
             assert reply["content"]["status"] == "ok", reply["content"]
 
-        ask(BOOT_IN_KERNEL.format(machine=MACHINE | fastest))
+        ask(BOOT_IN_KERNEL)
         # events arrive on the kernel's loop, which this cell holds up
         ask("build.boot(); assert build.wait(); print(build._booted.machine.pid)")
         pid = int("".join(printed))
