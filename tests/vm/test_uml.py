@@ -2,12 +2,16 @@
 
 import os
 import signal
+import threading
+import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from buildvm_nb.errors import GuestLost, MachineError
+from buildvm_nb.host.cache import Cache
 from buildvm_nb.image.uml import UML_KERNELS
 from buildvm_nb.model.finding import FindingKind
 from buildvm_nb.model.instants import parse_instant
@@ -27,15 +31,26 @@ def usable(cache):
         pytest.skip(seen)
 
 
-def processes():
-    """Processes of user-mode kernels."""
+def sandbox_of(machine):
+    """Return the name space of a machine's processes: others run guests of theirs meanwhile."""
+    child, *_ = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
+    return Path(f"/proc/{child}/ns/pid").readlink()
+
+
+def wait_until_empty(sandbox):
+    """Wait for the end of what has been killed: the kernel takes a moment for it."""
+    deadline = time.monotonic() + 60
+    while left := processes_in(sandbox):
+        assert time.monotonic() < deadline, left
+
+
+def processes_in(sandbox):
     found = set()
     for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if "linux.uml" in (place / "cmdline").read_text():
+        with suppress(OSError):
+            is_zombie = not (place / "cmdline").read_bytes()  # init has not asked for it yet
+            if (place / "ns/pid").readlink() == sandbox and not is_zombie:
                 found.add(place.name)
-        except OSError:
-            continue
     return found
 
 
@@ -91,6 +106,35 @@ def test_forks_have_what_was_prepared_and_do_not_see_each_other(machine_at, cach
         assert said == f"prepared\n{date[:16]}\nhard\nstate\n"
 
 
+@pytest.mark.long
+@pytest.mark.timeout(7200)  # s; so many times a boot
+def test_many_forks_one_after_another_leave_nothing_behind(machine_at, tmp_path):
+    """BUILDVM_FORKS=200 makes more of them than continuous integration has time for."""
+    machine = machine_at("1990-01-01", **UML)
+    machine.boot()
+    machine.run("echo prepared >state", check=True)
+    (tmp_path / "checkpoint").mkdir()
+    checkpoint = machine.freeze(tmp_path / "checkpoint")
+    own, before = Cache(tmp_path / "cache"), None
+
+    def left():
+        return {
+            "descriptors": len(set(Path("/proc/self/fd").iterdir())),
+            "threads": sorted(thread.name for thread in threading.enumerate()),
+            "files": set(own.root.rglob("*")),
+        }
+
+    for number in range(int(os.environ.get("BUILDVM_FORKS", "12"))):
+        date = machine.spec.date + timedelta(days=100 * number)
+        spec = machine.spec.model_copy(update={"date": date})
+        with BuildMachine(spec, machine.boot_files, cache=own, checkpoint=checkpoint) as fork:
+            sandbox = sandbox_of(fork)
+            fork.run("grep -q prepared state", check=True)
+        wait_until_empty(sandbox)
+        before = before or left()  # the first one makes what all share
+        assert left() == before, number
+
+
 def test_a_command_that_takes_all_memory_is_the_machines_trouble(machine_at):
     with machine_at(memory_mib=256, **UML) as machine:
         with pytest.raises(MachineError, match="ran out of memory"):
@@ -116,10 +160,12 @@ def test_a_time_trap_is_found_with_forks(find_out):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_when_the_sandbox_dies_its_guest_does_too_and_it_is_told(machine_at, number):
-    before = processes()
-    with machine_at(**UML) as machine, pytest.raises(GuestLost, match=number.name):
-        machine.run("echo begun; sleep 1000", stdout=lambda _: os.kill(machine.pid, number))
-    assert processes() <= before
+    with machine_at(**UML) as machine:
+        sandbox = sandbox_of(machine)
+        assert processes_in(sandbox)
+        with pytest.raises(GuestLost, match=number.name):
+            machine.run("echo begun; sleep 1000", stdout=lambda _: os.kill(machine.pid, number))
+    wait_until_empty(sandbox)
 
 
 def test_a_kernel_that_panics_is_told(machine_at):
