@@ -356,6 +356,7 @@ def test_what_passes_in_one_year_is_tried_in_all_years_whose_days_may_fall_alike
     assert all(edge.is_exact for edge in finding.boundaries)
 
 
+@pytest.mark.parametrize("own", [OWN, OWN - timedelta(days=999.9), OWN + timedelta(days=777.7)])
 def test_where_nothing_differs_no_gap_of_seven_months_is_left_around_the_own_date(found, own):
     world = World(passes=lambda _look: True)
     finding = found(world, own=own)
