@@ -108,16 +108,17 @@ def search_and_prove_commits(
         return study_line(lab, strict, repeats), told, False
     sides = {at for one in study.survey.transitions for at in (one.last_before, one.first_after)}
     deciding = [probe for probe in study.outcomes if probe.at in sides]
+    orders = [strict.order(probe.at, probe.attempt) for probe in deciding]
     try:
-        proven = lab.run([strict.order(probe.at, probe.attempt) for probe in deciding])
+        proven = dict(zip(deciding, lab.run(orders), strict=True))
     except BudgetSpent:
         return study, f"{_ALONE}: the budget of runs ended first", True
-    if told := _differing(proven, [study.outcomes[one] for one in deciding], Axis.COMMIT):
+    fast = [study.outcomes[probe] for probe in proven]
+    if told := _differing(list(proven.values()), fast, Axis.COMMIT):
         return study_line(lab, strict, repeats), told, False
-    others = {probe: one for probe, one in study.outcomes.items() if probe not in deciding}
-    seen = others | dict(zip(deciding, proven, strict=True))  # the last that passes is named
-    study = replace(study, outcomes=seen)
-    lost = [one for one in proven if state_of(one) is State.UNKNOWN]
+    others = {probe: one for probe, one in study.outcomes.items() if probe not in proven}
+    study = replace(study, outcomes=others | proven)  # the last that passes is named
+    lost = [one for one in proven.values() if state_of(one) is State.UNKNOWN]
     return study, f"{_ALONE}: {lost[0].why}" if lost else "", bool(lost)
 
 

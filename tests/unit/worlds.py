@@ -103,9 +103,10 @@ class World(Executor):
         chance = random.Random(f"{self.seed} {order_key(order)} {tried}")
         held = order.probing.held
         lasts_s = 0 if held else self.lasts_s + chance.choice(self.delays_s)
-        zone = next((step.env["TZ"] for step in order.case.steps if "TZ" in step.env), "UTC")
         looks = [
-            self._look(spec, spec.date + timedelta(seconds=int(part * lasts_s)), zone)
+            self._look(
+                spec, spec.date + timedelta(seconds=int(part * lasts_s)), order.case.timezone
+            )
             for part in (self.looks if lasts_s else (0.0,))
         ]
         known = {"case": order.case, "machine": spec}

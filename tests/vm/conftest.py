@@ -1,5 +1,7 @@
 """Real guests: one cached image and kernel, and one shared machine for what does not harm it."""
 
+from pathlib import Path
+
 import pytest
 
 from buildvm_nb.catalog import Catalog
@@ -116,3 +118,20 @@ def find_out(cache, catalog, executor, tmp_path):
         )
 
     return find
+
+
+def below(pid):
+    """Return the processes below one, whatever their environment."""
+    found = set()
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found |= {child, *below(child)}
+    return found
+
+
+def is_running(pid):
+    """Tell whether a process is there and is no zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

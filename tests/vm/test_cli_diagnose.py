@@ -16,6 +16,8 @@ import pytest
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.model.finding import Finding
 
+from .conftest import below, is_running
+
 pytestmark = [pytest.mark.vm]
 
 ROOT = Path(__file__).parents[2]
@@ -118,22 +120,6 @@ def processes_of(scratch):
             if wanted in (place / "environ").read_bytes().split(b"\0"):
                 found.add(int(place.name))
     return found
-
-
-def below(pid):
-    """Return the processes below one, whatever their environment."""
-    found = set()
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            found |= {child, *below(child)}
-    return found
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""  # a zombie has none
-    except OSError:
-        return False
 
 
 def abandoned(place):

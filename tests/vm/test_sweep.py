@@ -17,6 +17,8 @@ from buildvm_nb.study.laboratory import Laboratory, run_probe
 from buildvm_nb.study.run import Basis
 from buildvm_nb.study.sweep import Grid, make_cells, run_cells, sweep
 
+from .conftest import below, is_running
+
 pytestmark = [pytest.mark.vm]
 
 ROOT = Path(__file__).parents[2]
@@ -83,19 +85,7 @@ def write_case(directory, run):
 
 def descendants(pid):
     """Map the processes below one to what they are."""
-    found = {}
-    for child in Path(f"/proc/{pid}/task").glob("*/children"):
-        for number in child.read_text().split():
-            found[int(number)] = Path(f"/proc/{number}/cmdline").read_bytes()
-            found |= descendants(int(number))
-    return found
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""  # a zombie has none
-    except OSError:
-        return False
+    return {number: Path(f"/proc/{number}/cmdline").read_bytes() for number in below(pid)}
 
 
 def wait_for_end(pids):

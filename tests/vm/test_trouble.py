@@ -16,16 +16,9 @@ from buildvm_nb.model.machine import MachineSpec
 from buildvm_nb.study.run import prepare
 from buildvm_nb.vm import BuildMachine, Provision
 
-from .conftest import IMAGE, output_of
+from .conftest import IMAGE, is_running, output_of
 
 pytestmark = pytest.mark.vm
-
-
-def is_running(pid):
-    return (
-        Path(f"/proc/{pid}").exists()
-        and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    )
 
 
 def test_a_qemu_killed_in_the_middle_of_a_command_is_told(machine_at):
