@@ -1,4 +1,4 @@
-"""From `buildvm run -- true` to its exit, against virtme-ng.
+"""From `buildvm run -- true` to its exit, against virtme-ng; `buildvm --help` against bare Python.
 
 Both run on the same host, one after the other in turns, with QEMU's emulation, one core and 1 GiB.
 virtme-ng needs a root file system over 9p, which Debian's cloud kernel lacks, so it gets the
@@ -112,11 +112,22 @@ def contenders() -> tuple[Contender, Contender, Contender]:
     )
 
 
+def help_ratios(cwd: str, runs: int) -> list[float]:
+    """Return how many times as long as an empty program `buildvm --help` takes."""
+    bare = Contender(name="python -c pass", argv=[sys.executable, "-c", "pass"])
+    page = Contender(name="buildvm --help", argv=[str(_SCRIPTS / "buildvm"), "--help"])
+    for _ in range(4 * runs):
+        bare.run(cwd)
+        page.run(cwd)
+    return [mine / theirs for mine, theirs in zip(page.seconds, bare.seconds, strict=True)]
+
+
 def main() -> None:
     """Measure and print."""
     runs = read_runs(__doc__, 5)
     ours, plain, tuned = contenders()
     with tempfile.TemporaryDirectory() as empty:
+        helped = help_ratios(empty, runs)
         for vng in (plain, tuned):  # also warms the page cache
             if _WORD not in vng.run(empty, "--verbose", "--exec", f"echo {_WORD}"):
                 sys.exit("virtme-ng did not run its command")
@@ -137,6 +148,7 @@ def main() -> None:
         ratios = [mine / theirs for mine, theirs in zip(ours.seconds, peer.seconds, strict=True)]
         aim = "≤ 0.5" if peer is plain else ""
         rows.append(Row(name=f"buildvm / {peer.name}", unit="", values=ratios, aim=aim))
+    rows.append(Row(name="buildvm --help / python -c pass", unit="", values=helped, aim="≤ 10"))
     show("Start to exit", rows, ["Each is one cold boot; files are in the page cache."])
 
 

@@ -31,4 +31,4 @@ if TYPE_CHECKING:
     from buildvm_nb.study.sweep import SweepResult as SweepResult
     from buildvm_nb.vm import BuildMachine as BuildMachine
 else:  # else a type checker would take any name for an attribute
-    __getattr__, __dir__, __all__ = passed_on(__name__, __file__)
+    __getattr__, __dir__ = passed_on(__name__, __file__)

@@ -50,4 +50,4 @@ if TYPE_CHECKING:
     from buildvm_nb.catalog.tablefiles import write_jsonl as write_jsonl
     from buildvm_nb.catalog.tablefiles import write_table as write_table
 else:  # else a type checker would take any name for an attribute
-    __getattr__, __dir__, __all__ = passed_on(__name__, __file__)
+    __getattr__, __dir__ = passed_on(__name__, __file__)

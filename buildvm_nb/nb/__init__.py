@@ -17,4 +17,4 @@ if TYPE_CHECKING:
     from buildvm_nb.nb.study import DiagnosisPanel as DiagnosisPanel
     from buildvm_nb.nb.study import ForecastPanel as ForecastPanel
 else:  # else a type checker would take any name for an attribute
-    __getattr__, __dir__, __all__ = passed_on(__name__, __file__)
+    __getattr__, __dir__ = passed_on(__name__, __file__)

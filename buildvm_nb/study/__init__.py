@@ -18,4 +18,4 @@ if TYPE_CHECKING:
     from buildvm_nb.study.run import open_machine as open_machine
     from buildvm_nb.study.run import run_case as run_case
 else:
-    __getattr__, __dir__, __all__ = passed_on(__name__, __file__)
+    __getattr__, __dir__ = passed_on(__name__, __file__)

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from buildvm_nb.cli import main
-from buildvm_nb.cli.app import COMMANDS, app
+from buildvm_nb.cli.app import app, commands
 from buildvm_nb.cli.build import EnvironmentOption, ShareOptions
 from buildvm_nb.cli.command import GlobalOptions, Session, command, new_group
 from buildvm_nb.cli.host import LEVELS
@@ -20,8 +20,8 @@ from buildvm_nb.model.machine import CPU_MODELS, Accelerator, ImageSpec, Network
 runner = CliRunner()
 LINES = [
     ([*filter(None, [group]), each.name], each)
-    for group, (_, commands) in COMMANDS.items()
-    for each in commands
+    for group, (_, members) in commands().items()
+    for each in members
 ]
 EXAMPLES = [(path, line) for path, each in LINES for line in each.examples]
 
@@ -33,12 +33,16 @@ def help_of(*path):
     return result.stdout
 
 
-@pytest.mark.parametrize("path", [path for path, _ in LINES], ids=" ".join)
-def test_each_command_has_examples_and_a_first_line_that_fits_the_overview(path):
+@pytest.mark.parametrize(
+    ("path", "each"), LINES, ids=lambda one: " ".join(one) if isinstance(one, list) else ""
+)
+def test_each_command_has_examples_and_a_first_line_that_fits_the_overview(path, each):
     text = help_of(*path)
     assert "\n  Examples:\n    buildvm " in text
     overview = help_of(*path[:-1])
-    assert re.search(rf"(?m)^  {path[-1]} +[A-Z].*\.$", overview)
+    first = each.call.__doc__.splitlines()[0]
+    assert re.search(rf"(?m)^  {path[-1]} +{re.escape(first)}$", overview)
+    assert re.fullmatch(r"[A-Z].*\.", first)
     assert "..." not in overview.partition("Commands:")[2]
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from buildvm_nb.catalog import Catalog
 from buildvm_nb.cli import main
-from buildvm_nb.cli.app import COMMANDS, app
+from buildvm_nb.cli.app import app, commands
 from buildvm_nb.cli.command import Session
 from buildvm_nb.cli.describe import write_report
 from buildvm_nb.cli.forecast import _show as show_forecast
@@ -368,11 +368,11 @@ def pretty(document):
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True)
 
 
-GROUPS = [[name] if name else [] for name in COMMANDS]
+GROUPS = [[name] if name else [] for name in commands()]
 HELPED = GROUPS + [
     [*filter(None, [group]), each.name]
-    for group, (_, commands) in COMMANDS.items()
-    for each in commands
+    for group, (_, members) in commands().items()
+    for each in members
 ]
 
 
