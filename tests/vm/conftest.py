@@ -54,6 +54,17 @@ def machine_on_each(machine_at, accelerator):
         yield running
 
 
+@pytest.fixture(scope="session")
+def fastest(cache):
+    """Fields of a machine on the fastest engine proven here, for what is not about engine or CPU.
+
+    What is said of each engine is proved by the tests that take ``engine``, and by `test_uml`.
+    """
+    if kvm_status(cache)[0]:
+        return {"accelerator": "kvm"}
+    return {"accelerator": "uml" if uml_status(cache)[0] else "tcg"}
+
+
 @pytest.fixture(scope="session", params=["qemu", "uml"])
 def engine(request, cache):
     """Fields of a machine on each engine, for what must hold on all."""

@@ -16,7 +16,13 @@ pytestmark = pytest.mark.vm
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "import sys; from buildvm_nb.cli import main; sys.exit(main())"
-MACHINE = ("--image", "debian:bookworm,python3", "--memory", "512", "--accelerator", "tcg")
+EMULATED = ("--image", "debian:bookworm,python3", "--memory", "512", "--accelerator", "tcg")
+
+
+@pytest.fixture(scope="module")
+def machine(fastest):
+    """Words that ask for a machine, wherever what is shown does not depend on what runs it."""
+    return (*EMULATED[:-1], fastest["accelerator"])
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def call(start):
 def test_run_is_env_for_date_and_cpu(call, tmp_path):
     script = "date +%F; pwd; cat data -; echo lost >data; echo told >&2; exit 7"
     words = ("--date", "2038-01-19T03:14:08Z", "--cpu", "Westmere", "--", "sh", "-c", script)
-    status, out, err = call("run", *MACHINE, *words, text="from a pipe\n")
+    status, out, err = call("run", *EMULATED, *words, text="from a pipe\n")
     assert status == 7
     assert out == "2038-01-19\n/build/work\nfrom the host\nfrom a pipe\n"
     assert "told\nbuildvm: ran from 2038-01-19T03:14:08" in err
@@ -63,17 +69,17 @@ def test_run_is_env_for_date_and_cpu(call, tmp_path):
     assert (tmp_path / "work/data").read_text() == "from the host\n"
 
 
-def test_a_held_clock_stands_still_while_the_command_runs(call):
+def test_a_held_clock_stands_still_while_the_command_runs(call, machine):
     last = "2038-01-19T03:14:07Z"
     shown = "date +%s; sleep 2.5; date +%s"
-    words = ("run", *MACHINE, "--no-share", "--date", last, "--hold", "--")
+    words = ("run", *machine, "--no-share", "--date", last, "--hold", "--")
     status, out, err = call(*words, "sh", "-c", shown)
     assert (status, set(out.split())) == (0, {"2147483647"})
     assert f"buildvm: ran at {last}, the guest's clock held: it strayed by 0." in err
 
 
-def test_a_build_with_a_held_clock_is_recorded_as_one(call):
-    words = ("build", "--local", ".", *MACHINE, "--date", "2031-01-01", "--hold", "--json")
+def test_a_build_with_a_held_clock_is_recorded_as_one(call, machine):
+    words = ("build", "--local", ".", *machine, "--date", "2031-01-01", "--hold", "--json")
     status, out, _ = call(*words, "--", "test $(date +%s) = $(sleep 2; date +%s)")
     outcome = json.loads(out)
     assert (status, outcome["verdict"]) == (0, "passed")
@@ -81,18 +87,18 @@ def test_a_build_with_a_held_clock_is_recorded_as_one(call):
     assert outcome["probing"]["drift_s"] < 1
 
 
-def test_run_passes_a_signal_on_and_keeps_quiet(call):
-    status, out, err = call("run", "-q", *MACHINE, "--no-share", "--", "sh", "-c", "kill -9 $$")
+def test_run_passes_a_signal_on_and_keeps_quiet(call, machine):
+    status, out, err = call("run", "-q", *machine, "--no-share", "--", "sh", "-c", "kill -9 $$")
     assert (status, out) == (128 + signal.SIGKILL, "")
     assert "buildvm" not in err
 
 
-def test_run_ends_a_command_at_its_timeout(call):
-    assert call("run", "-q", *MACHINE, "--timeout", "1", "--", "sleep", "60")[0] == 124
+def test_run_ends_a_command_at_its_timeout(call, machine):
+    assert call("run", "-q", *machine, "--timeout", "1", "--", "sleep", "60")[0] == 124
 
 
-def test_run_ends_when_nobody_reads_any_more(start):
-    with start("run", "-q", *MACHINE, "--", "yes") as process:
+def test_run_ends_when_nobody_reads_any_more(start, machine):
+    with start("run", "-q", *machine, "--", "yes") as process:
         assert process.stdout.read(2) == "y\n"
         process.stdout.close()
         assert process.wait(timeout=600) == 128 + signal.SIGPIPE
@@ -100,8 +106,8 @@ def test_run_ends_when_nobody_reads_any_more(start):
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_leaves_no_machine_behind(start, number, expected):
-    with start("run", "-q", *MACHINE, "--", "sh", "-c", "echo up; sleep 100") as process:
+def test_an_interrupted_run_leaves_no_machine_behind(start, machine, number, expected):
+    with start("run", "-q", *machine, "--", "sh", "-c", "echo up; sleep 100") as process:
         assert process.stdout.readline() == "up\n"
         tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
         children = [child for task in tasks for child in task.read_text().split()]
@@ -114,16 +120,18 @@ def test_an_interrupted_run_leaves_no_machine_behind(start, number, expected):
 
 
 def test_a_dry_run_prints_the_command_of_the_machine(call):
-    status, out, _ = call("run", *MACHINE, "--date", "2019-05-01", "--dry-run", "--", "true")
+    status, out, _ = call("run", *EMULATED, "--date", "2019-05-01", "--dry-run", "--", "true")
     words = shlex.split(out)
     assert status == 0
     assert words[words.index("-cpu") + 1] == "Cascadelake-Server"
-    status, out, _ = call("run", *MACHINE, "--date", "2019-05-01", "--dry-run", "--json", "true")
+    status, out, _ = call("run", *EMULATED, "--date", "2019-05-01", "--dry-run", "--json", "true")
     assert json.loads(out) == words
 
 
-def test_build_records_a_failure_and_tells_how_to_see_it_and_to_do_it_again(call, tmp_path):
-    words = ("build", "--local", ".", *MACHINE, "--date", "2031-01-01")
+def test_build_records_a_failure_and_tells_how_to_see_it_and_to_do_it_again(
+    call, machine, tmp_path
+):
+    words = ("build", "--local", ".", *machine, "--date", "2031-01-01")
     status, out, _ = call(*words, "--", "cat data; echo 'error: certificate expired'; exit 3")
     assert status == 3
     told = dict(line.split(maxsplit=1) for line in out.splitlines())
@@ -138,8 +146,8 @@ def test_build_records_a_failure_and_tells_how_to_see_it_and_to_do_it_again(call
     assert status == 3  # --json came after --, so it belongs to the command
 
 
-def test_build_passes_and_follows_the_steps(call):
-    words = ("build", "--local", ".", *MACHINE, "--follow", "--json", "--", "cat", "data")
+def test_build_passes_and_follows_the_steps(call, machine):
+    words = ("build", "--local", ".", *machine, "--follow", "--json", "--", "cat", "data")
     status, out, err = call(*words)
     assert status == 0
     assert json.loads(out)["verdict"] == "passed"

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from buildvm_nb.errors import CommandFailed, MachineError, StateError
+from buildvm_nb.vm import session
 
 from .conftest import output_of
 
@@ -16,6 +17,40 @@ pytestmark = pytest.mark.vm
 def machine(machine_at, engine):
     with machine_at(**engine) as running:
         yield running
+
+
+def test_commands_run_as_an_ordinary_user_in_a_clean_environment(machine):
+    _, text = output_of(
+        machine, "id -u; pwd; env | cut -d= -f1 | sort | tr '\\n' ' '; echo; cat /proc/1/comm"
+    )
+    user, place, names, first = text.splitlines()
+    assert user == "1000"
+    assert place == "/build"
+    assert set(names.split()) == {
+        "BUILD", "HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "TZ", "USER",
+    }  # fmt: skip
+    assert first == "inside"
+
+
+def test_a_build_sees_neither_our_server_nor_a_network(machine):
+    _, text = output_of(
+        machine,
+        "ls /sys/class/net; cat /proc/net/tcp | wc -l; ls /proc | grep -c '^[0-9]'; "
+        "cat $(ls /dev/vport*p1 /dev/ttyS1 2>/dev/null | head -1) 2>&1 | head -1",
+    )
+    lines = text.splitlines()
+    assert lines[0] == "lo"
+    assert lines[1] == "1"
+    assert int(lines[2]) < 8
+    assert "Permission denied" in lines[3]
+
+
+def test_the_guest_can_resolve_its_own_name(machine):
+    script = (
+        "import socket; print(socket.gethostname(), socket.gethostbyname(socket.gethostname()))"
+    )
+    _, text = output_of(machine, ["python3", "-c", script])
+    assert text.split() == ["build-vm", "127.0.1.1"]
 
 
 def test_standard_output_and_error_come_apart(machine):
@@ -110,7 +145,8 @@ def test_check_raises_where_a_command_fails(machine):
     assert caught.value.exit_status == 9
 
 
-def test_a_command_that_ignores_sigterm_is_stopped(machine):
+def test_a_command_that_ignores_sigterm_is_stopped(machine, monkeypatch):
+    monkeypatch.setattr(session, "_TERM_GRACE_S", 0.5)  # it ends by SIGKILL alone
     result, text = output_of(
         machine, "trap '' TERM; echo began; while :; do sleep 1; done", timeout_s=2
     )

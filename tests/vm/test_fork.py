@@ -1,6 +1,7 @@
 """Machines frozen and resumed at other dates, several at once, each with a past in common."""
 
 import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,24 +88,26 @@ def test_a_fork_of_an_old_kernel_works_as_well(machine_at, cache, tmp_path):
         assert output_of(fork, "date -u +%F; uname -r")[1].startswith("2030-05-01\n5.10.")
 
 
-def test_a_truncated_checkpoint_is_told_when_it_is_read(machine_at, tmp_path):
-    machine = machine_at()
-    machine.boot()
-    checkpoint = machine.freeze(tmp_path)
-    assert Checkpoint.read(tmp_path).environment == checkpoint.environment
+@pytest.fixture
+def truncated(frozen, tmp_path):
+    """A copy of a checkpoint that was whole when it was read, and is no more."""
+    shutil.copytree(frozen[1].place, tmp_path, dirs_exist_ok=True)
+    checkpoint = Checkpoint.read(tmp_path)
+    assert checkpoint.environment == frozen[1].environment
     os.truncate(checkpoint.state, checkpoint.state.stat().st_size // 2)
+    return checkpoint
+
+
+def test_a_truncated_checkpoint_is_told_when_it_is_read(truncated):
     with pytest.raises(StateError, match="is damaged"):
-        Checkpoint.read(tmp_path)
+        Checkpoint.read(truncated.place)
 
 
 def test_a_state_that_qemu_cannot_use_is_an_error_and_leaves_nothing_behind(
-    machine_at, cache, tmp_path
+    frozen, cache, truncated
 ):
-    machine = machine_at()
-    machine.boot()
-    checkpoint = machine.freeze(tmp_path)
-    os.truncate(checkpoint.state, checkpoint.state.stat().st_size // 2)
-    fork = BuildMachine(machine.spec, machine.boot_files, cache=cache, checkpoint=checkpoint)
+    machine, _ = frozen
+    fork = BuildMachine(machine.spec, machine.boot_files, cache=cache, checkpoint=truncated)
     with pytest.raises((StateError, LaunchError)):
         fork.boot()
     with pytest.raises(StateError, match="not up"):
@@ -132,10 +135,11 @@ def test_a_disk_that_fills_up_while_freezing_is_an_error_of_the_host(machine_at,
 
 @pytest.fixture(scope="module")
 def frozen_with_scratch(machine_at, tmp_path_factory):
-    machine = machine_at("1990-01-01", cpu="Westmere", provision=Provision(scratch_mib=1024))
+    small = {"memory_mib": 256, "provision": Provision(scratch_mib=1024)}
+    machine = machine_at("1990-01-01", cpu="Westmere", **small)
     machine.boot()
-    # more than fits into its memory of 512 MiB
-    machine.run("head -c 600M /dev/zero >big; echo prepared >state", check=True)
+    # more than fits into its memory
+    machine.run("head -c 300M /dev/zero >big; echo prepared >state", check=True)
     return machine, machine.freeze(tmp_path_factory.mktemp("checkpoint"))
 
 
@@ -153,7 +157,7 @@ def test_a_state_too_big_for_memory_is_on_a_scratch_disk_of_which_each_fork_has_
 
     with ThreadPoolExecutor(2) as pool:
         said = list(pool.map(look, ["one", "two"]))
-    assert said == [f"prepared\n{name}\n{name}\n{600 * 2**20}\n" for name in ("one", "two")]
+    assert said == [f"prepared\n{name}\n{name}\n{300 * 2**20}\n" for name in ("one", "two")]
     assert Checkpoint.read(checkpoint.place).scratch == checkpoint.scratch
 
 

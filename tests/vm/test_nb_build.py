@@ -13,7 +13,8 @@ from buildvm_nb.vm.qemu import OwnedProcess
 pytestmark = [pytest.mark.vm, pytest.mark.network]
 
 LONG_S = 600.0
-MACHINE = {"date": "2019-05-01", "accelerator": "tcg", "memory_mib": 512}
+MACHINE = {"date": "2019-05-01", "memory_mib": 512}
+EMULATED = MACHINE | {"accelerator": "tcg"}
 CASE = """
 schema = 1
 id = "sample"
@@ -30,7 +31,7 @@ BOOT_IN_KERNEL = f"""
 from buildvm_nb.catalog import parse_case
 from buildvm_nb.nb import BuildPanel
 case = parse_case({CASE.format(run="sleep 1000")!r})
-build = BuildPanel(case, {MACHINE!r})
+build = BuildPanel(case, {{machine}})
 """
 
 
@@ -40,13 +41,13 @@ def is_alive(pid):
 
 
 @pytest.fixture
-def panel_of(cache, tmp_path):
+def panel_of(cache, fastest, tmp_path):
     made = []
 
-    def make(run, **more):
+    def make(run, machine=MACHINE | fastest, **more):
         case = parse_case(CASE.format(run=run))
         catalog = tmp_path / "catalog.sqlite"
-        made.append(BuildPanel(case, MACHINE, cache=cache, catalog=catalog, **more))
+        made.append(BuildPanel(case, machine, cache=cache, catalog=catalog, **more))
         return made[-1]
 
     yield make
@@ -55,7 +56,7 @@ def panel_of(cache, tmp_path):
 
 
 def test_a_build_is_booted_run_judged_and_recorded(panel_of, tmp_path):
-    build = panel_of(RED)
+    build = panel_of(RED, EMULATED)
     build._controls.boot.click()
     assert build.wait(LONG_S)
     assert "up: 2019-05-01T00:00:00Z, Cascadelake-Server" in build.status
@@ -121,7 +122,7 @@ def test_cancel_ends_a_boot(panel_of, monkeypatch):
 
 
 @pytest.mark.parametrize("now", [False, True], ids=["politely", "killed"])
-def test_a_kernel_that_is_restarted_leaves_no_guest(now):
+def test_a_kernel_that_is_restarted_leaves_no_guest(fastest, now):
     manager = KernelManager()
     manager.start_kernel()
     client = manager.client()
@@ -137,7 +138,7 @@ def test_a_kernel_that_is_restarted_leaves_no_guest(now):
             reply = client.execute_interactive(code, timeout=LONG_S, output_hook=take)
             assert reply["content"]["status"] == "ok", reply["content"]
 
-        ask(BOOT_IN_KERNEL)
+        ask(BOOT_IN_KERNEL.format(machine=MACHINE | fastest))
         # events arrive on the kernel's loop, which this cell holds up
         ask("build.boot(); assert build.wait(); print(build._booted.machine.pid)")
         pid = int("".join(printed))

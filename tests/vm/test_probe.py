@@ -15,6 +15,7 @@ from buildvm_nb.study.laboratory import Order, run_probe
 pytestmark = pytest.mark.vm
 
 PREPARED_AT = parse_instant("2015-01-01")
+EMULATED = {"cpu": "Westmere", "accelerator": "tcg"}
 STEPS = [
     {"name": "build", "run": "date -u +%Y >built; uname -r >kernel"},
     {"name": "test", "run": "cat built; date -u +%F; uname -r; test $(cat built) = 2015"},
@@ -23,20 +24,28 @@ STEPS = [
 
 @pytest.fixture
 def order_for(tmp_path):
-    def order(date, *, steps=STEPS, prepare_on="each", kernel="debian:bookworm", **probing):
+    def order(
+        date,
+        *,
+        steps=STEPS,
+        prepare_on="each",
+        kernel="debian:bookworm",
+        engine=EMULATED,
+        **probing,
+    ):
         case = Case.parse(
             {"id": str(tmp_path.name), "steps": steps, "image": "debian:bookworm,python3"}
             | {"limits": {"memory_mib": 512}, "prepare_on": prepare_on}
         )
-        spec = {"date": date, "cpu": "Westmere", "kernel": kernel, "accelerator": "tcg"}
-        machine = MachineSpec.parse(spec | {"image": case.image, "memory_mib": 512})
+        spec = {"date": date, "kernel": kernel, "image": case.image, "memory_mib": 512}
+        machine = MachineSpec.parse(spec | engine)
         return Order(case=case, machine=machine, probing=Probing(**probing))
 
     return order
 
 
-def test_a_fork_builds_once_and_tests_at_its_own_date(order_for):
-    trial = run_probe(order_for("2031-06-01", prepared_at=PREPARED_AT))
+def test_a_fork_builds_once_and_tests_at_its_own_date(order_for, engine):
+    trial = run_probe(order_for("2031-06-01", engine=engine, prepared_at=PREPARED_AT))
     assert trial.outcome.verdict is Verdict.PASSED
     assert trial.log.decode().splitlines()[1:3] == ["2015", "2031-06-01"]
     build, test = trial.outcome.steps
@@ -57,22 +66,24 @@ def test_a_damaged_checkpoint_is_made_again_without_a_word(order_for):
     assert again.outcome.verdict is Verdict.PASSED
 
 
-def test_a_case_that_cannot_be_prepared_there_is_no_verdict_about_the_date(order_for):
+def test_a_case_that_cannot_be_prepared_there_is_no_verdict_about_the_date(order_for, fastest):
     steps = [{"name": "build", "run": "test $(date +%Y) -gt 2016"}, STEPS[1]]
-    outcome = run_probe(order_for("2030-01-01", steps=steps, prepared_at=PREPARED_AT)).outcome
+    order = order_for("2030-01-01", steps=steps, engine=fastest, prepared_at=PREPARED_AT)
+    outcome = run_probe(order).outcome
     assert outcome.verdict is Verdict.ERROR
     assert outcome.failing_step == "build"
     assert outcome.machine.date.year == 2030
 
 
-def test_a_build_is_carried_over_to_another_kernel(order_for):
+def test_a_build_is_carried_over_to_another_kernel(order_for, fastest):
     steps = [STEPS[0], {"name": "test", "run": "cat kernel; uname -r; ! uname -r | diff kernel -"}]
-    home = order_for("2015-03-01").machine
+    home = order_for("2015-03-01", engine=fastest).machine
     order = order_for(
         "2015-03-01",
         steps=steps,
         prepare_on="once",
         kernel="debian:bullseye",
+        engine=fastest,
         prepared_on=home,
     )
     trial = run_probe(order)

@@ -88,6 +88,10 @@ def descendants(pid):
     return {number: Path(f"/proc/{number}/cmdline").read_bytes() for number in below(pid)}
 
 
+def is_guest(command):
+    return b"qemu-system" in command or b"linux.uml" in command
+
+
 def wait_for_end(pids):
     deadline = time.monotonic() + PATIENCE_S
     while any(map(is_running, pids)):
@@ -100,7 +104,7 @@ def wait_for_guest(pid):
     while time.monotonic() < deadline:
         try:
             for worker in descendants(pid):
-                if any(b"qemu-system" in each for each in descendants(worker).values()):
+                if any(map(is_guest, descendants(worker).values())):
                     return worker
         except OSError:  # one of them has just ended
             continue
@@ -151,9 +155,10 @@ def test_commits_bring_their_own_dates_and_cpus(means, tmp_path):
     assert len({cell.case.build_digest() for cell in cells}) == 2
 
 
-def test_an_interrupted_sweep_leaves_no_guest_and_goes_on(buildvm, tmp_path):
+def test_an_interrupted_sweep_leaves_no_guest_and_goes_on(buildvm, fastest, tmp_path):
     case = write_case(tmp_path, "test $year = 2018 || sleep 1000")
-    words = ("sweep", case, "--dates", "2018,2031", "--accelerator", "tcg", "--jobs", "1")
+    words = ("sweep", case, "--dates", "2018,2031", "--jobs", "1")
+    words += ("--accelerator", fastest["accelerator"])
     with buildvm(*words) as process:
         said = ""
         for line in process.stderr:
@@ -186,7 +191,7 @@ def kill_first_worker(executor_pid, killed):
     killed.append(worker)
 
 
-def test_a_cell_whose_process_is_killed_is_done_again(cache, catalog):
+def test_a_cell_whose_process_is_killed_is_done_again(cache, catalog, fastest):
     case = parse_case(CASE.format(run="sleep 1"))
     killed = []
     killer = threading.Thread(target=kill_first_worker, args=[os.getpid(), killed])
@@ -196,7 +201,7 @@ def test_a_cell_whose_process_is_killed_is_done_again(cache, catalog):
             case,
             Grid(dates=("2018-01-01",)),
             Means(cache=cache, catalog=catalog, executor=executor),
-            {"accelerator": "tcg"},
+            fastest,
         )
     killer.join()
     assert killed
@@ -215,7 +220,7 @@ def cluster():
 
 
 @pytest.mark.long
-def test_a_cluster_does_the_cell_of_a_killed_worker_again(cluster, cache, catalog):
+def test_a_cluster_does_the_cell_of_a_killed_worker_again(cluster, cache, catalog, fastest):
     case = parse_case(CASE.format(run="sleep 1; test $year -lt 2030"))
     killed = []
     killer = threading.Thread(target=kill_first_worker, args=[os.getpid(), killed])
@@ -224,7 +229,7 @@ def test_a_cluster_does_the_cell_of_a_killed_worker_again(cluster, cache, catalo
         case,
         Grid(dates=("2018-01-01", "2031-01-01")),
         Means(cache=cache, catalog=catalog, scheduler=cluster.scheduler_address),
-        {"accelerator": "tcg"},
+        fastest,
     )
     killer.join()
     assert killed
