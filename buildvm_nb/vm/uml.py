@@ -12,6 +12,7 @@ chan_kern.c (lines from descriptors); bwrap(1).
 """
 
 import json
+import os
 import re
 import socket
 import threading
@@ -51,7 +52,11 @@ _WINDOW = 2048
 
 
 def uml_argv(
-    spec: MachineSpec, boot: BootFiles, files: MachineFiles, lines: Mapping[str, int]
+    spec: MachineSpec,
+    boot: BootFiles,
+    files: MachineFiles,
+    lines: Mapping[str, int],
+    cpu: int | None = None,
 ) -> list[str]:
     """Write the command line that runs a machine in its sandbox: a pure function but for bwrap.
 
@@ -65,6 +70,8 @@ def uml_argv(
         This machine's own files.
     lines : mapping of str to int
         Descriptors of ``events`` and ``channel``, which the program inherits.
+    cpu : int, optional
+        The host's CPU that it keeps to.
 
     Returns
     -------
@@ -82,7 +89,28 @@ def uml_argv(
     binds += ["--ro-bind", str(files.initramfs), "/initramfs"]
     arguments += ["ssl=null"]
     arguments += [f"ssl{n}=fd:{lines[name]}" for n, name in enumerate(("events", "channel"))]
-    return [*_sandbox(boot.kernel, binds), *arguments, *_PARAMETERS, *boot.kernel_parameters]
+    keeping = [] if cpu is None else [find_tool("taskset"), "--cpu-list", str(cpu)]
+    inside = [*keeping, *_sandbox(boot.kernel, binds)]
+    return [*inside, *arguments, *_PARAMETERS, *boot.kernel_parameters]
+
+
+def _claim_cpu(name: str = "buildvm-cpu") -> tuple[int, socket.socket] | None:
+    """Choose a CPU that no other guest of this kind keeps to.
+
+    At each system call and each page fault of the guest its kernel and the program that it traces
+    take turns. On two CPUs each turn wakes one that sleeps, which takes longer than the turn.
+    `name`: begins the names of the sockets by which processes of this host know each other's.
+    Returns: its number, and what is to be closed when the guest has ended; None: each has a guest.
+    """
+    for number in sorted(os.sched_getaffinity(0)):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0{name}-{number}")  # abstract: it is gone with its process
+        except OSError:
+            claim.close()
+            continue
+        return number, claim
+    return None
 
 
 def _sandbox(program: Path, binds: list[str]) -> list[str]:
@@ -135,9 +163,13 @@ class UmlInstance(Instance):
 
     def _come_up(self) -> Environment:
         started = time.monotonic()
+        cpu = None
+        if claimed := _claim_cpu():
+            cpu, claim = claimed
+            self._stack.callback(claim.close)
         lines = self._launch(
             ("events", "channel"),
-            lambda theirs: uml_argv(self.spec, self.boot, self.files, theirs),
+            lambda theirs: uml_argv(self.spec, self.boot, self.files, theirs, cpu),
             None,
         )
         with self.watched():

@@ -1,9 +1,13 @@
 """User-mode Linux without running it: its command line, what it cannot give, its frozen disks."""
 
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -16,7 +20,7 @@ from buildvm_nb.vm.accelerator import choose_accelerator
 from buildvm_nb.vm.command import BootFiles, MachineFiles
 from buildvm_nb.vm.events import Events
 from buildvm_nb.vm.instance import _disk_digest
-from buildvm_nb.vm.uml import _PacedLine, prove_uml, uml_argv
+from buildvm_nb.vm.uml import _claim_cpu, _PacedLine, prove_uml, uml_argv
 
 
 @pytest.fixture
@@ -62,6 +66,41 @@ def test_the_sandbox_shows_the_machines_files_and_nothing_else(boot, tmp_path):
     assert program[0] == "/usr/bin/linux.uml"
     assert {"ubd0r=/root", "ubd1=/exports", "ubd2=/scratch", "mem=512M"} <= set(program)
     assert {"ssl0=fd:5", "ssl1=fd:7", "con0=null,fd:1", "ENGINE=uml"} <= set(program)
+    (tmp_path / "bin/taskset").touch(mode=0o755)
+    kept = uml_argv(spec, boot, files, {"events": 5, "channel": 7}, cpu=3)
+    assert kept == [f"{tmp_path}/bin/taskset", "--cpu-list", "3", *argv]
+
+
+def test_each_guest_keeps_to_a_cpu_of_its_own_as_long_as_there_are_some():
+    name = f"test-{uuid4()}"  # others may run guests meanwhile
+    cpus = sorted(os.sched_getaffinity(0))
+    claims = [_claim_cpu(name) for _ in cpus]
+    assert [number for number, _ in claims] == cpus
+    assert _claim_cpu(name) is None
+    claims[-1][1].close()
+    again, claim = _claim_cpu(name)
+    assert again == cpus[-1]
+    for one in (claim, *(one for _, one in claims)):
+        one.close()
+
+
+def test_a_claim_ends_with_the_process_that_made_it_and_is_not_inherited():
+    name = f"test-{uuid4()}"
+    code = (
+        "import subprocess, sys\nfrom buildvm_nb.vm.uml import _claim_cpu\n"
+        f"while claimed := _claim_cpu({name!r}): globals()[f'kept{{claimed[0]}}'] = claimed\n"
+        "left = subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL)\n"
+        "print(left.pid, flush=True); sys.stdin.read()"
+    )
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **streams) as other:
+        left = int(other.stdout.readline())
+        assert _claim_cpu(name) is None
+        other.kill()
+        other.wait()
+    _, claim = _claim_cpu(name)
+    claim.close()
+    os.kill(left, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
