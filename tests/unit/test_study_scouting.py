@@ -15,6 +15,9 @@ OWN = datetime(2017, 6, 12, 14, 31, 7, tzinfo=UTC)
 EDGE = datetime(2024, 11, 27, 15, 28, 58, tzinfo=UTC)
 
 
+_OF_WORLD = ("lasts_s", "breaks", "slower", "strays_s", "bears_hold")
+
+
 @pytest.fixture(autouse=True)
 def _two_engines():
     with without_host(), patch("buildvm_nb.study.scouting.uml_status", lambda _: (True, "")):
@@ -25,7 +28,7 @@ def _two_engines():
 def found(tmp_path):
     def run(passes, **asked):
         asked = {"own": OWN, "axes": (Axis.DATE,), "lasts_s": 20} | asked
-        known = {name: asked.pop(name) for name in ("lasts_s", "breaks") if name in asked}
+        known = {name: asked.pop(name) for name in _OF_WORLD if name in asked}
         world = World(passes=passes, **known)
         return diagnosed(world, tmp_path, **asked), world.ran
 
@@ -68,6 +71,59 @@ def test_what_nothing_explains_is_seen_on_both_and_not_searched_twice(found):
     strict, fast = _of(ran, Accelerator.TCG), _of(ran, Accelerator.UML)
     assert {one.verdict for one in strict} == {Verdict.PASSED, Verdict.FAILED}
     assert len(strict) < 12 < len(fast)
+
+
+def test_a_held_clock_that_strays_on_one_engine_is_no_disagreement(found):
+    def strays_s(order):
+        return (
+            4 if order.machine.accelerator is Accelerator.TCG and not order.probing.attempt else 0
+        )
+
+    finding, ran = found(lambda look: look.at < EDGE, strays_s=strays_s)
+    assert parse_instant(finding.boundaries[0].first_after) == EDGE
+    assert "seen on two engines" in finding.support.covered
+    assert len(_of(ran, Accelerator.TCG)) < 16
+
+
+def test_a_clock_that_cannot_be_held_on_the_strict_engine_is_a_gap_and_no_disagreement(found):
+    def strays_s(order):
+        return 4 if order.machine.accelerator is Accelerator.TCG else 0
+
+    finding, ran = found(lambda look: look.at < EDGE, strays_s=strays_s)
+    assert parse_instant(finding.boundaries[0].first_after) == EDGE
+    assert "under QEMU the guest's clock could not be held there" in finding.summary
+    assert len(_of(ran, Accelerator.TCG)) < 16
+
+
+def test_what_takes_a_second_on_one_engine_and_ten_on_the_other_is_seen_with_a_held_clock(found):
+    finding, ran = found(lambda look: look.at < EDGE, lasts_s=1, slower=20)
+    assert parse_instant(finding.boundaries[0].first_after) == EDGE
+    assert "seen on two engines" in finding.support.covered
+    strict = _of(ran, Accelerator.TCG)
+    held = {one.machine.date: one.verdict for one in strict if one.probing.held}
+    assert held == {EDGE - timedelta(seconds=1): Verdict.PASSED, EDGE: Verdict.FAILED}
+    assert len(strict) < 12
+
+
+@pytest.mark.parametrize("lasts_s", [1, 20])
+def test_a_test_that_bears_no_held_clock_is_seen_on_both_beside_an_edge(found, lasts_s):
+    known = {"lasts_s": lasts_s, "slower": 20, "bears_hold": False}
+    finding, ran = found(lambda look: look.at < EDGE, **known)
+    [edge] = finding.boundaries
+    assert parse_instant(edge.last_before) < EDGE <= parse_instant(edge.first_after)
+    assert "seen on two engines" in finding.support.covered
+    assert not any("QEMU's answers count" in one for one in finding.assumptions)
+    assert len(_of(ran, Accelerator.TCG)) < 20
+
+
+@pytest.mark.parametrize("off_s", [-1, 1, 5])
+def test_engines_that_differ_by_a_second_are_told_apart_where_one_is_slower(found, off_s):
+    def passes(look):
+        return look.at < (EDGE + timedelta(seconds=off_s) if look.is_fast else EDGE)
+
+    finding, _ = found(passes, lasts_s=1, slower=20)
+    assert parse_instant(finding.boundaries[0].first_after) == EDGE
+    assert any("QEMU's answers count" in one for one in finding.assumptions)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from buildvm_nb.model.machine import (
 from buildvm_nb.model.outcome import Outcome, StepRecord, Verdict
 from buildvm_nb.study.diagnose import diagnose
 from buildvm_nb.study.executors import Means
-from buildvm_nb.study.laboratory import Laboratory, order_key
+from buildvm_nb.study.laboratory import Laboratory, Order, order_key
 from buildvm_nb.study.questions import Questions
 from buildvm_nb.study.run import Trial
 
@@ -78,6 +78,10 @@ class World(Executor):
     breaks: Callable[[Look], bool] = lambda _look: False
     """Where no guest comes up."""
     lasts_s: int = 1
+    slower: int = 1
+    """How many times as long it lasts under QEMU as under user-mode Linux."""
+    strays_s: Callable[[Order], int] = lambda _order: 0
+    """By how much the clock of a run goes on that is to be held."""
     delays_s: tuple[int, ...] = (0,)
     """By how much a busy host delays a run: one of these by chance."""
     looks: tuple[float, ...] = (0.5,)
@@ -102,7 +106,11 @@ class World(Executor):
         tried = sum(one.machine == spec and one.probing == order.probing for one in self.ran[-40:])
         chance = random.Random(f"{self.seed} {order_key(order)} {tried}")
         held = order.probing.held
-        lasts_s = 0 if held else self.lasts_s + chance.choice(self.delays_s)
+        is_fast = spec.accelerator is Accelerator.UML
+        lasts_s = self.lasts_s * (1 if is_fast else self.slower) + chance.choice(self.delays_s)
+        strays_s = self.strays_s(order) if held else 0
+        if held:
+            lasts_s = strays_s
         looks = [
             self._look(
                 spec, spec.date + timedelta(seconds=int(part * lasts_s)), order.case.timezone
@@ -122,7 +130,7 @@ class World(Executor):
             verdict=verdict,
             clock_started_at=spec.date,
             clock_ended_at=spec.date + timedelta(seconds=lasts_s),
-            duration_s=self.lasts_s,
+            duration_s=self.lasts_s * (1 if is_fast else self.slower),
         )
         outcome = Outcome(
             verdict=verdict,
@@ -141,7 +149,7 @@ class World(Executor):
                 accelerator=spec.accelerator,
                 engine=_engine(spec),
             ),
-            probing=order.probing.model_copy(update={"drift_s": 0.01}),
+            probing=order.probing.model_copy(update={"drift_s": strays_s + 0.01}),
             **known,
         )
         self.ran.append(outcome)
