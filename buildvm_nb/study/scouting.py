@@ -34,7 +34,7 @@ from buildvm_nb.study.run import uml_status
 __all__ = ["scout_of", "search_and_prove", "search_and_prove_commits"]
 
 _WORTH_S = 2.0
-"""A fork boots anew under user-mode Linux, 2.2 s against 0.4: a test that is over sooner under
+"""A fork boots anew under user-mode Linux, 1.2 s against 0.4: a test that is over sooner under
 emulation gains nothing (docs/engines.md)."""
 
 
