@@ -115,15 +115,17 @@ def _prove(
         outcomes = prober.run(list(dict.fromkeys(tried.values())))
         for probe, way in tried.items():
             found, repeated = outcomes[way], study.outcomes[probe]
-            if why := _silent(prober, study, way, found):
-                pass
-            elif way.held and not probe.held and _is_worse(found, repeated):
-                why = _STRAYED  # or it does not bear one: a running clock is to tell
-            else:
+            why = _silent(prober, study, way, found)
+            is_borne = found.verdict is not Verdict.TIMEOUT
+            if not why and way.held and not probe.held and _is_worse(found, repeated):
+                why, is_borne = _STRAYED, False  # a running clock is to tell
+            if not why:
                 proven[way] = found
                 pairs.append((found, repeated))
                 del ways[probe]
                 continue
+            if not is_borne:  # what does not bear a clock that stands still never will
+                ways[probe] = [other for other in ways[probe] if not other.held]
             if not ways[probe]:
                 del ways[probe]
                 lost = why
