@@ -153,6 +153,7 @@ def _rule(chance: random.Random) -> Callable[[datetime], bool]:
             lambda at: at.timetuple().tm_yday == 366,
             lambda at: at.isocalendar().week == 53,
             lambda at: bool(at.astimezone(zone).dst()),
+            lambda at: bool(at.replace(hour=12, tzinfo=zone).dst()),  # the day's offset
             lambda at: (at.month, at.weekday()) == (sunday[0], 6) and at.day >= sunday[1],
         ]
     )

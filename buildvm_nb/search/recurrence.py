@@ -66,7 +66,11 @@ _SPREAD = 37
 
 
 class Feature(StrEnum):
-    """What days or hours have in common; the order is that of preference."""
+    """What days or hours have in common; the order is that of preference.
+
+    Summer time begins and ends in the night; software that asks for the offset of a day, and not of
+    an instant, has it from midnight on.
+    """
 
     WEEKDAY = "weekday"
     MONTH = "month"
@@ -75,6 +79,8 @@ class Feature(StrEnum):
     HOUR = "hour"
     EU_SUMMER = "summer time of the EU"
     US_SUMMER = "summer time of the US"
+    EU_SUMMER_DAYS = "day of summer time of the EU"
+    US_SUMMER_DAYS = "day of summer time of the US"
     WEEK = "ISO week 53"
     YEARDAY = "366th day of the year"
     EU_CHANGE = "day on which summer time of the EU begins or ends"
@@ -137,6 +143,8 @@ def _of_day(day: int) -> Mapping[Feature, Value]:
         Feature.YEARDAY: yearday == _YEAR_DAYS,
         Feature.EU_SUMMER: eu[0] <= on < eu[1],
         Feature.US_SUMMER: us[0] <= on < us[1],
+        Feature.EU_SUMMER_DAYS: eu[0] <= on < eu[1],
+        Feature.US_SUMMER_DAYS: us[0] <= on < us[1],
         Feature.EU_CHANGE: {eu[0]: "begins", eu[1]: "ends"}.get(on, ""),
         Feature.US_CHANGE: {us[0]: "begins", us[1]: "ends"}.get(on, ""),
         Feature.DATE: (on.month, on.day),
@@ -372,6 +380,7 @@ class Rule:
         return any(self.covers(at) for at in (*range(first, last, step), last))
 
 
+_OF_WHOLE_DAYS = frozenset({Feature.EU_SUMMER_DAYS, Feature.US_SUMMER_DAYS})
 Verdicts = Callable[[Sequence[int]], Sequence[State]]
 """Answers instants in their order, by a clock that runs."""
 
@@ -466,13 +475,19 @@ class RuleSearch:
                 continue
             if self._is_each_confirmed(feature, bad) and self._holds_at_ends(feature, bad):
                 return self._rule(feature, bad)
-            alive = self.alive()
-            if feature in alive and alive[feature][0] != bad:
-                continue  # more of it fails than was known
+            if self._is_another(feature, bad):
+                continue
             if is_shifted or not self._find_zone(feature, bad):
                 return None
             is_shifted = True
         return None
+
+    def _is_another(self, feature: Feature, bad: frozenset[Value]) -> bool:
+        """Tell whether more of a feature fails than was known, or whole days of its season do."""
+        alive = self.alive()
+        if feature in alive:
+            return alive[feature][0] != bad
+        return bool(_OF_WHOLE_DAYS & set(alive))
 
     def repeat_failures(self) -> None:
         """Ask again what failed: what fails by chance is no sign of a rule.

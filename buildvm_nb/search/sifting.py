@@ -149,7 +149,9 @@ class Sift:
         return {
             (feature, value)
             for feature, value in begins.items()
-            if ends[feature] == value and (feature in _SEASONS or value not in _NOTHING)
+            if ends[feature] == value
+            and feature not in _TWINS
+            and (feature in _SEASONS or value not in _NOTHING)
         }
 
     def _suspects(self, at: int) -> set[_Pair]:
@@ -268,6 +270,8 @@ class Sift:
 
 
 _SEASONS = frozenset({Feature.EU_SUMMER, Feature.US_SUMMER})
+_TWINS = frozenset({Feature.EU_SUMMER_DAYS, Feature.US_SUMMER_DAYS})
+"""What is so wherever a season is, but for hours of two nights: no test would have one alone."""
 
 
 def _joined(rules: Sequence[Rule]) -> Rule:

@@ -580,12 +580,15 @@ _RECURRING_MONTHS = (
 _SUNDAYS = {
     Feature.EU_SUMMER: ((3, 25), (10, 25)),
     Feature.US_SUMMER: ((3, 8), (11, 1)),
+    Feature.EU_SUMMER_DAYS: ((3, 25), (10, 25)),
+    Feature.US_SUMMER_DAYS: ((3, 8), (11, 1)),
 }
 """Month and earliest day of the Sundays on which summer time begins and ends."""
 _CHANGES = {
     Feature.EU_CHANGE: {"begins": "BYMONTH=3;BYDAY=-1SU", "ends": "BYMONTH=10;BYDAY=-1SU"},
     Feature.US_CHANGE: {"begins": "BYMONTH=3;BYDAY=2SU", "ends": "BYMONTH=11;BYDAY=1SU"},
 }
+_BY_US_RULES = frozenset({Feature.US_SUMMER, Feature.US_SUMMER_DAYS, Feature.US_CHANGE})
 _MOST_SHOWN = 6
 
 
@@ -598,7 +601,7 @@ def rule_text(rule: Rule) -> str:
     lines = [line for one in (rule, *rule.also) for line in _lines(one)]
     since = rule.since
     features = {one.feature for one in (rule, *rule.also)}
-    if since is None and features & {Feature.US_SUMMER, Feature.US_CHANGE}:
+    if since is None and features & _BY_US_RULES:
         since = int(datetime(US_RULES_SINCE, 1, 1, tzinfo=UTC).timestamp())
     if not rule.shift_s and since is None:
         return "\n".join(lines)
@@ -772,6 +775,8 @@ def _words(feature: Feature, values: Sequence[Any]) -> str:
         Feature.US_CHANGE: lambda: f"on the day on which the US's summer time {_listed(values)}",
         Feature.EU_SUMMER: lambda: f"in {_season(values)} time by the rules of the EU",
         Feature.US_SUMMER: lambda: f"in {_season(values)} time by the rules of the US",
+        Feature.EU_SUMMER_DAYS: lambda: f"on days of {_season(values)} time by the rules of the EU",
+        Feature.US_SUMMER_DAYS: lambda: f"on days of {_season(values)} time by the rules of the US",
     }
     return told[feature]()
 

@@ -81,6 +81,21 @@ def test_summer_time_is_told_by_its_days(found):
         assert is_within(finding.recurs, at) is fails
 
 
+@pytest.mark.parametrize("winter", [False, True])
+@pytest.mark.parametrize(("zone", "region"), [("America/New_York", "US"), ("Europe/Berlin", "EU")])
+def test_where_the_day_decides_summer_time_holds_from_midnight_on(found, zone, region, winter):
+    def fails(at):  # as Babel 2.12.1 does, which takes today's offset
+        noon = datetime(at.year, at.month, at.day, 12, tzinfo=ZoneInfo(zone))
+        return bool(noon.dst()) is not winter
+
+    finding = found(lambda look: not fails(look.at))
+    season = "winter" if winter else "summer"
+    assert finding.kind is FindingKind.RECURRING
+    assert f"on days of {season} time by the rules of the {region}" in finding.summary
+    for at in (datetime(2023, 3, 1, tzinfo=UTC) + timedelta(hours=3 * n) for n in range(2200)):
+        assert is_within(finding.recurs, at) is fails(at)
+
+
 @pytest.mark.parametrize("hours", [9, -8, 5.5])
 def test_days_are_counted_where_the_test_counts_them(found, hours):
     finding = found(lambda look: (look.at + timedelta(hours=hours)).weekday() != 0)
