@@ -380,6 +380,7 @@ class Rule:
         return any(self.covers(at) for at in (*range(first, last, step), last))
 
 
+_DATES_WITH_KIN = 2
 _OF_WHOLE_DAYS = frozenset({Feature.EU_SUMMER_DAYS, Feature.US_SUMMER_DAYS})
 Verdicts = Callable[[Sequence[int]], Sequence[State]]
 """Answers instants in their order, by a clock that runs."""
@@ -602,7 +603,26 @@ class RuleSearch:
             another = self._another(feature, value, min(days))
             if another is not None:
                 self._look([another])
+        if feature is Feature.DATE:
+            self._look(self._kin())
         return feature in self.alive() and self.alive()[feature][0] == bad
+
+    def _kin(self) -> list[int]:
+        """Choose what is as a date that fails in the months beside it.
+
+        Where 30 June is all that was seen to fail, it may be the last of each month in summer.
+        """
+        found = []
+        for at in [at for at, state in self._told() if state is State.BAD][-_DATES_WITH_KIN:]:
+            on = _EPOCH + timedelta(days=(at + self.shift_s + self.duration // 2) // _DAY_S)
+            is_last = on.day == monthrange(on.year, on.month)[1]
+            for step in (-1, 1):
+                year, month = divmod(on.year * 12 + on.month - 1 + step, 12)
+                days = monthrange(year, month + 1)[1]
+                alike = {min(on.day, days), days if is_last else min(on.day, days)}
+                found += [at + (date(year, month + 1, day) - on).days * _DAY_S for day in alike]
+        low, high = self.first, self.last - self.duration
+        return [at for at in found if low <= at <= high and self.is_free(at)]
 
     def _has(self, at: int, feature: Feature, value: Value) -> bool:
         return bool(features_of(at + self.duration // 2, self.shift_s)[feature] == value)

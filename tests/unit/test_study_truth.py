@@ -81,6 +81,18 @@ def test_summer_time_is_told_by_its_days(found):
         assert is_within(finding.recurs, at) is fails
 
 
+@pytest.mark.parametrize("months", [(6,), (5, 6), (3, 4, 5, 6, 7, 8, 9)])
+def test_one_date_is_no_rule_where_those_like_it_fail_as_well(found, months):
+    def fails(at):
+        return at.month in months and (at + timedelta(days=1)).day == 1
+
+    finding = found(lambda look: not fails(look.at), own=datetime(2020, 3, 9, 22, 35, tzinfo=UTC))
+    if finding.kind is FindingKind.RECURRING:
+        assert _differs(finding, fails, range(2008, 2041)) == []
+    else:
+        assert finding.kind in {FindingKind.UNDETERMINED, FindingKind.SOUND}
+
+
 @pytest.mark.parametrize("winter", [False, True])
 @pytest.mark.parametrize(("zone", "region"), [("America/New_York", "US"), ("Europe/Berlin", "EU")])
 def test_where_the_day_decides_summer_time_holds_from_midnight_on(found, zone, region, winter):
