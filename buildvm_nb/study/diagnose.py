@@ -86,12 +86,15 @@ def diagnose(
     finding = study.run()
     failed = [outcome for outcome in lab.evidence.values() if state_of(outcome) is State.BAD]
     claimed = lab.case.claim.evidence if lab.case.claim else ""
+    support = support_of(finding, lab.evidence.values(), study.dates)
+    if study.is_seen_on_one_engine:  # whatever else ran on the other one
+        support = support.model_copy(
+            update={"engines": tuple(one for one in support.engines if one.startswith("uml "))}
+        )
     known = {
         "evidence": tuple(lab.evidence),
         "runs": lab.runs,
-        "support": support_of(finding, lab.evidence.values(), study.dates).model_copy(
-            update={"crossed": study.crossed}
-        ),
+        "support": support.model_copy(update={"crossed": study.crossed}),
         "failing_line": claimed_line(lab, claimed, finding.failing_line, failed),
     }
     return finding.model_copy(update=known | {"id": new_id(), "recorded_at": now()})
@@ -141,6 +144,8 @@ class _Diagnosis:
         """What could not be looked at: kernels that cannot be had, outputs that were not made."""
         self.assumed: list[str] = []
         self.crossed = ""
+        self.is_seen_on_one_engine = False
+        """Whether what decides was seen under user-mode Linux alone."""
 
     def run(self) -> Finding:
         """Ask until something explains the case, and say what could not be told."""
@@ -336,6 +341,7 @@ class _Diagnosis:
         return not asked and self.questions.effort is not Effort.QUICK
 
     def _tell_of_engines(self, told: str, *, is_gap: bool) -> None:
+        self.is_seen_on_one_engine |= is_gap
         if told:
             (self.left_out if is_gap else self.assumed).append(told)
 
