@@ -103,8 +103,9 @@ def wait_for_guest(pid):
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
-            for worker in descendants(pid):
-                if any(map(is_guest, descendants(worker).values())):
+            for worker, command in descendants(pid).items():
+                # a sandbox is above its guest as well, and names it
+                if not is_guest(command) and any(map(is_guest, descendants(worker).values())):
                     return worker
         except OSError:  # one of them has just ended
             continue
