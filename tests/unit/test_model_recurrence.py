@@ -13,7 +13,9 @@ from buildvm_nb.study.dates import rule_text, rule_words
 
 _US_RULES = 13_515 * 86_400
 """Since 2007, and a day for zones."""
-_OF_US = {Feature.US_SUMMER, Feature.US_CHANGE}
+_OF_US = {Feature.US_SUMMER, Feature.US_SUMMER_DAYS, Feature.US_CHANGE}
+_BY_HOUR = {Feature.EU_SUMMER, Feature.US_SUMMER}
+_SEASONS = _BY_HOUR | {Feature.EU_SUMMER_DAYS, Feature.US_SUMMER_DAYS}
 _VALUES = {
     Feature.WEEKDAY: st.integers(0, 6),
     Feature.MONTH: st.integers(1, 12),
@@ -26,6 +28,8 @@ _VALUES = {
     Feature.US_CHANGE: st.sampled_from(["begins", "ends"]),
     Feature.EU_SUMMER: st.booleans(),
     Feature.US_SUMMER: st.booleans(),
+    Feature.EU_SUMMER_DAYS: st.booleans(),
+    Feature.US_SUMMER_DAYS: st.booleans(),
     Feature.DATE: st.sampled_from([(2, 29), (12, 31), (1, 1), (7, 4)]),
 }
 
@@ -33,10 +37,10 @@ _VALUES = {
 @st.composite
 def rules(draw):
     feature = draw(st.sampled_from(list(Feature)))
-    most = 1 if feature in {Feature.EU_SUMMER, Feature.US_SUMMER} else 3
+    most = 1 if feature in _SEASONS else 3
     values = draw(st.frozensets(_VALUES[feature], min_size=1, max_size=most))
     shift_s = draw(st.sampled_from([0, 0, 3600, -8 * 3600, 19_800]))
-    is_utc = feature in {Feature.EU_SUMMER, Feature.US_SUMMER, Feature.HOUR}
+    is_utc = feature in _BY_HOUR | {Feature.HOUR}
     return Rule(feature=feature, values=values, shift_s=0 if is_utc else shift_s)
 
 
@@ -46,7 +50,7 @@ def test_what_is_written_holds_when_the_rule_does(rule, day, second):
     at = day * 86_400 + second
     if rule.feature in _OF_US and at < _US_RULES:
         return  # others held, and are not written
-    summer = rule.feature in {Feature.EU_SUMMER, Feature.US_SUMMER}
+    summer = rule.feature in _BY_HOUR
     change = {Feature.EU_SUMMER: Feature.EU_CHANGE, Feature.US_SUMMER: Feature.US_CHANGE}
     if summer and features_of(at)[change[rule.feature]]:
         return  # of the days of change only whole ones are written
