@@ -18,10 +18,13 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
+from dateutil.relativedelta import relativedelta
+
 from buildvm_nb.search.plan import State
 
 __all__ = [
     "US_RULES_SINCE",
+    "WHOLE_DAYS",
     "Feature",
     "Rule",
     "RuleSearch",
@@ -141,10 +144,8 @@ def _of_day(day: int) -> Mapping[Feature, Value]:
         Feature.FROM_END: on.day - days - 1,
         Feature.WEEK: on.isocalendar().week == _LONG_WEEK,
         Feature.YEARDAY: yearday == _YEAR_DAYS,
-        Feature.EU_SUMMER: eu[0] <= on < eu[1],
-        Feature.US_SUMMER: us[0] <= on < us[1],
-        Feature.EU_SUMMER_DAYS: eu[0] <= on < eu[1],
-        Feature.US_SUMMER_DAYS: us[0] <= on < us[1],
+        **dict.fromkeys((Feature.EU_SUMMER, Feature.EU_SUMMER_DAYS), eu[0] <= on < eu[1]),
+        **dict.fromkeys((Feature.US_SUMMER, Feature.US_SUMMER_DAYS), us[0] <= on < us[1]),
         Feature.EU_CHANGE: {eu[0]: "begins", eu[1]: "ends"}.get(on, ""),
         Feature.US_CHANGE: {us[0]: "begins", us[1]: "ends"}.get(on, ""),
         Feature.DATE: (on.month, on.day),
@@ -381,7 +382,10 @@ class Rule:
 
 
 _DATES_WITH_KIN = 2
-_OF_WHOLE_DAYS = frozenset({Feature.EU_SUMMER_DAYS, Feature.US_SUMMER_DAYS})
+_TO_THE_END = relativedelta(day=31)
+"""To the last day of a month."""
+WHOLE_DAYS = frozenset({Feature.EU_SUMMER_DAYS, Feature.US_SUMMER_DAYS})
+"""What is so wherever a season is, but for hours of two nights."""
 Verdicts = Callable[[Sequence[int]], Sequence[State]]
 """Answers instants in their order, by a clock that runs."""
 
@@ -488,7 +492,7 @@ class RuleSearch:
         alive = self.alive()
         if feature in alive:
             return alive[feature][0] != bad
-        return bool(_OF_WHOLE_DAYS & set(alive))
+        return bool(WHOLE_DAYS & set(alive))
 
     def repeat_failures(self) -> None:
         """Ask again what failed: what fails by chance is no sign of a rule.
@@ -615,12 +619,10 @@ class RuleSearch:
         found = []
         for at in [at for at, state in self._told() if state is State.BAD][-_DATES_WITH_KIN:]:
             on = _EPOCH + timedelta(days=(at + self.shift_s + self.duration // 2) // _DAY_S)
-            is_last = on.day == monthrange(on.year, on.month)[1]
-            for step in (-1, 1):
-                year, month = divmod(on.year * 12 + on.month - 1 + step, 12)
-                days = monthrange(year, month + 1)[1]
-                alike = {min(on.day, days), days if is_last else min(on.day, days)}
-                found += [at + (date(year, month + 1, day) - on).days * _DAY_S for day in alike]
+            alike = [on + relativedelta(months=step) for step in (-1, 1)]
+            if on == on + _TO_THE_END:
+                alike += [day + _TO_THE_END for day in alike]
+            found += [at + (day - on).days * _DAY_S for day in alike]
         low, high = self.first, self.last - self.duration
         return [at for at in found if low <= at <= high and self.is_free(at)]
 

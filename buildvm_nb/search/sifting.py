@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from buildvm_nb.search.plan import State
 from buildvm_nb.search.recurrence import (
+    WHOLE_DAYS,
     Feature,
     Rule,
     RuleSearch,
@@ -150,7 +151,7 @@ class Sift:
             (feature, value)
             for feature, value in begins.items()
             if ends[feature] == value
-            and feature not in _TWINS
+            and feature not in WHOLE_DAYS  # no test would have one of them alone
             and (feature in _SEASONS or value not in _NOTHING)
         }
 
@@ -270,8 +271,6 @@ class Sift:
 
 
 _SEASONS = frozenset({Feature.EU_SUMMER, Feature.US_SUMMER})
-_TWINS = frozenset({Feature.EU_SUMMER_DAYS, Feature.US_SUMMER_DAYS})
-"""What is so wherever a season is, but for hours of two nights: no test would have one alone."""
 
 
 def _joined(rules: Sequence[Rule]) -> Rule:

@@ -578,10 +578,8 @@ _RECURRING_MONTHS = (
     *("October", "November", "December"),
 )
 _SUNDAYS = {
-    Feature.EU_SUMMER: ((3, 25), (10, 25)),
-    Feature.US_SUMMER: ((3, 8), (11, 1)),
-    Feature.EU_SUMMER_DAYS: ((3, 25), (10, 25)),
-    Feature.US_SUMMER_DAYS: ((3, 8), (11, 1)),
+    **dict.fromkeys((Feature.EU_SUMMER, Feature.EU_SUMMER_DAYS), ((3, 25), (10, 25))),
+    **dict.fromkeys((Feature.US_SUMMER, Feature.US_SUMMER_DAYS), ((3, 8), (11, 1))),
 }
 """Month and earliest day of the Sundays on which summer time begins and ends."""
 _CHANGES = {

@@ -138,8 +138,8 @@ def _ways(study: DateStudy, probe: Probe, lasts_s: int) -> Iterator[Probe]:
     `lasts_s`: how long the clock runs on in a test there. Where it would run across a change, it
     is held: what took a second on the fast engine may take ten.
     """
-    changes = [one.first_after for one in study.survey.transitions if not study.unexplained]
-    if probe.held or not any(at - lasts_s <= probe.at <= at for at in changes) or not lasts_s:
+    is_beside = _is_across(study, probe.at - 1, probe.at + lasts_s)  # or begins on a change
+    if probe.held or not lasts_s or not is_beside:
         yield from (replace(probe, attempt=probe.attempt + number) for number in range(_TRIES))
         return
     yield from (Probe(at=probe.at, held=True, attempt=number) for number in range(_TRIES))

@@ -109,10 +109,9 @@ class World(Executor):
         chance = random.Random(f"{self.seed} {order_key(order)} {tried}")
         held = order.probing.held
         is_fast = spec.accelerator is Accelerator.UML
-        lasts_s = self.lasts_s * (1 if is_fast else self.slower) + chance.choice(self.delays_s)
-        strays_s = self.strays_s(order) if held else 0
-        if held:
-            lasts_s = strays_s
+        takes_s = self.lasts_s * (1 if is_fast else self.slower)
+        delay_s = chance.choice(self.delays_s)
+        lasts_s = self.strays_s(order) if held else takes_s + delay_s
         looks = [
             self._look(
                 spec, spec.date + timedelta(seconds=int(part * lasts_s)), order.case.timezone
@@ -132,7 +131,7 @@ class World(Executor):
             verdict=verdict,
             clock_started_at=spec.date,
             clock_ended_at=spec.date + timedelta(seconds=lasts_s),
-            duration_s=self.lasts_s * (1 if is_fast else self.slower),
+            duration_s=takes_s,
         )
         outcome = Outcome(
             verdict=verdict,
@@ -151,7 +150,7 @@ class World(Executor):
                 accelerator=spec.accelerator,
                 engine=_engine(spec),
             ),
-            probing=order.probing.model_copy(update={"drift_s": strays_s + 0.01}),
+            probing=order.probing.model_copy(update={"drift_s": 0.01 + (lasts_s if held else 0)}),
             **known,
         )
         self.ran.append(outcome)
