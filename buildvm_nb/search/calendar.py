@@ -59,6 +59,8 @@ _TRIED_IN_A_GAP = 29
 _QUARTER_S = 900
 """Days of any zone begin at whole quarters of an hour."""
 _SHORT_S = 8 * _DAY_S
+_PARTS_INSIDE = (0.23, 0.41, 0.6, 0.77)
+"""In so many parts of a window something is to have failed."""
 _SHORTEST_S = 60 * _DAY_S
 """In less no rule is looked for: too few weeks and months are in it."""
 
@@ -561,6 +563,7 @@ class _Search:
                 ]
                 if not near:
                     wanted[self._unruled(at)] = state
+        wanted |= dict.fromkeys(self._inside(survey), State.BAD)
         wanted |= dict.fromkeys(self._years_apart(survey), State.GOOD)
         wanted |= dict.fromkeys(self._other_years(survey), State.BAD)
         states = self._states(list(wanted))
@@ -568,6 +571,18 @@ class _Search:
             state is not expected and state is not State.UNKNOWN
             for expected, state in zip(wanted.values(), states, strict=True)
         )
+
+    def _inside(self, survey: Survey) -> Iterator[int]:
+        """Iterate over places inside windows of days or weeks: both ends may be days of a rule."""
+        told = [at for at, _state in self._told()]
+        for begins, ends in pairwise(survey.transitions if self.how.covers else ()):
+            low, width = begins.first_after, ends.last_before - begins.first_after
+            if begins.after is not State.BAD or width > _SHORTEST_S:
+                continue
+            for part in _PARTS_INSIDE:
+                at = low + int(part * width)
+                if all(abs(at - one) > width // 12 for one in told):
+                    yield self._unruled(at)
 
     def _years_apart(self, survey: Survey) -> Iterator[int]:
         """Iterate over places a year before and after windows, which a rule would have, too."""

@@ -381,6 +381,10 @@ class Rule:
         return any(self.covers(at) for at in (*range(first, last, step), last))
 
 
+_ONCE_A_YEAR = frozenset(
+    {Feature.DATE, Feature.WEEK, Feature.YEARDAY, Feature.EU_CHANGE, Feature.US_CHANGE}
+)
+_YEARS_ASKED = 4
 _DATES_WITH_KIN = 2
 _TO_THE_END = relativedelta(day=31)
 """To the last day of a month."""
@@ -609,7 +613,37 @@ class RuleSearch:
                 self._look([another])
         if feature is Feature.DATE:
             self._look(self._kin())
+        if feature in _ONCE_A_YEAR:
+            self._look([at for value in bad for at in self._in_years(feature, value)])
+        if feature is Feature.FROM_END:
+            self._look([at for value in bad for at in self._by_length(value)])
         return feature in self.alive() and self.alive()[feature][0] == bad
+
+    def _in_years(self, feature: Feature, value: Value) -> list[int]:
+        """Choose years from all of the span in which a day of the year is looked at.
+
+        Of days that fail by no rule some fall on the same date in one year and the next.
+        """
+        noons = (day * _DAY_S + _DAY_S // 2 - self.duration // 2 for day in self._whole_days())
+        found = [at for at in noons if self._has(at, feature, value) and self.is_free(at)]
+        return found[:: max(1, len(found) // _YEARS_ASKED)][:_YEARS_ASKED]
+
+    def _whole_days(self) -> range:
+        return range(self.first // _DAY_S + 1, (self.last - self.duration) // _DAY_S)
+
+    def _by_length(self, value: int) -> list[int]:
+        """Choose a month of each length in which a day counted from its end is looked at.
+
+        The last three days are the 29th to the 31st, but for those of shorter months.
+        """
+        found: dict[int, int] = {}
+        for day in reversed(self._whole_days()):
+            at = day * _DAY_S + _DAY_S // 2 - self.duration // 2
+            month = features_of(at, self.shift_s)
+            length = month[Feature.MONTHDAY] - month[Feature.FROM_END] - 1
+            if self._has(at, Feature.FROM_END, value) and self.is_free(at):
+                found.setdefault(length, at)
+        return list(found.values())
 
     def _kin(self) -> list[int]:
         """Choose what is as a date that fails in the months beside it.
@@ -658,35 +692,28 @@ class RuleSearch:
             blocks |= dict.fromkeys(filter(None, self._further(rule, blocks)))
         if len(blocks) < 2:  # noqa: PLR2004
             return False
-        chosen = [*blocks]
-        chosen = [chosen[0], chosen[-1]]
-        wanted: dict[int, State] = {}
-        for begins, ends in chosen:
-            clear = _MARGIN_S + self.duration
-            wanted[begins - clear] = wanted[ends + _MARGIN_S] = State.GOOD
-            wanted[begins + _MARGIN_S] = wanted[ends - clear] = State.BAD
-        inside = [
-            at
-            for at in wanted
-            if self.first <= at <= self.last - self.duration and self.is_free(at)
-        ]
-        states = {wanted[at] for at in inside}
-        if len(states) < 2:  # noqa: PLR2004
-            return False
-        self._look(inside)
+        first, *_, last = blocks
+        wanted = self._ends(first) | self._ends(last)
+        self._look(list(wanted))
         if feature not in self.alive() or self.alive()[feature][0] != bad:
             return False
-        return all(self.answers[at] in {wanted[at], State.UNKNOWN} for at in inside) and (
-            sum(self.answers[at] is State.BAD for at in inside) > 1
-            and sum(self.answers[at] is State.GOOD for at in inside) > 1
+        return all(self.answers[at] in {wanted[at], State.UNKNOWN} for at in wanted) and (
+            sum(self.answers[at] is State.BAD for at in wanted) > 1
+            and sum(self.answers[at] is State.GOOD for at in wanted) > 1
         )
 
     def _is_askable(self, block: tuple[int, int]) -> bool:
         """Tell whether something at an end inside a block may be asked about, and outside."""
+        return len({*self._ends(block).values()}) > 1
+
+    def _ends(self, block: tuple[int, int]) -> dict[int, State]:
+        """Return what a block's ends are to show, inside and outside, where they may be asked."""
         begins, ends = block
         clear = _MARGIN_S + self.duration
-        outside, inside = (begins - clear, ends + _MARGIN_S), (begins + _MARGIN_S, ends - clear)
-        return any(map(self.is_free, outside)) and any(map(self.is_free, inside))
+        wanted = dict.fromkeys((begins - clear, ends + _MARGIN_S), State.GOOD)
+        wanted |= dict.fromkeys((begins + _MARGIN_S, ends - clear), State.BAD)
+        low, high = self.first, self.last - self.duration
+        return {at: s for at, s in wanted.items() if low <= at <= high and self.is_free(at)}
 
     def _block(self, rule: Rule, at: int) -> tuple[int, int] | None:
         """Return where the days or hours in a row begin and end that an instant is among."""

@@ -31,6 +31,7 @@ _NOTHING = frozenset({False, ""})
 """Values that mean that a day is not special."""
 _MOST_TESTS = 60
 _MOST_ROUNDS = 4
+_MOST_CHECKS = 3
 _MOST_CAUSES = 8
 _MOST_RULES = 3
 _MOST_DATES = 2
@@ -58,20 +59,36 @@ class Sift:
         """Return the rules as one; None: single features do not explain what fails."""
         if self.duration > _HOUR_S or State.BAD not in self.answers.values():
             return None
+        for _ in range(_MOST_CHECKS):
+            rules = self._settled()
+            if not 0 < len(rules) <= _MOST_RULES:
+                return None
+            count = len(self.answers)
+            if found := self._checked(rules):
+                return found
+            if len(self.answers) == count:
+                break
+            self._drop_cleared()  # what a check refuted is no suspect any more
+        return None
+
+    def _settled(self) -> list[Rule]:
+        """Return rules for what fails, also among what these rules hid; empty: there are none."""
         if not self._sift():
-            return None
+            return []
         rules = self._rules()
         for _ in range(_MOST_ROUNDS):
             whole = _joined(rules)
             self._look(self._covering(whole))
             if not self._sift():
-                return None
+                return []
             rules = self._rules()
             if _joined(rules) == whole:
                 break
-        if not 0 < len(rules) <= _MOST_RULES:
-            return None
-        return self._checked(rules)
+        return rules
+
+    def _drop_cleared(self) -> None:
+        cleared = self._cleared()
+        self._causes = {pair: None for pair in self._causes if pair not in cleared}
 
     def _covering(self, whole: Rule) -> tuple[int, ...]:
         """Choose instants that meet what was met only where the rules hold."""

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pytest
+import worlds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worlds import World, diagnosed, without_host
@@ -646,6 +647,31 @@ def test_rules_that_come_together_are_told_together(found, pair):
     assert finding.kind is FindingKind.RECURRING
     assert "\n" in finding.recurs
     assert _differs(finding, PAIRS[pair]) == []
+
+
+@pytest.mark.parametrize("today", [datetime(2026, 11, 30, tzinfo=UTC), worlds.TODAY])
+def test_the_last_days_are_told_from_those_of_shorter_months(found, monkeypatch, today):
+    monkeypatch.setattr(worlds, "TODAY", today)
+    finding = found(lambda look: not PAIRS["the last days"](look.at))
+    assert finding.kind is FindingKind.RECURRING
+    assert _differs(finding, PAIRS["the last days"]) == []
+
+
+@pytest.mark.parametrize(
+    ("much", "salt", "lasts_s", "own"),
+    [
+        (5, 517_346, 60, datetime(2017, 9, 21, 20, 7, 57, tzinfo=UTC)),  # on dates of two years
+        (11, 346_086, 1, datetime(2015, 7, 9, 9, 29, 49, tzinfo=UTC)),  # at both ends of 12 days
+    ],
+)
+def test_days_that_no_rule_tells_are_neither_dates_nor_a_window(found, much, salt, lasts_s, own):
+    def fails(at):
+        return (at.toordinal() * 7919 + salt) % much == 0
+
+    world = World(passes=lambda look: not fails(look.at), looks=(0.0,), lasts_s=lasts_s)
+    finding = found(world, own=own)
+    assert finding.kind is FindingKind.UNDETERMINED
+    assert "it failed at " in finding.summary
 
 
 @pytest.mark.parametrize(
