@@ -7,6 +7,7 @@ there. What comes out is a tar archive on a sparse disk; it was written by an un
 import errno
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -59,6 +60,7 @@ def write_initramfs(  # noqa: PLR0913 - all that one machine's guest is told
         "ROOT": devices["root"],
         "RESUMED": "yes" if is_resumed else "",
         "CLOCK": f"{spec.date.timestamp():.6f}",
+        "SEED": secrets.token_hex(32) if is_uml else "",  # QEMU gives a device for that
         "INPUTS": devices.get("inputs", ""),
         "EXPORTS": devices["exports"],
         "SCRATCH": devices.get("scratch", ""),

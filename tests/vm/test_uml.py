@@ -81,6 +81,11 @@ def test_each_kernel_runs_at_any_date(machine_at, kernel, date):
         assert machine.environment.engine == f"uml {machine.environment.kernel_release}"
         killed, _ = output_of(machine, "sh -c 'kill -ILL $$'; exit $?")
         assert killed.signal == signal.SIGILL  # also where the kernel's ledger is of the old form
+        log = machine.kernel_log()
+        assert "command line" in log
+        assert "raid6:" not in log  # takes a second of each boot
+        early = [line for line in log.splitlines() if "uninitialized urandom read" in line]
+        assert all("wake:" in line for line in early)  # which brings what there is to read
 
 
 def test_a_held_clock_stays_within_its_second(machine_at):
