@@ -427,15 +427,16 @@ def main() -> int:
                     [str(at) for at in shape.edges],
                     shape.own,
                 )
-    table = Table("shape", "right", "partly", "missed", "wrong", "median runs")
+    table = Table("shape", "right", "partly", "missed", "wrong", "median runs", "most")
     for name, counts in told.items():
         cells = [str(counts[verdict]) for verdict in ("right", "partly", "missed", "wrong")]
-        table.add_row(name, *cells, f"{statistics.median(runs[name]):.0f}")
+        cells += [f"{statistics.median(runs[name]):.0f}", str(max(runs[name]))]
+        table.add_row(name, *cells)
     total = Counter[str]()
     for counts in told.values():
         total += counts
     table.add_section()
-    table.add_row("all", *(str(total[v]) for v in ("right", "partly", "missed", "wrong")), "")
+    table.add_row("all", *(str(total[v]) for v in ("right", "partly", "missed", "wrong")))
     Console().print(table)
     with contextlib.suppress(ZeroDivisionError):
         rules = told["recurring"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from typing import Any, Never, cast
+from typing import Any, Never, TypeVar, cast
 
 from buildvm_nb.errors import BudgetSpent, SearchError, UsageError
 from buildvm_nb.model.case import Case
@@ -57,7 +57,7 @@ from buildvm_nb.study.ordered import (
 )
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
 from buildvm_nb.study.run import machine_for
-from buildvm_nb.study.scouting import scout_of, search_and_prove, search_and_prove_commits
+from buildvm_nb.study.scouting import Searched, scout_of, search_and_prove, search_and_prove_commits
 
 __all__ = [
     "Outlook",
@@ -84,9 +84,10 @@ def diagnose(
     lab = cast("Laboratory", Within(lab, questions.budget))
     study = _Diagnosis(lab, questions, dict(overrides or {}))
     finding = study.run()
-    failed = [outcome for outcome in lab.evidence.values() if state_of(outcome) is State.BAD]
+    counted = study.counted()
+    failed = [outcome for outcome in counted if state_of(outcome) is State.BAD]
     claimed = lab.case.claim.evidence if lab.case.claim else ""
-    support = support_of(finding, lab.evidence.values(), study.dates)
+    support = support_of(finding, counted, study.dates)
     if study.is_seen_on_one_engine:  # whatever else ran on the other one
         support = support.model_copy(
             update={"engines": tuple(one for one in support.engines if one.startswith("uml "))}
@@ -127,6 +128,9 @@ def machines_of(
     return (own if is_dated else latest), latest
 
 
+_Study = TypeVar("_Study", DateStudy, LineStudy)
+
+
 class _Diagnosis:
     """One diagnosis under way."""
 
@@ -146,6 +150,8 @@ class _Diagnosis:
         self.crossed = ""
         self.is_seen_on_one_engine = False
         """Whether what decides was seen under user-mode Linux alone."""
+        self.is_overruled = False
+        """Whether the answers under user-mode Linux count for nothing."""
 
     def run(self) -> Finding:
         """Ask until something explains the case, and say what could not be told."""
@@ -218,7 +224,7 @@ class _Diagnosis:
             return []
         found = []
         for state in (State.GOOD, State.BAD):
-            runs = [one for one in self.lab.evidence.values() if state_of(one) is state]
+            runs = [one for one in self.counted() if state_of(one) is state]
             runs = [one for one in runs if not one.probing.held and "," not in one.machine.cpu]
             runs = [one for one in runs if one.machine.accelerator is not Accelerator.UML]
             plain = [one for one in runs if one in self.plain]
@@ -328,22 +334,24 @@ class _Diagnosis:
 
     def _searched(self, spec: MachineSpec, span: DateRange, plain: list[Outcome]) -> DateStudy:
         """Search dates, on a faster engine where nobody asked for this one."""
-        scout = scout_of(self.lab, spec, plain) if plain and self._is_free() else None
+        scout = self._scout(spec, plain) if plain else None
         if scout is None:
             return study_dates(self.lab, spec, span, plain)
-        study, told, is_gap = search_and_prove(self.lab, spec, scout, span, plain)
-        self._tell_of_engines(told, is_gap=is_gap)
-        return study
+        return self._told_of_engines(search_and_prove(self.lab, spec, scout, span, plain))
 
-    def _is_free(self) -> bool:
-        """Tell whether the engine is ours to choose."""
-        asked = self.fixed & {"accelerator", "cpu"}
-        return not asked and self.questions.effort is not Effort.QUICK
+    def _scout(self, spec: MachineSpec, plain: Sequence[Outcome] = ()) -> MachineSpec | None:
+        """Return a machine to search in, where the engine is ours to choose."""
+        if self.fixed & {"accelerator", "cpu"} or self.questions.effort is Effort.QUICK:
+            return None
+        return scout_of(self.lab, spec, plain, keeps_kernel="kernel" in self.fixed)
 
-    def _tell_of_engines(self, told: str, *, is_gap: bool) -> None:
-        self.is_seen_on_one_engine |= is_gap
-        if told:
-            (self.left_out if is_gap else self.assumed).append(told)
+    def _told_of_engines(self, found: Searched[_Study]) -> _Study:
+        """Return what a search found, and keep what is to be said of its engines."""
+        self.is_seen_on_one_engine |= found.is_gap
+        self.is_overruled |= found.is_overruled
+        if found.told:
+            (self.left_out if found.is_gap else self.assumed).append(found.told)
+        return found.study
 
     def _tell_later(self, hints: Iterable[Hint]) -> None:
         """Say which validities end or begin after the dates that are studied, the first one."""
@@ -427,13 +435,12 @@ class _Diagnosis:
     def _between(self, good: str, bad: str) -> Finding | None:
         """Study commits, on a faster engine where nobody asked for this one."""
         line = commit_line(self.lab, self.today, good, bad)
-        scout = scout_of(self.lab, self.today) if self._is_free() else None
+        scout = self._scout(self.today)
         if scout is None:
             return self._along(line)
         fast = commit_line(self.lab, scout, good, bad)
-        study, told, is_gap = search_and_prove_commits(self.lab, line, fast, self.repeats)
-        self._tell_of_engines(told, is_gap=is_gap)
-        return self._concluded(study)
+        found = search_and_prove_commits(self.lab, line, fast, self.repeats)
+        return self._concluded(self._told_of_engines(found))
 
     def _along(self, line: Line) -> Finding | None:
         """Study an axis of a few values."""
@@ -533,16 +540,23 @@ class _Diagnosis:
             return None
         return flaky_finding(runs, None, self._base())
 
+    def counted(self) -> list[Outcome]:
+        """Return the runs that count: where engines do not agree, those of the strict one."""
+        told = self.lab.evidence.values()
+        return [
+            one
+            for one in told
+            if not (self.is_overruled and one.machine.accelerator is Accelerator.UML)
+        ]
+
     def _judged(self) -> list[Outcome]:
-        return [one for one in self.lab.evidence.values() if state_of(one) is not State.UNKNOWN]
+        return [one for one in self.counted() if state_of(one) is not State.UNKNOWN]
 
     def _gaps(self) -> tuple[str, ...]:
         """Say where there is no verdict; features added to a CPU may be more than QEMU can give."""
         asked = {self.own.cpu, self.today.cpu, *self.questions.cpus}
         runs = [
-            one
-            for one in self.lab.evidence.values()
-            if "," not in one.machine.cpu or one.machine.cpu in asked
+            one for one in self.counted() if "," not in one.machine.cpu or one.machine.cpu in asked
         ]
         return (*gaps_of(runs, self.lab.case), *self.left_out)
 
@@ -594,7 +608,7 @@ class _Diagnosis:
         """Return what is the same whatever is found."""
         first, last = self.questions.dates(self.own.date, self.today.date)
         passed = [one for one in self.plain if state_of(one) is State.GOOD] or sorted(
-            (one for one in self.lab.evidence.values() if state_of(one) is State.GOOD),
+            (one for one in self.counted() if state_of(one) is State.GOOD),
             key=lambda one: (one.machine.accelerator is Accelerator.UML, one.probing.held),
         )
         known = {

@@ -1,13 +1,15 @@
 """Search dates and commits on the fast engine, prove on the strict one.
 
-User-mode Linux runs a test at nearly the host's speed, on the host's CPU; QEMU emulates the CPU
-that was asked for, ten times slower. So dates and commits are searched on the first, and the runs
-that decide are repeated on the second, whose answer counts.
+User-mode Linux runs a test at nearly the host's speed, on the host's CPU and a kernel that is fast
+at it; QEMU emulates the CPU that was asked for, ten times slower. So dates and commits are searched
+on the first, and the runs that decide are repeated on the second, with the kernel that was asked
+for: its answer counts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Generic, TypeVar
 
 from buildvm_nb.errors import BudgetSpent, BuildVMError
 from buildvm_nb.image.uml import UML_KERNELS
@@ -29,20 +31,24 @@ from buildvm_nb.study.dates import (
 from buildvm_nb.study.laboratory import Laboratory, Order
 from buildvm_nb.study.ordered import Line, LineStudy, study_line
 from buildvm_nb.study.prepare import split_steps
-from buildvm_nb.study.run import uml_status
+from buildvm_nb.study.run import kernel_for, uml_status
 
-__all__ = ["scout_of", "search_and_prove", "search_and_prove_commits"]
+__all__ = ["Searched", "scout_of", "search_and_prove", "search_and_prove_commits"]
 
-_WORTH_S = 2.0
-"""A fork boots anew under user-mode Linux, 1.2 s against 0.4: a test that is over sooner under
+_WORTH_S = 1.5
+"""A fork boots anew under user-mode Linux, 0.6 s against 0.4: a test that is over sooner under
 emulation gains nothing (docs/engines.md)."""
+_KERNEL = "debian:trixie"
+"""Of the kernels of stable releases the one under which programs start soonest: see there."""
 
 
 def scout_of(
-    lab: Laboratory, spec: MachineSpec, plain: Sequence[Outcome] = ()
+    lab: Laboratory, spec: MachineSpec, plain: Sequence[Outcome] = (), *, keeps_kernel: bool = False
 ) -> MachineSpec | None:
     """Return the machine to search in.
 
+    `keeps_kernel`: whether somebody asked for its kernel; else the default one gives way to one
+    under which programs start sooner.
     `plain`: where forks are tested, runs of all steps in machines as `spec`, which show how long
     the test takes; none where each run boots anyway.
     Returns: None where user-mode Linux cannot stand in for it, or would not be faster.
@@ -56,13 +62,42 @@ def scout_of(
     )
     if not can_stand_in or (plain and _tested_s(lab, plain) < _WORTH_S):
         return None
+    scout = spec.model_copy(update={"accelerator": Accelerator.UML, "cpu": "host"})
     try:
         works, _ = uml_status(lab.cache)
     except (BuildVMError, OSError):  # its kernel cannot be had
         return None
-    return (
-        spec.model_copy(update={"accelerator": Accelerator.UML, "cpu": "host"}) if works else None
-    )
+    if not works:
+        return None
+    return scout if keeps_kernel else _on_fast_kernel(scout, lab)
+
+
+def _on_fast_kernel(scout: MachineSpec, lab: Laboratory) -> MachineSpec:
+    if scout.kernel != MachineSpec.model_fields["kernel"].default:
+        return scout
+    faster = scout.model_copy(update={"kernel": _KERNEL})
+    try:
+        kernel_for(faster, lab.cache)
+    except (BuildVMError, OSError):
+        return scout
+    return faster
+
+
+_Study = TypeVar("_Study", DateStudy, LineStudy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched(Generic[_Study]):
+    """What a search on two engines found."""
+
+    study: _Study
+    told: str = ""
+    """What is to be said of the engines."""
+    is_gap: bool = False
+    """Whether what decides was not seen on both."""
+    is_overruled: bool = False
+    """Whether they do not agree, or the fast one breaks down: all was searched on the strict one,
+    and the other one's answers count for nothing."""
 
 
 def search_and_prove(
@@ -71,30 +106,34 @@ def search_and_prove(
     scout: MachineSpec,
     span: DateRange,
     plain: Sequence[Outcome],
-) -> tuple[DateStudy, str, bool]:
+) -> Searched[DateStudy]:
     """Find all changes in a range of dates under user-mode Linux, and see what decides under QEMU.
 
     `plain`: runs of all steps in machines as `strict`.
-    Returns: the study, what is to be said of the engines, and whether that is a gap. Where the
-    engines do not agree, or the fast one breaks down, all was searched on the strict one.
     """
+
+    def on_strict(told: str) -> Searched[DateStudy]:
+        study = study_dates(lab, strict, span, plain)
+        return Searched(study=study, told=told, is_overruled=True)
+
     ends = lab.run([Order(case=lab.case, machine=_at(scout, one)) for one in plain])
     if told := _differing(plain, ends):
-        return study_dates(lab, strict, span, plain), told, False
+        return on_strict(told)
     study = study_dates(lab, scout, span, ends)
-    if why := _unclear(study):
-        told = f"user-mode Linux {why}: all was searched under QEMU"
-        return study_dates(lab, strict, span, plain), told, False
+    if told := _unclear(study):
+        return on_strict(told)
     prober = Prober(lab, strict, span.first if study.is_forked else None)
     deciding = dict.fromkeys([*_deciding(study), *_passing(study, plain)])
     try:
         proven, pairs, lost = _prove(prober, study, deciding, _lasts_s(prober, plain))
     except BudgetSpent:
-        return study, f"{_ALONE}: the budget of runs ended first", True
+        told = f"{_alone(scout)}: {_SPENT}"
+        return Searched(study=study, told=told, is_gap=True)
     if told := _differing([one for one, _ in pairs], [other for _, other in pairs]):
-        return study_dates(lab, strict, span, plain), told, False
+        return on_strict(told)
     study.outcomes = proven | {p: one for p, one in study.outcomes.items() if p not in proven}
-    return study, f"{_ALONE}: {lost}" if lost else "", bool(lost)
+    told = f"{_alone(scout)}: {lost}" if lost else _told_of(scout, strict)
+    return Searched(study=study, told=told, is_gap=bool(lost))
 
 
 def _prove(
@@ -179,37 +218,53 @@ def _lasts_s(prober: Prober, plain: Sequence[Outcome]) -> int:
 
 def search_and_prove_commits(
     lab: Laboratory, strict: Line, scout: Line, repeats: int
-) -> tuple[LineStudy, str, bool]:
-    """Find changes along commits under user-mode Linux; see both sides of each under QEMU.
+) -> Searched[LineStudy]:
+    """Find changes along commits under user-mode Linux; see both sides of each under QEMU."""
 
-    Returns: as `search_and_prove`.
-    """
+    def on_strict(told: str) -> Searched[LineStudy]:
+        return Searched(study=study_line(lab, strict, repeats), told=told, is_overruled=True)
+
+    machines = scout.ends[0].machine, strict.ends[0].machine
     if told := _differing(strict.ends, scout.ends, Axis.COMMIT):
-        return study_line(lab, strict, repeats), told, False
+        return on_strict(told)
     study = study_line(lab, scout, repeats)
-    if why := _unclear(study):
-        told = f"user-mode Linux {why}: all was searched under QEMU"
-        return study_line(lab, strict, repeats), told, False
+    if told := _unclear(study):
+        return on_strict(told)
     sides = {at for one in study.survey.transitions for at in (one.last_before, one.first_after)}
     deciding = [probe for probe in study.outcomes if probe.at in sides]
     orders = [strict.order(probe.at, probe.attempt) for probe in deciding]
     try:
         proven = dict(zip(deciding, lab.run(orders), strict=True))
     except BudgetSpent:
-        return study, f"{_ALONE}: the budget of runs ended first", True
+        return Searched(study=study, told=f"{_alone(machines[0])}: {_SPENT}", is_gap=True)
     fast = [study.outcomes[probe] for probe in proven]
     if told := _differing(list(proven.values()), fast, Axis.COMMIT):
-        return study_line(lab, strict, repeats), told, False
+        return on_strict(told)
     others = {probe: one for probe, one in study.outcomes.items() if probe not in proven}
     study = replace(study, outcomes=others | proven)  # the last that passes is named
     lost = [one for one in proven.values() if state_of(one) is State.UNKNOWN]
-    return study, f"{_ALONE}: {lost[0].why}" if lost else "", bool(lost)
+    told = f"{_alone(machines[0])}: {lost[0].why}" if lost else _told_of(*machines)
+    return Searched(study=study, told=told, is_gap=bool(lost))
 
 
 _TRIES = 3
-_ALONE = "what decides it was seen under user-mode Linux alone"
+_SPENT = "the budget of runs ended first"
 _STRAYED = "under QEMU the guest's clock could not be held there"
 _ACROSS = "under QEMU the test lasts longer, and its clock went on across the change"
+
+
+def _alone(scout: MachineSpec) -> str:
+    return f"what decides it was seen under user-mode Linux alone, with kernel {scout.kernel}"
+
+
+def _told_of(scout: MachineSpec, strict: MachineSpec) -> str:
+    """Say where the search had another kernel than what decides; empty where it had not."""
+    if scout.kernel == strict.kernel:
+        return ""
+    return (
+        f"the search was made with kernel {scout.kernel}, under user-mode Linux; what decides was "
+        f"seen with {strict.kernel} as well"
+    )
 
 
 def _tested_s(lab: Laboratory, plain: Sequence[Outcome]) -> float:
@@ -238,10 +293,11 @@ def _differing(strict: Sequence[Outcome], fast: Sequence[Outcome], axis: Axis = 
 
 
 def _unclear(study: DateStudy | LineStudy) -> str:
-    """Say why a search is better made anew; empty where it is not."""
+    """Say that a search is better made anew, and why; empty where it is not."""
+    why = "did not always end alike" if study.survey.is_flaky else ""
     if any(one.verdict is Verdict.ERROR for one in study.outcomes.values()):
-        return "lost some of its guests"
-    return "did not always end alike" if study.survey.is_flaky else ""
+        why = "lost some of its guests"
+    return f"user-mode Linux {why}: all was searched under QEMU" if why else ""
 
 
 def _deciding(study: DateStudy) -> Iterator[Probe]:

@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 from worlds import World, diagnosed, without_host
 
+from buildvm_nb.errors import SourceError
 from buildvm_nb.model.finding import Axis, FindingKind
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import Accelerator
@@ -43,7 +44,7 @@ def test_an_edge_is_searched_on_one_engine_and_seen_on_both(found):
     finding, ran = found(lambda look: look.at < EDGE)
     [edge] = finding.boundaries
     assert (finding.kind, parse_instant(edge.first_after)) == (FindingKind.TIME_TRAP, EDGE)
-    assert finding.support.engines == ("qemu 7.2.22", "uml 6.1.0-41-cloud-amd64")
+    assert finding.support.engines == ("qemu 7.2.22", "uml 6.12.113")
     assert "seen on two engines" in finding.support.covered
     strict, fast = _of(ran, Accelerator.TCG), _of(ran, Accelerator.UML)
     held = {one.machine.date: one.verdict for one in strict if one.probing.held}
@@ -140,6 +141,7 @@ def test_where_engines_do_not_agree_that_is_told_and_the_strict_one_counts(found
     [edge] = finding.boundaries
     assert parse_instant(edge.first_after) == EDGE
     assert any("QEMU's answers count" in one for one in finding.assumptions)
+    assert finding.support.engines == ("qemu 7.2.22",)
     located = [one for one in _of(ran, Accelerator.TCG) if one.probing.held]
     assert {EDGE - timedelta(seconds=1), EDGE} <= {one.machine.date for one in located}
 
@@ -172,7 +174,8 @@ def test_where_the_budget_ends_before_the_proof_the_finding_says_so(found):
     whole, ran = found(lambda look: look.at < EDGE)
     decided = sum(one.probing.held for one in _of(ran, Accelerator.TCG))
     finding, _ = found(lambda look: look.at < EDGE, budget=whole.runs - decided)
-    assert "seen under user-mode Linux alone: the budget of runs ended" in finding.summary
+    told = "seen under user-mode Linux alone, with kernel debian:trixie: the budget of runs ended"
+    assert told in finding.summary
     assert "seen on two engines" not in finding.support.covered
     assert parse_instant(finding.boundaries[0].first_after) == EDGE
 
@@ -183,6 +186,41 @@ def test_the_environment_that_a_finding_names_was_seen_on_the_strict_engine(foun
     assert finding.environment.date < EDGE - timedelta(days=1)
     seen = {one.machine for one in ran if one.verdict is Verdict.PASSED}
     assert finding.environment in seen
+
+
+SEARCHED = "the search was made with kernel debian:trixie"
+
+
+def test_the_search_has_a_kernel_that_is_faster_and_the_finding_says_so(found):
+    finding, ran = found(lambda look: look.at < EDGE)
+    assert {one.machine.kernel for one in _of(ran, Accelerator.UML)} == {"debian:trixie"}
+    assert {one.machine.kernel for one in _of(ran, Accelerator.TCG)} == {"debian:bookworm"}
+    assert sum(one.startswith(SEARCHED) for one in finding.assumptions) == 1
+    assert finding.support.kernels == ("debian:bookworm", "debian:trixie")
+
+
+@pytest.mark.parametrize("kernel", ["debian:bookworm", "debian:bullseye"])
+def test_a_kernel_that_was_asked_for_is_kept(found, kernel):
+    finding, ran = found(lambda look: look.at < EDGE, overrides={"kernel": kernel})
+    assert _of(ran, Accelerator.UML)
+    assert {one.machine.kernel for one in ran} == {kernel}
+    assert not any(one.startswith(SEARCHED) for one in finding.assumptions)
+
+
+def test_where_the_faster_kernel_cannot_be_had_the_usual_one_does(found):
+    def missing(spec, _cache):
+        raise SourceError(f"no such kernel: {spec.kernel}")
+
+    with patch("buildvm_nb.study.scouting.kernel_for", missing):
+        _, ran = found(lambda look: look.at < EDGE)
+    assert _of(ran, Accelerator.UML)
+    assert {one.machine.kernel for one in ran} == {"debian:bookworm"}
+
+
+def test_where_the_kernel_of_the_search_makes_a_difference_the_usual_one_counts(found):
+    finding, _ = found(lambda look: look.kernel.startswith("6.1.") or look.at < EDGE)
+    assert finding.kind is FindingKind.SOUND
+    assert any("QEMU's answers count" in one for one in finding.assumptions)
 
 
 def test_a_sound_case_is_called_so_by_both(found):

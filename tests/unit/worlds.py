@@ -41,6 +41,8 @@ KERNELS = {
     "debian:bookworm-backports": "6.12.48+deb12-cloud-amd64",
     "debian:sid": "7.0.1-cloud-amd64",
 }
+_RELEASES = KERNELS | {"debian:trixie": "6.12.113"}
+"""Also of what guests have under user-mode Linux."""
 _SETS = frozenset().union(*(instruction_sets(model.name) or () for model in CPU_MODELS))
 _VENDORS = {"GenuineIntel": Vendor.INTEL, "AuthenticAMD": Vendor.AMD}
 _QEMU = SimpleNamespace(
@@ -169,7 +171,7 @@ class World(Executor):
             cpu=spec.cpu,
             features=frozenset(features or ()),
             vendor=_VENDORS.get(asked) or (made[model].vendor if model in made else Vendor.AMD),
-            kernel=KERNELS.get(spec.kernel, spec.kernel),
+            kernel=_RELEASES.get(spec.kernel, spec.kernel),
             cores=spec.cpu_count,
             is_fast=spec.accelerator is Accelerator.UML,
             zone=zone,
@@ -178,7 +180,7 @@ class World(Executor):
 
 def _engine(spec: MachineSpec, *_: object) -> str:
     is_fast = spec.accelerator is Accelerator.UML
-    return f"uml {KERNELS[spec.kernel]}" if is_fast else f"qemu {_QEMU.version}"
+    return f"uml {_RELEASES[spec.kernel]}" if is_fast else f"qemu {_QEMU.version}"
 
 
 class Notes:
@@ -217,6 +219,7 @@ def without_host() -> Iterator[None]:
         "laboratory.prepare": lambda *_, **__: _BOOT,
         "laboratory.engine_for": _engine,
         "scouting.uml_status": lambda _cache: (False, ""),
+        "scouting.kernel_for": lambda *_: None,
         "cpus.find_emulator": lambda *_: _QEMU,
     }
     with ExitStack() as stack:
