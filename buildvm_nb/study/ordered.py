@@ -337,9 +337,17 @@ def _other_date(lab: Laboratory, own: datetime, today: datetime) -> datetime | N
 
 
 def _tried(lab: Laboratory, own: MachineSpec) -> Iterable[tuple[Axis, MachineSpec]]:
-    """Return one machine for each further axis on which the case passed elsewhere."""
+    """Return one machine for each further axis on which the case passed elsewhere.
+
+    What passed under another engine may be nothing that this one has: a CPU called ``host``.
+    """
+    alike = [
+        one
+        for one in lab.evidence.values()
+        if (one.machine.accelerator is Accelerator.UML) is (own.accelerator is Accelerator.UML)
+    ]
     for axis in (Axis.CPU, Axis.KERNEL, Axis.CORES):
-        for outcome in lab.evidence.values():
+        for outcome in alike:
             value = getattr(outcome.machine, axis.field)
             if outcome.verdict is Verdict.PASSED and value != getattr(own, axis.field):
                 yield axis, own.model_copy(update={axis.field: value})

@@ -7,6 +7,7 @@ import pytest
 from worlds import World, diagnosed, without_host
 
 from buildvm_nb.errors import SourceError
+from buildvm_nb.model.case import Case
 from buildvm_nb.model.finding import Axis, FindingKind
 from buildvm_nb.model.instants import parse_instant
 from buildvm_nb.model.machine import Accelerator
@@ -221,6 +222,21 @@ def test_where_the_kernel_of_the_search_makes_a_difference_the_usual_one_counts(
     finding, _ = found(lambda look: look.kernel.startswith("6.1.") or look.at < EDGE)
     assert finding.kind is FindingKind.SOUND
     assert any("QEMU's answers count" in one for one in finding.assumptions)
+
+
+def test_outputs_are_compared_in_machines_that_the_strict_engine_has(found):
+    known = {"id": "made", "steps": [{"name": "test", "run": "make"}], "artifacts": ["out"]}
+    axes = (Axis.DATE, Axis.CPU, Axis.KERNEL)
+    finding, ran = found(lambda _look: True, case=Case.parse(known), axes=axes)
+    assert _of(ran, Accelerator.UML)
+    strict = _of(ran, Accelerator.TCG)
+    compared = [one.machine for one in strict if one.probing.held]
+    assert len({one.cpu for one in compared}) > 1
+    assert len({one.kernel for one in compared}) > 1
+    assert {"host", "debian:trixie"}.isdisjoint(
+        named for one in strict for named in (one.machine.cpu, one.machine.kernel)
+    )
+    assert finding.kind is FindingKind.SOUND
 
 
 def test_a_sound_case_is_called_so_by_both(found):
