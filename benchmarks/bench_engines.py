@@ -28,6 +28,7 @@ from buildvm_nb.study.diagnose import diagnose_case
 from buildvm_nb.study.executors import Means
 from buildvm_nb.study.questions import Questions
 from buildvm_nb.study.run import kvm_status, uml_status
+from buildvm_nb.study.scouting import SEARCH_KERNEL
 from buildvm_nb.vm import Provision
 
 _IMAGE = ImageSpec.model_validate(
@@ -83,8 +84,8 @@ def native(stack: ExitStack, trees: dict[str, Path]) -> Run:
 
 
 def guest(stack: ExitStack, trees: dict[str, Path], accelerator: str) -> Run:
-    """Boot a machine with the sources."""
-    fields = {"cpu": "host"} if accelerator == "uml" else {}
+    """Boot a machine with the sources; under user-mode Linux as searches have it."""
+    fields = {"cpu": "host", "kernel": SEARCH_KERNEL} if accelerator == "uml" else {}
     spec = machine_spec(accelerator=accelerator, image=_IMAGE, memory_mib=2048, **fields)
     provision = Provision(inputs=trees)
     machine = stack.enter_context(open_machine(spec, cache=CACHE, provision=provision))

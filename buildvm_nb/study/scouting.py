@@ -33,12 +33,12 @@ from buildvm_nb.study.ordered import Line, LineStudy, study_line
 from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.run import kernel_for, uml_status
 
-__all__ = ["Searched", "scout_of", "search_and_prove", "search_and_prove_commits"]
+__all__ = ["SEARCH_KERNEL", "Searched", "scout_of", "search_and_prove", "search_and_prove_commits"]
 
 _WORTH_S = 1.5
 """A fork boots anew under user-mode Linux, 0.6 s against 0.4: a test that is over sooner under
 emulation gains nothing (docs/engines.md)."""
-_KERNEL = "debian:trixie"
+SEARCH_KERNEL = "debian:trixie"
 """Of the kernels of stable releases the one under which programs start soonest: see there."""
 
 
@@ -75,9 +75,9 @@ def scout_of(
 def _on_fast_kernel(scout: MachineSpec, lab: Laboratory) -> MachineSpec:
     if scout.kernel != MachineSpec.model_fields["kernel"].default:
         return scout
-    faster = scout.model_copy(update={"kernel": _KERNEL})
+    faster = scout.model_copy(update={"kernel": SEARCH_KERNEL})
     try:
-        kernel_for(faster, lab.cache)
+        kernel_for(faster, lab.cache, lab.progress)
     except (BuildVMError, OSError):
         return scout
     return faster

@@ -209,7 +209,7 @@ def test_a_kernel_that_was_asked_for_is_kept(found, kernel):
 
 
 def test_where_the_faster_kernel_cannot_be_had_the_usual_one_does(found):
-    def missing(spec, _cache):
+    def missing(spec, *_):
         raise SourceError(f"no such kernel: {spec.kernel}")
 
     with patch("buildvm_nb.study.scouting.kernel_for", missing):
