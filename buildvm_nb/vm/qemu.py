@@ -142,8 +142,10 @@ class Emulator:
     """Each model's vendor, as CPUID says it; those that stand for the host's CPU have none."""
 
     def vendor_of(self, cpu: str) -> str:
-        """Return the vendor of a CPU's model; empty for one that stands for the host's CPU."""
-        return self.vendors.get(cpu.partition(",")[0], "")
+        """Return the vendor asked for, or the model's; empty: it stands for the host's CPU."""
+        model, *changes = cpu.split(",")
+        asked = [one.partition("=")[2] for one in changes if one.startswith(_VENDOR)]
+        return asked[-1] if asked else self.vendors.get(model, "")
 
 
 @lru_cache
@@ -266,20 +268,25 @@ def _ask_vendors(path: str, models: list[str]) -> dict[str, str]:
     return vendors
 
 
+_VENDOR = "vendor="
+_VENDOR_CHARACTERS = 12
+
+
 def check_cpu(text: str, emulator: Emulator) -> str:
     """Check a CPU as users write it, and spell it as QEMU does.
 
     Parameters
     ----------
     text : str
-        Model, then features added (``+x``, ``x=on``) or taken away (``-x``, ``x=off``).
+        Model, then features added (``+x``, ``x=on``) or taken away (``-x``, ``x=off``), or a vendor
+        (``vendor=GenuineIntel``).
     emulator : Emulator
         Whose models and features count.
 
     Returns
     -------
     str
-        Model and features, with features as ``+x`` or ``-x``.
+        Model and changes, with features as ``+x`` or ``-x``.
 
     Raises
     ------
@@ -290,6 +297,14 @@ def check_cpu(text: str, emulator: Emulator) -> str:
     changes = []
     for part in text.split(",")[1:]:
         name, _, value = part.partition("=")
+        if part.startswith(_VENDOR):
+            if len(value) != _VENDOR_CHARACTERS:
+                raise UsageError(
+                    f"not a CPU's vendor: {value!r} in {text!r}; expected twelve characters",
+                    hint="for example vendor=GenuineIntel or vendor=AuthenticAMD",
+                )
+            changes.append(part)
+            continue
         sign = "-" if name.startswith("-") or value == "off" else "+"
         feature = name.lstrip("+-").replace("_", "-")
         if feature not in emulator.features or value not in {"", "on", "off"}:
@@ -387,7 +402,8 @@ class Monitor:
         name) but the accelerator cannot give.
         """
         model, *changes = cpu.split(",")
-        props = {change[1:]: change[0] == "+" for change in changes}
+        features = [change for change in changes if not change.startswith(_VENDOR)]
+        props = {change[1:]: change[0] == "+" for change in features}
         asked = self.execute(
             "query-cpu-model-expansion", type="full", model={"name": model, "props": props}
         )["model"]["props"]

@@ -189,6 +189,7 @@ def test_a_damaged_memory_is_asked_again(qemu, tmp_path, content):
         ("Haswell,cx16=off,avx2=on", "Haswell,-cx16,+avx2"),
         ("qemu64,avx", "qemu64,+avx"),
         ("qemu64,+lahf_lm", "qemu64,+lahf-lm"),
+        ("haswell,vendor=AuthenticAMD,-cx16", "Haswell,vendor=AuthenticAMD,-cx16"),
     ],
 )
 def test_a_cpu_is_spelled_as_qemu_does(qemu, text, spelled):
@@ -203,6 +204,7 @@ def test_a_cpu_is_spelled_as_qemu_does(qemu, text, spelled):
         ("Haswell,+avx3", "unknown CPU feature: '\\+avx3' in 'Haswell,\\+avx3'", "did you mean av"),
         ("Haswell,+zzzzzz", "unknown CPU feature", "see qemu-system-x86_64 -cpu help"),
         ("Haswell,avx=maybe", "unknown CPU feature: 'avx=maybe'", "did you mean avx"),
+        ("Haswell,vendor=Intel", "not a CPU's vendor: 'Intel'", "for example vendor=GenuineIntel"),
         ("Haswell,+", "unknown CPU feature", "see qemu-system-x86_64 -cpu help"),
     ],
 )

@@ -33,6 +33,7 @@ from buildvm_nb.study.executors import Means
 from buildvm_nb.study.laboratory import Laboratory, Order, order_key
 from buildvm_nb.study.questions import Questions
 from buildvm_nb.study.run import Trial
+from buildvm_nb.vm import check_cpu
 
 CASE = Case.parse({"id": "demo", "steps": [{"name": "test", "run": "run-tests"}]})
 KERNELS = {
@@ -45,8 +46,19 @@ _RELEASES = KERNELS | {"debian:trixie": "6.12.113"}
 """Also of what guests have under user-mode Linux."""
 _SETS = frozenset().union(*(instruction_sets(model.name) or () for model in CPU_MODELS))
 _VENDORS = {"GenuineIntel": Vendor.INTEL, "AuthenticAMD": Vendor.AMD}
+
+
+class _Anything:
+    """Features of a QEMU that has them all."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
 _QEMU = SimpleNamespace(
-    models=frozenset({*(model.name for model in CPU_MODELS), "max"}), version="7.2.22"
+    models=frozenset({*(model.name for model in CPU_MODELS), "max"}),
+    features=_Anything(),
+    version="7.2.22",
 )
 _BOOT = SimpleNamespace(image_digest="1" * 64, kernel_digest="2" * 64)
 
@@ -107,6 +119,8 @@ class World(Executor):
 
     def answer(self, order) -> Trial:
         spec = order.machine
+        if spec.accelerator is not Accelerator.UML:
+            assert check_cpu(spec.cpu, _QEMU) == spec.cpu
         tried = sum(one.machine == spec and one.probing == order.probing for one in self.ran[-40:])
         chance = random.Random(f"{self.seed} {order_key(order)} {tried}")
         held = order.probing.held

@@ -81,6 +81,17 @@ def test_a_guest_whose_cpu_is_of_another_vendor_is_refused(machine_at, impostor)
         pass
 
 
+def test_a_vendor_that_was_asked_for_is_what_the_guest_sees(machine_at):
+    with machine_at(cpu="EPYC,vendor=GenuineIntel,-avx2", accelerator="tcg") as machine:
+        _, text = output_of(machine, "grep -m1 vendor_id /proc/cpuinfo; grep -c avx2 /proc/cpuinfo")
+        assert text.split() == ["vendor_id", ":", "GenuineIntel", "0"]
+        found = machine.environment
+    assert (found.cpu, found.cpu_identity.vendor) == (
+        "EPYC,vendor=GenuineIntel,-avx2",
+        "GenuineIntel",
+    )
+
+
 def test_where_kvm_gives_another_cpu_the_guest_is_emulated_and_says_why(
     machine_at, impostor, monkeypatch, tmp_path
 ):
