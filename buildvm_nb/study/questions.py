@@ -73,14 +73,16 @@ class Questions:
     def expected_runs(self) -> str:
         """Tell about how many guest runs it takes.
 
-        For example ``about 60 guest runs where nothing differs, up to 150 where something does``.
+        For example ``about 60 guest runs where nothing differs, mostly up to 150 where something
+        does``: what comes and goes by no rule may take twice as many.
         """
         few, many = self.effort.runs
         others = len([axis for axis in self.axes if axis is not Axis.DATE])
         on_dates = Axis.DATE in self.axes
         least = few * on_dates + 3 * others
         most = many * on_dates + 15 * others
-        told = f"about {least} guest runs where nothing differs, up to {most} where something does"
+        told = f"about {least} guest runs where nothing differs, "
+        told += f"mostly up to {most} where something does"
         if Axis.DATE in self.axes and self.effort is not Effort.THOROUGH:
             hinted = {Effort.QUICK: 10, Effort.NORMAL: 65}[self.effort]
             told += f" ({hinted} where the sources or a failing log name its date)"
