@@ -624,12 +624,18 @@ class RuleSearch:
 
         Of days that fail by no rule some fall on the same date in one year and the next.
         """
-        noons = (day * _DAY_S + _DAY_S // 2 - self.duration // 2 for day in self._whole_days())
-        found = [at for at in noons if self._has(at, feature, value) and self.is_free(at)]
+        found = list(self._noons(feature, value))
         return found[:: max(1, len(found) // _YEARS_ASKED)][:_YEARS_ASKED]
 
-    def _whole_days(self) -> range:
-        return range(self.first // _DAY_S + 1, (self.last - self.duration) // _DAY_S)
+    def _noons(self, feature: Feature, value: Value) -> Iterator[int]:
+        """Iterate over a run about noon of each day that has a value, the first one first."""
+        for day in range(self.first // _DAY_S + 1, (self.last - self.duration) // _DAY_S):
+            at = day * _DAY_S + _DAY_S // 2 - self.duration // 2
+            if self._has(at, feature, value) and self._may_ask(at):
+                yield at
+
+    def _may_ask(self, at: int) -> bool:
+        return self.first <= at <= self.last - self.duration and self.is_free(at)
 
     def _by_length(self, value: int) -> list[int]:
         """Choose a month of each length in which a day counted from its end is looked at.
@@ -637,12 +643,9 @@ class RuleSearch:
         The last three days are the 29th to the 31st, but for those of shorter months.
         """
         found: dict[int, int] = {}
-        for day in reversed(self._whole_days()):
-            at = day * _DAY_S + _DAY_S // 2 - self.duration // 2
+        for at in self._noons(Feature.FROM_END, value):
             month = features_of(at, self.shift_s)
-            length = month[Feature.MONTHDAY] - month[Feature.FROM_END] - 1
-            if self._has(at, Feature.FROM_END, value) and self.is_free(at):
-                found.setdefault(length, at)
+            found[month[Feature.MONTHDAY] - month[Feature.FROM_END] - 1] = at
         return list(found.values())
 
     def _kin(self) -> list[int]:
@@ -657,8 +660,7 @@ class RuleSearch:
             if on == on + _TO_THE_END:
                 alike += [day + _TO_THE_END for day in alike]
             found += [at + (day - on).days * _DAY_S for day in alike]
-        low, high = self.first, self.last - self.duration
-        return [at for at in found if low <= at <= high and self.is_free(at)]
+        return [at for at in found if self._may_ask(at)]
 
     def _has(self, at: int, feature: Feature, value: Value) -> bool:
         return bool(features_of(at + self.duration // 2, self.shift_s)[feature] == value)
@@ -712,8 +714,7 @@ class RuleSearch:
         clear = _MARGIN_S + self.duration
         wanted = dict.fromkeys((begins - clear, ends + _MARGIN_S), State.GOOD)
         wanted |= dict.fromkeys((begins + _MARGIN_S, ends - clear), State.BAD)
-        low, high = self.first, self.last - self.duration
-        return {at: s for at, s in wanted.items() if low <= at <= high and self.is_free(at)}
+        return {at: state for at, state in wanted.items() if self._may_ask(at)}
 
     def _block(self, rule: Rule, at: int) -> tuple[int, int] | None:
         """Return where the days or hours in a row begin and end that an instant is among."""

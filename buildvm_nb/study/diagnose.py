@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from typing import Any, Never, TypeVar, cast
+from typing import Any, Never, cast
 
 from buildvm_nb.errors import BudgetSpent, SearchError, UsageError
 from buildvm_nb.model.case import Case
@@ -57,7 +57,13 @@ from buildvm_nb.study.ordered import (
 )
 from buildvm_nb.study.questions import Effort, Questions, refuse_fixed
 from buildvm_nb.study.run import machine_for
-from buildvm_nb.study.scouting import Searched, scout_of, search_and_prove, search_and_prove_commits
+from buildvm_nb.study.scouting import (
+    AnyStudy,
+    Searched,
+    scout_of,
+    search_and_prove,
+    search_and_prove_commits,
+)
 
 __all__ = [
     "Outlook",
@@ -126,9 +132,6 @@ def machines_of(
         return own, latest.model_copy(update={"date": own.date})
     is_dated = lab.inputs.main and lab.inputs.main.record.dated_at
     return (own if is_dated else latest), latest
-
-
-_Study = TypeVar("_Study", DateStudy, LineStudy)
 
 
 class _Diagnosis:
@@ -345,7 +348,7 @@ class _Diagnosis:
             return None
         return scout_of(self.lab, spec, plain, keeps_kernel="kernel" in self.fixed)
 
-    def _told_of_engines(self, found: Searched[_Study]) -> _Study:
+    def _told_of_engines(self, found: Searched[AnyStudy]) -> AnyStudy:
         """Return what a search found, and keep what is to be said of its engines."""
         self.is_seen_on_one_engine |= found.is_gap
         self.is_overruled |= found.is_overruled

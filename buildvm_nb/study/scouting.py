@@ -33,7 +33,14 @@ from buildvm_nb.study.ordered import Line, LineStudy, study_line
 from buildvm_nb.study.prepare import split_steps
 from buildvm_nb.study.run import kernel_for, uml_status
 
-__all__ = ["SEARCH_KERNEL", "Searched", "scout_of", "search_and_prove", "search_and_prove_commits"]
+__all__ = [
+    "SEARCH_KERNEL",
+    "AnyStudy",
+    "Searched",
+    "scout_of",
+    "search_and_prove",
+    "search_and_prove_commits",
+]
 
 _WORTH_S = 1.5
 """A fork boots anew under user-mode Linux, 0.6 s against 0.4: a test that is over sooner under
@@ -83,14 +90,14 @@ def _on_fast_kernel(scout: MachineSpec, lab: Laboratory) -> MachineSpec:
     return faster
 
 
-_Study = TypeVar("_Study", DateStudy, LineStudy)
+AnyStudy = TypeVar("AnyStudy", DateStudy, LineStudy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Searched(Generic[_Study]):
+class Searched(Generic[AnyStudy]):
     """What a search on two engines found."""
 
-    study: _Study
+    study: AnyStudy
     told: str = ""
     """What is to be said of the engines."""
     is_gap: bool = False
@@ -224,7 +231,7 @@ def search_and_prove_commits(
     def on_strict(told: str) -> Searched[LineStudy]:
         return Searched(study=study_line(lab, strict, repeats), told=told, is_overruled=True)
 
-    machines = scout.ends[0].machine, strict.ends[0].machine
+    fast_spec, strict_spec = scout.ends[0].machine, strict.ends[0].machine
     if told := _differing(strict.ends, scout.ends, Axis.COMMIT):
         return on_strict(told)
     study = study_line(lab, scout, repeats)
@@ -236,14 +243,14 @@ def search_and_prove_commits(
     try:
         proven = dict(zip(deciding, lab.run(orders), strict=True))
     except BudgetSpent:
-        return Searched(study=study, told=f"{_alone(machines[0])}: {_SPENT}", is_gap=True)
+        return Searched(study=study, told=f"{_alone(fast_spec)}: {_SPENT}", is_gap=True)
     fast = [study.outcomes[probe] for probe in proven]
     if told := _differing(list(proven.values()), fast, Axis.COMMIT):
         return on_strict(told)
     others = {probe: one for probe, one in study.outcomes.items() if probe not in proven}
     study = replace(study, outcomes=others | proven)  # the last that passes is named
     lost = [one for one in proven.values() if state_of(one) is State.UNKNOWN]
-    told = f"{_alone(machines[0])}: {lost[0].why}" if lost else _told_of(*machines)
+    told = f"{_alone(fast_spec)}: {lost[0].why}" if lost else _told_of(fast_spec, strict_spec)
     return Searched(study=study, told=told, is_gap=bool(lost))
 
 
