@@ -3,7 +3,7 @@
 import functools
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -135,6 +135,45 @@ def error_html(error: BaseException) -> str:
     )
 
 
+class _Arrival:
+    """Sends a panel's state again to each page that has just made it.
+
+    A page that loads asks for the state of all widgets and then makes them, which takes longer the
+    busier its host is; what changes in between is lost, as it drops messages to widgets it has not
+    made yet. So something in the page has to say when it is ready: a link copies a trait of the
+    panel to a widget that is not shown, and is made when the panel is, which is made when all that
+    is in it is.
+
+    Reference: ipywidgets, ``ManagerBase._loadFromKernel`` and ``DirectionalLinkModel``.
+    """
+
+    def __init__(self, panel: "Panel") -> None:
+        self._panel = panel
+        self._told = widgets.Label()
+        self._link = widgets.jsdlink((panel, "_view_name"), (self._told, "value"))
+        self._told.observe(self._arrived, "value")
+
+    def _arrived(self, change: dict[str, Any]) -> None:
+        if change["new"]:
+            self._told.value = ""  # for the next page
+            for widget in _parts(self._panel):
+                widget.send_state()
+
+    def close(self) -> None:
+        self._told.unobserve_all()
+        self._link.close()
+        self._told.close()
+
+
+def _parts(widget: widgets.Widget) -> Iterator[widgets.Widget]:
+    """List what a widget consists of, itself last; a panel in it sees to itself."""
+    for value in widget.trait_values(sync=True).values():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, widgets.Widget) and not isinstance(part, Panel):
+                yield from _parts(part)
+    yield widget
+
+
 class Panel(widgets.VBox):
     """A box of widgets with a place for errors.
 
@@ -160,6 +199,7 @@ class Panel(widgets.VBox):
         style = widgets.HTML(_STYLE, layout=widgets.Layout(height="0", margin="0"))
         super().__init__([style, *children, self._trouble])
         self.add_class("buildvm-panel")
+        self._arrival = _Arrival(self)
         take_over(self._owner, self.end)
 
     def _ipython_display_(self) -> None:
@@ -286,4 +326,5 @@ class Panel(widgets.VBox):
             return  # its making failed
         self.end()
         release(self._owner, self.end)
+        self._arrival.close()
         super().close()

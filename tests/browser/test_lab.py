@@ -43,6 +43,17 @@ lab.machine.set(cpu="core2duo")
 lab"""
 BROWSER = """from buildvm_nb.nb import CatalogBrowser
 CatalogBrowser()"""
+LATE = """import ipywidgets
+from pathlib import Path
+from buildvm_nb.nb.panel import Panel
+text = ipywidgets.HTML("before")
+row = ipywidgets.HBox([text], layout={"display": "none"})
+panel = Panel([row])
+def end(job):
+    text.value, row.layout.display = job.result, ""
+panel.begin(lambda job: Path("gate").read_text(), on_end=end)
+panel"""
+"""A panel whose job ends when somebody writes to a pipe."""
 IS_READY = """() => {
     const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
     return context?.session?.kernel?.status === "idle";
@@ -513,6 +524,35 @@ def test_a_catalog_is_searched_and_exported_by_keyboard_alone(
     assert downloaded == (tmp_path / "beta.csv").read_bytes()
     wanted = recorded[recorded["case_id"] == "beta"].reset_index(drop=True)
     pd.testing.assert_frame_equal(read_csv(tmp_path / "beta.csv"), wanted)
+
+
+def test_a_page_shows_what_changed_while_it_made_its_widgets(opened, tmp_path, free_port):
+    os.mkfifo(tmp_path / "gate")
+    write_notebook(tmp_path / "a.ipynb", LATE)
+    held = []
+
+    def relay(page_side):
+        kernel_side = page_side.connect_to_server()
+
+        def pass_on(message):
+            raw = message if isinstance(message, bytes) else message.encode()
+            if b'"update_states"' in raw and not held:
+                held.append(message)
+                (tmp_path / "gate").write_text("after")
+            elif held and b'"after"' in raw and len(held) == 1:
+                held.append(message)
+                for late in held:  # at once: no time to make a widget between them
+                    page_side.send(late)
+            else:
+                page_side.send(message)
+
+        kernel_side.on_message(pass_on)
+
+    opened.route_web_socket(re.compile("/channels"), relay)
+    with serving("voila", tmp_path, *options_of("voila", tmp_path, free_port)) as address:
+        open_notebook(opened, "voila", address)
+        opened.get_by_text("after").wait_for()
+    assert len(held) == 2
 
 
 @pytest.mark.vm
