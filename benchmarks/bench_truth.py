@@ -394,6 +394,9 @@ def main() -> int:
     parser.add_argument("--worlds", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument(
+        "--budgets", action="store_true", help="end each diagnosis after 3 to 100 runs, by chance"
+    )
     parser.add_argument("--show", action="store_true", help="print what is wrong or missed")
     known = parser.parse_args()
     shapes = [one for one in SHAPES if not known.only or one.__name__ in known.only]
@@ -404,7 +407,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as root, without_host(), stopped:
         for number in range(known.worlds):
             make = shapes[number % len(shapes)]
-            shape = make(random.Random(f"{known.seed} {number}"))
+            chance = random.Random(f"{known.seed} {number}")
+            shape = make(chance)
+            budget = {"budget": int(3 * 33 ** chance.random())} if known.budgets else {}
             finding = diagnosed(
                 shape.world,
                 Path(root),
@@ -412,6 +417,7 @@ def main() -> int:
                 hints=shape.hints,
                 **({"axes": shape.axes} if shape.axes else {}),
                 **shape.asked,
+                **budget,
             )
             verdict = judge(shape, finding)
             told[make.__name__][verdict] += 1

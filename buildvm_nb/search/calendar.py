@@ -97,6 +97,9 @@ class DateSurvey:
     """Positions that fail, as no window and no rule explains; then changes are no edges."""
     change: ChanceChange | None = None
     """Of how often it fails, where that is also by chance; the survey has it as its transition."""
+    is_open: bool = False
+    """Whether the budget ended before changes were confirmed and what is behind them looked at: a
+    window, a rule or chance would look the same."""
     covered: tuple[str, ...] = ()
     """Features of the calendar that were met where it passes."""
     lacking: tuple[str, ...] = ()
@@ -152,7 +155,17 @@ class _Search:
         except BudgetSpent:
             self.is_spent = True
         survey = survey or self._transitions(budget=0)
-        return self._conclude(survey)
+        return replace(self._conclude(survey), is_open=self._is_open(survey))
+
+    def _is_open(self, survey: Survey) -> bool:
+        if not (self.is_spent or survey.exhausted) or self.unexplained or survey.is_flaky:
+            return False
+        if any(not one.is_exact or one.confirmed < self.plan.repeats for one in survey.transitions):
+            return True
+        try:
+            return self._is_contradicted(survey) or self._is_like_a_rule(survey)
+        except BudgetSpent:
+            return True
 
     def _by_counts(self, survey: Survey) -> Survey:
         """Keep of the changes among answers by chance only the one that counts show."""

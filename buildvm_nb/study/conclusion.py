@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from itertools import chain
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
-from buildvm_nb.model.case import Window
+from buildvm_nb.model.case import GitSource, Window
 from buildvm_nb.model.finding import (
     Axis,
     Boundary,
@@ -58,6 +58,7 @@ __all__ = [
     "line_finding",
     "nearest",
     "reruns_of",
+    "seen_so_far",
     "support_of",
     "windows_of",
 ]
@@ -80,7 +81,8 @@ def dates_finding(study: DateStudy, hints: Sequence[Hint], base: Finding) -> Fin
         return flaky_boundary(flaky, date_finding(study, hints, base), study)
     if study.unexplained:
         return unexplained_finding(study, base)
-    located = date_finding(study, hints, base) if survey.transitions else None
+    is_told = survey.transitions and not study.is_open
+    located = date_finding(study, hints, base) if is_told else None
     return with_rule(study, base, located) if study.rule else located
 
 
@@ -280,6 +282,53 @@ def flaky_boundary(flaky: Finding, located: Finding, study: DateStudy) -> Findin
         f"after (Fisher's exact test at {LEVEL})"
     )
     return located.model_copy(update={"summary": told, "reruns": flaky.reruns, "confidence": 0.0})
+
+
+def seen_so_far(judged: Iterable[Outcome]) -> str:
+    """Say of the runs that are most alike, but did not end alike, what tells them apart.
+
+    Returns: empty where all ended alike.
+    """
+    runs = [one for one in judged if not one.probing.held]
+    pairs = [
+        (good, bad)
+        for good, bad in product(runs, runs)
+        if (state_of(good), state_of(bad)) == (State.GOOD, State.BAD)
+        and good.machine.accelerator is bad.machine.accelerator
+    ]
+    if not pairs:
+        return ""
+
+    def unlikeness(pair: tuple[Outcome, Outcome]) -> tuple[int, timedelta, int]:
+        good, bad = (one.machine for one in pair)
+        cores = abs(good.cpu_count - bad.cpu_count)
+        return len(_differences(*pair)), abs(good.date - bad.date), cores
+
+    good, bad = min(pairs, key=unlikeness)
+    if not _differences(good, bad):
+        return "the same run in the same environment did not always end alike"
+    passed, failed = " ".join(_differences(good, bad)), " ".join(_differences(bad, good))
+    other = ", nor a window or a rule" if good.machine.date != bad.machine.date else ""
+    return f"so far it passed {passed} and failed {failed}; chance was not excluded{other}"
+
+
+def _differences(one: Outcome, other: Outcome) -> list[str]:
+    """List in words where a run's case and machine are not as another one's."""
+    told = []
+    if isinstance(one.case.source, GitSource) and one.case.source != other.case.source:
+        told.append(f"at commit {one.case.source.commit:.12}")
+    here, there = one.machine, other.machine
+    if here.date != there.date:
+        told.append(f"at {format_instant(here.date)}")
+    if here.cpu != there.cpu:
+        told.append(f"on {here.cpu}")
+    if here.kernel != there.kernel:
+        told.append(f"with kernel {here.kernel}")
+    if here.cpu_count != there.cpu_count:
+        told.append(f"with {here.cpu_count} core{'' if here.cpu_count == 1 else 's'}")
+    if one.case.timezone != other.case.timezone:
+        told.append(f"with TZ={one.case.timezone}")
+    return told
 
 
 def assumptions_of(survey: Survey) -> tuple[str, ...]:

@@ -321,6 +321,8 @@ class DateStudy:
     """Positions that fail, as neither windows nor rules explain."""
     change: ChanceChange | None = None
     """Of how often it fails, where it also fails by chance."""
+    is_open: bool = False
+    """Whether the budget ended before the changes could be told from a window, a rule or chance."""
     covered: tuple[str, ...] = ()
     """Features of the calendar that were met where it passes."""
     lacking: tuple[str, ...] = ()
@@ -495,6 +497,7 @@ def _search(
         rule=found.rule,
         unexplained=found.unexplained,
         change=found.change,
+        is_open=found.is_open,
         covered=found.covered,
         lacking=found.lacking,
         is_forked=is_forked,

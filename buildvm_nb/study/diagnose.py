@@ -22,6 +22,7 @@ from buildvm_nb.study.conclusion import (
     flaky_finding,
     gaps_of,
     line_finding,
+    seen_so_far,
     support_of,
 )
 from buildvm_nb.study.cpus import GENERATIONS, study_cpus
@@ -333,6 +334,8 @@ class _Diagnosis:
         )
         self.dates = self._searched(spec, span, plain)
         finding = dates_finding(self.dates, hints, self._base())
+        if finding and self.dates.is_open:
+            self.left_out.append(f"{self._ended()}: changes beside that were not looked at")
         return finding or (self._spent() if self.dates.survey.exhausted else None)
 
     def _searched(self, spec: MachineSpec, span: DateRange, plain: list[Outcome]) -> DateStudy:
@@ -484,11 +487,7 @@ class _Diagnosis:
                 return mixed
             if any(fisher_exact(*map(_counted, sides)) < LEVEL for sides in (same, like)):
                 return []
-            try:
-                self.lab.run([_again(end, attempt) for end in ends])
-            except BudgetSpent:
-                self.assumed.append("chance was not excluded: the budget of runs ended first")
-                return []
+            self.lab.run([_again(end, attempt) for end in ends])
         return []
 
     def _somewhere(self) -> MachineSpec:
@@ -504,6 +503,9 @@ class _Diagnosis:
         if {state_of(one) for one in outcomes} == {State.GOOD} and (varying := self._outputs()):
             return varying
         outcomes = self._judged()
+        if flaky := self._asked_again(outcomes):
+            return flaky
+        outcomes = self._judged()
         states, count = {state_of(one) for one in outcomes}, len(outcomes)
         if states == {State.GOOD}:
             kind, summary = FindingKind.SOUND, f"passed in each of {count} runs along {tried}"
@@ -514,8 +516,6 @@ class _Diagnosis:
             if len(missing) == 1 and any(missing):
                 summary += f" (note: {missing.pop()})"
         else:
-            if flaky := self._asked_again(outcomes):
-                return flaky
             kind = FindingKind.UNDETERMINED
             summary = f"verdicts differ, but not along {tried}"
         if gaps := self._gaps():
@@ -535,8 +535,15 @@ class _Diagnosis:
         )
 
     def _asked_again(self, outcomes: Sequence[Outcome]) -> Finding | None:
-        """Repeat what failed where no axis tells why: what then passes fails by chance."""
-        failed = next(one for one in outcomes if state_of(one) is State.BAD)
+        """Repeat what failed where no axis tells why: what then passes fails by chance.
+
+        Where all failed, a few runs do not tell that from chance.
+        """
+        failed = next((one for one in outcomes if state_of(one) is State.BAD), None)
+        is_split = any(state_of(one) is State.GOOD for one in outcomes)
+        is_enough = len(outcomes) >= _MOST_AGAIN or self.questions.effort is Effort.QUICK
+        if failed is None or (is_enough and not is_split):
+            return None
         again = [_again(failed, number) for number in range(1, 2 * self.repeats + 2)]
         runs = [failed, *self.lab.run(again)]
         if State.GOOD not in map(state_of, runs):
@@ -592,8 +599,11 @@ class _Diagnosis:
 
     def _spent(self) -> Finding:
         """Conclude where the budget ended first."""
-        ended = f"the budget of {self.questions.budget} runs ended before the questions did"
-        return self._base(summary="; ".join([ended, *self._gaps()]))
+        told = [self._ended(), seen_so_far(self._judged())]
+        return self._base(summary="; ".join([": ".join(filter(None, told)), *self._gaps()]))
+
+    def _ended(self) -> str:
+        return f"the budget of {self.questions.budget} runs ended before the questions did"
 
     def _outputs(self) -> Finding | None:
         repeats = self.repeats

@@ -323,8 +323,52 @@ def test_a_dependence_on_cores_is_repeated_until_chance_does_not_explain_it(foun
     sides = (0, counts[1, Verdict.FAILED]), (counts[2, Verdict.PASSED], 0)
     assert fisher_exact(*sides) < LEVEL
     short = found(lambda look: look.cores > 1, axes=(Axis.CORES,), budget=7)
-    assert short.kind is FindingKind.CORES_DEPENDENT
-    assert any("chance was not excluded" in one for one in short.assumptions)
+    assert short.kind is FindingKind.UNDETERMINED
+    assert "so far it passed with 2 cores and failed with 1 core; chance was" in short.summary
+
+
+@pytest.mark.parametrize("budget", [3, 8, 12, 30])
+def test_a_budget_that_ends_makes_no_trap_of_a_coin(found, budget):
+    for seed in range(25):
+        world = World(passes=lambda _: True, flaky=0.5, seed=seed)
+        finding = found(world, first=OWN, last=datetime(2021, 6, 12, tzinfo=UTC), budget=budget)
+        assert finding.kind in {FindingKind.FLAKY, FindingKind.UNDETERMINED}
+        if finding.kind is FindingKind.UNDETERMINED:
+            assert f"the budget of {budget} runs ended" in finding.summary
+
+
+@pytest.mark.parametrize("budget", [9, 15, 22, 36, 60])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_budget_that_ends_makes_no_windows_of_a_rule(found, rule, budget):
+    finding = found(lambda look: not RULES[rule](look.at), budget=budget)
+    if finding.kind is FindingKind.RECURRING:
+        assert finding.recurs == rule
+    else:
+        assert finding.kind is FindingKind.UNDETERMINED
+        assert f"the budget of {budget} runs ended" in finding.summary
+
+
+def test_an_edge_is_told_once_it_is_confirmed_and_what_is_behind_it_was_looked_at(found):
+    def told(budget):
+        return found(World(passes=lambda look: look.at < EDGE), budget=budget)
+
+    whole = told(None)
+    kinds = [told(budget).kind for budget in range(8, whole.runs + 1, 4)]
+    first = kinds.index(FindingKind.TIME_TRAP)
+    assert {*kinds[:first]} == {FindingKind.UNDETERMINED}
+    assert {*kinds[first:]} == {FindingKind.TIME_TRAP}
+    assert first < len(kinds) * 3 // 4
+    short = told(8)
+    assert "so far it passed at 20" in short.summary
+    assert not short.boundaries
+
+
+def test_what_fails_in_a_few_runs_is_asked_again_before_it_always_fails(found):
+    for seed in range(60):
+        world = World(passes=lambda _: True, flaky=0.6, seed=seed)
+        finding = found(world, first=OWN, last=datetime(2017, 6, 14, tzinfo=UTC))
+        if finding.kind is FindingKind.ALWAYS_FAILING:
+            assert finding.support.failing.of > 8
 
 
 def test_a_hinted_trap_takes_few_runs(found):
