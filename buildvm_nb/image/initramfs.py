@@ -119,7 +119,6 @@ def _text(data: bytes, offset: int) -> str:
 
 GUEST_TOOLS = {
     "bin/busybox": "busybox-static",
-    "bin/date": "coreutils",
     "usr/sbin/dropbear": "dropbear-bin",
     "usr/bin/unshare": "util-linux",
     "bin/tar": "tar",
@@ -272,9 +271,8 @@ _SCRIPTS = (
 )
 _APPLETS = tuple(
     """
-    sh mount mkdir mkfifo insmod cat ln chown ip nc nsenter awk stat adjtimex env rmdir kill dd
-    reboot poweroff usleep dmesg rm stty
-    """.split()  # noqa: SIM905 - a list of 20 quoted words is harder to read
+    sh mkdir mkfifo cat ip nc nsenter adjtimex rmdir kill dd reboot poweroff dmesg rm
+    """.split()  # noqa: SIM905 - a list of quoted words is harder to read
 )
 _DIRECTORIES = ("proc", "sys", "dev", "lower", "upper", "root", "inputs", "run", "tmp")
 _CONSOLE = (5, 1)
