@@ -120,7 +120,6 @@ def _text(data: bytes, offset: int) -> str:
 GUEST_TOOLS = {
     "bin/busybox": "busybox-static",
     "usr/sbin/dropbear": "dropbear-bin",
-    "usr/bin/unshare": "util-linux",
     "bin/tar": "tar",
     "usr/bin/perl": "perl-base",
 }
@@ -256,14 +255,12 @@ def _is_sound(place: Path, cache: Cache) -> bool:
 _RECIPE = 2
 _SCRIPTS = (
     "init",
-    "event",
     "control",
     "wake",
     "freeze",
     "relay",
     "hold",
     "step",
-    "inside",
     "stop",
     "artifacts",
     "serve",
@@ -271,7 +268,7 @@ _SCRIPTS = (
 )
 _APPLETS = tuple(
     """
-    sh mkdir mkfifo cat ip nc nsenter adjtimex rmdir kill dd reboot poweroff dmesg rm
+    sh mkdir cat ip nc nsenter adjtimex kill dd reboot poweroff dmesg rm
     """.split()  # noqa: SIM905 - a list of quoted words is harder to read
 )
 _DIRECTORIES = ("proc", "sys", "dev", "lower", "upper", "root", "inputs", "run", "tmp")
