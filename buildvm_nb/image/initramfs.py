@@ -119,9 +119,7 @@ def _text(data: bytes, offset: int) -> str:
 
 GUEST_TOOLS = {
     "bin/busybox": "busybox-static",
-    "bin/date": "coreutils",
     "usr/sbin/dropbear": "dropbear-bin",
-    "usr/bin/unshare": "util-linux",
     "bin/tar": "tar",
     "usr/bin/perl": "perl-base",
 }
@@ -257,14 +255,12 @@ def _is_sound(place: Path, cache: Cache) -> bool:
 _RECIPE = 2
 _SCRIPTS = (
     "init",
-    "event",
     "control",
     "wake",
     "freeze",
     "relay",
     "hold",
     "step",
-    "inside",
     "stop",
     "artifacts",
     "serve",
@@ -272,9 +268,8 @@ _SCRIPTS = (
 )
 _APPLETS = tuple(
     """
-    sh mount mkdir mkfifo insmod cat ln chown ip nc nsenter awk stat adjtimex env rmdir kill dd
-    reboot poweroff usleep dmesg rm stty
-    """.split()  # noqa: SIM905 - a list of 20 quoted words is harder to read
+    sh mkdir cat ip nc nsenter adjtimex kill dd reboot poweroff dmesg rm
+    """.split()  # noqa: SIM905 - a list of quoted words is harder to read
 )
 _DIRECTORIES = ("proc", "sys", "dev", "lower", "upper", "root", "inputs", "run", "tmp")
 _CONSOLE = (5, 1)

@@ -134,7 +134,7 @@ class CommandResult:
 _BOOT_ATTEMPTS = 3
 _END_TIMEOUT_S = 120.0
 _LATEST_START_S = 1.0
-"""The guest sets its clock again until it reads it within 0.05 s (its script ``inside``)."""
+"""The guest sets its clock again until it reads it within 0.05 s (its script ``step``)."""
 _EXPORT_TIMEOUT_S = 3600.0
 _PLACES = {"disk": "the guest's disk", "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108 - there
 _FULL_KIB = 1024

@@ -29,7 +29,7 @@ def test_commands_run_as_an_ordinary_user_in_a_clean_environment(machine):
     assert set(names.split()) == {
         "BUILD", "HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "TZ", "USER",
     }  # fmt: skip
-    assert first == "inside"
+    assert first == "step"
 
 
 def test_a_build_sees_neither_our_server_nor_a_network(machine):
