@@ -126,8 +126,8 @@ def test_the_overflow_of_2038_is_told_as_such(find_out):
 def test_a_coin_toss_is_flaky_and_never_a_boundary(find_out):
     toss = "test $(od -An -N1 -tu1 /dev/urandom) -lt 128"
     finding = find_out(toss, first="2020-01-01", last="2024-01-01", budget=12)
-    assert finding.kind is not FindingKind.TIME_TRAP or finding.confidence < 0.9
-    assert not any(one.is_exact for one in finding.boundaries)
+    assert finding.kind in {FindingKind.FLAKY, FindingKind.UNDETERMINED}
+    assert not finding.boundaries
 
 
 @pytest.mark.long
@@ -136,12 +136,13 @@ def test_a_test_that_hangs_from_a_date_on_is_a_trap_that_hangs(find_out):
         [{"name": "test", "run": f"{NOW}test $now -lt 1609459200 || sleep 1000", "timeout_s": 2}],
         first="2020-12-31T23:59:40Z",
         last="2021-01-01T00:00:20Z",
-        budget=8,
+        budget=24,
     )
     assert finding.kind is FindingKind.TIME_TRAP
     [boundary] = finding.boundaries
     assert boundary.after == "timeout"
     assert boundary.last_before <= "2020-12-31T23:59:59Z" < boundary.first_after
+    assert finding.runs <= 24
 
 
 @pytest.mark.long
