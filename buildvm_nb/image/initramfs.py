@@ -268,7 +268,7 @@ _SCRIPTS = (
 )
 _APPLETS = tuple(
     """
-    sh mkdir cat ip nc nsenter adjtimex kill dd reboot poweroff dmesg rm
+    sh mkdir cat ip nsenter adjtimex kill dd reboot poweroff dmesg rm
     """.split()  # noqa: SIM905 - a list of quoted words is harder to read
 )
 _DIRECTORIES = ("proc", "sys", "dev", "lower", "upper", "root", "inputs", "run", "tmp")
