@@ -44,7 +44,7 @@ from buildvm_nb.search import (
     find_transitions,
 )
 from buildvm_nb.study.axes import Schedule, make_schedule
-from buildvm_nb.study.conclusion import dates_finding, gaps_of
+from buildvm_nb.study.conclusion import dates_finding, gaps_of, seen_so_far
 from buildvm_nb.study.dates import (
     DateRange,
     DateStudy,
@@ -636,11 +636,13 @@ class _Forecasting:
         self, timeline: Timeline, tracks: Sequence[Track], schedule: Schedule, study: DateStudy
     ) -> Forecast:
         whole = tracks[0].survey
-        changes = tell_changes(timeline, tracks, self.hints)
+        changes = () if study.is_open else tell_changes(timeline, tracks, self.hints)
         breaks = [change for change in changes if change.kind is ChangeKind.BREAKS]
         looks = tuple(self._looks(timeline, schedule))
         status = ForecastStatus.BREAKS if breaks else ForecastStatus.SOUND
         gaps = gaps_of(self.lab.evidence.values(), self.lab.case)
+        if study.is_open and (seen := seen_so_far(self.lab.evidence.values())):
+            gaps = (*gaps, seen)
         if not breaks and (whole.is_flaky or whole.exhausted or gaps):
             status = ForecastStatus.UNDETERMINED
         sound = min((change.last_before for change in breaks), default=self.until)

@@ -1,6 +1,7 @@
 """Forecasts of simulated projects: an executor answers in place of guests, all else is real."""
 
 import random
+import re
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -261,8 +262,19 @@ def test_a_budget_is_kept_and_its_end_is_told(tell):
     told = tell(traps(test_a=FIRST, test_b=SECOND), budget=12)
     assert told.runs <= 12
     assert told.is_exhausted
-    assert told.changes[0].last_before < FIRST <= told.changes[0].first_after
+    assert (told.status, told.changes) == (ForecastStatus.UNDETERMINED, ())
     assert "the budget of runs ended before the questions did" in told.assumptions
+    [seen] = [one for one in told.assumptions if one.startswith("so far it passed at ")]
+    passed, failed = (parse_instant(at) for at in re.findall(r"20[^ ]+?Z", seen))
+    assert passed < FIRST <= failed
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("budget", [5, 12, 30, 60])
+def test_a_budget_that_ends_makes_no_break_of_chance(tell, budget, seed):
+    toss = random.Random(seed)
+    told = tell(lambda _at, number: ["t"] * (number > 1 and toss.random() < 0.5), budget=budget)
+    assert told.status is not ForecastStatus.BREAKS
 
 
 def test_a_finding_that_looked_further_back_is_not_superseded(tell):
