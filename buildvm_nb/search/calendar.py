@@ -155,7 +155,7 @@ class _Search:
         except BudgetSpent:
             self.is_spent = True
         survey = survey or self._transitions(budget=0)
-        return replace(self._conclude(survey), is_open=self._is_open(survey))
+        return self._conclude(survey)
 
     def _is_open(self, survey: Survey) -> bool:
         if not (self.is_spent or survey.exhausted) or self.unexplained or survey.is_flaky:
@@ -785,6 +785,7 @@ class _Search:
         return at
 
     def _conclude(self, survey: Survey) -> DateSurvey:
+        is_open = self._is_open(survey)
         met = [at for at, _state in self._told()]
         passing = self._passing(survey)
         inside = [at for at in met if passing and passing.first <= at <= passing.last]
@@ -801,6 +802,7 @@ class _Search:
             rule=self.rule,
             unexplained=self.unexplained,
             change=self.change,
+            is_open=is_open,
             covered=covered,
             lacking=lacking,
         )

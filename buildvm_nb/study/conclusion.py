@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from buildvm_nb.model.case import GitSource, Window
 from buildvm_nb.model.finding import (
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "assumptions_of",
     "both_finding",
+    "changed_words",
     "cpu_finding",
     "dates_finding",
     "flaky_finding",
@@ -305,30 +306,51 @@ def seen_so_far(judged: Iterable[Outcome]) -> str:
         return len(_differences(*pair)), abs(good.date - bad.date), cores
 
     good, bad = min(pairs, key=unlikeness)
-    if not _differences(good, bad):
+    passed, failed = _differences(good, bad), _differences(bad, good)
+    if not passed:
         return "the same run in the same environment did not always end alike"
-    passed, failed = " ".join(_differences(good, bad)), " ".join(_differences(bad, good))
-    other = ", nor a window or a rule" if good.machine.date != bad.machine.date else ""
-    return f"so far it passed {passed} and failed {failed}; chance was not excluded{other}"
+    other = ", nor a window or a rule" if "date" in passed else ""
+    return (
+        f"so far it passed {changed_words(passed)} and failed {changed_words(failed)}; chance was "
+        f"not excluded{other}"
+    )
 
 
-def _differences(one: Outcome, other: Outcome) -> list[str]:
-    """List in words where a run's case and machine are not as another one's."""
-    told = []
-    if isinstance(one.case.source, GitSource) and one.case.source != other.case.source:
-        told.append(f"at commit {one.case.source.commit:.12}")
-    here, there = one.machine, other.machine
-    if here.date != there.date:
-        told.append(f"at {format_instant(here.date)}")
-    if here.cpu != there.cpu:
-        told.append(f"on {here.cpu}")
-    if here.kernel != there.kernel:
-        told.append(f"with kernel {here.kernel}")
-    if here.cpu_count != there.cpu_count:
-        told.append(f"with {here.cpu_count} core{'' if here.cpu_count == 1 else 's'}")
-    if one.case.timezone != other.case.timezone:
-        told.append(f"with TZ={one.case.timezone}")
-    return told
+def _differences(one: Outcome, other: Outcome) -> dict[str, Any]:
+    """Return where a run's case and machine are not as another one's, with its values."""
+    here, there = _varied(one), _varied(other)
+    return {field: value for field, value in here.items() if value != there[field]}
+
+
+def _varied(outcome: Outcome) -> dict[str, Any]:
+    case, machine = outcome.case, outcome.machine
+    return {
+        "commit": case.source.commit if isinstance(case.source, GitSource) else None,
+        "date": format_instant(machine.date),
+        "cpu": machine.cpu,
+        "kernel": machine.kernel,
+        "cpu_count": machine.cpu_count,
+        "timezone": case.timezone,
+    }
+
+
+_VARIED_WORDS = {
+    "commit": "at commit {:.12}",
+    "date": "at {}",
+    "cpu": "on CPU {}",
+    "kernel": "on kernel {}",
+    "cpu_count": "with {} cores",
+    "timezone": "with TZ={}",
+}
+
+
+def changed_words(changes: Mapping[str, Any]) -> str:
+    """Say what was varied, for example ``on CPU EPYC, with 2 cores``.
+
+    `changes`: fields of a machine, ``commit`` or ``timezone``, with their values.
+    """
+    told = (_VARIED_WORDS[field].format(value) for field, value in changes.items())
+    return ", ".join(told).replace("with 1 cores", "with 1 core")
 
 
 def assumptions_of(survey: Survey) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from buildvm_nb.search import LEVEL, State, fisher_exact
 from buildvm_nb.study.conclusion import (
     assumptions_of,
     both_finding,
+    changed_words,
     cpu_finding,
     dates_finding,
     flaky_finding,
@@ -204,14 +205,14 @@ class _Diagnosis:
 
     def _crossed_by(self, points: Sequence[Outcome], changes: dict[str, Any]) -> str:
         """Say whether points end alike with all changes, else with which of them they do not."""
-        where = _changed_words(changes)
+        where = changed_words(changes)
         if self._alike(points, changes) is None:
             return f"no verdict {where}"
         if self._alike(points, changes):
             return f"alike {where}"
         single = [{field: value} for field, value in changes.items()]
         unlike = [one for one in single if len(changes) > 1 and self._alike(points, one) is False]
-        told = [_changed_words(one) for one in unlike] or [where]
+        told = [changed_words(one) for one in unlike] or [where]
         return f"not so {', nor '.join(told)}"
 
     def _alike(self, points: Sequence[Outcome], changes: dict[str, Any]) -> bool | None:
@@ -502,8 +503,7 @@ class _Diagnosis:
         tried = ", ".join(self.tried) or "no axis"
         if {state_of(one) for one in outcomes} == {State.GOOD} and (varying := self._outputs()):
             return varying
-        outcomes = self._judged()
-        if flaky := self._asked_again(outcomes):
+        if flaky := self._asked_again():
             return flaky
         outcomes = self._judged()
         states, count = {state_of(one) for one in outcomes}, len(outcomes)
@@ -534,11 +534,12 @@ class _Diagnosis:
             confidence=0.0 if kind is FindingKind.UNDETERMINED else 1 - 0.5 ** max(count - 1, 0),
         )
 
-    def _asked_again(self, outcomes: Sequence[Outcome]) -> Finding | None:
+    def _asked_again(self) -> Finding | None:
         """Repeat what failed where no axis tells why: what then passes fails by chance.
 
         Where all failed, a few runs do not tell that from chance.
         """
+        outcomes = self._judged()
         failed = next((one for one in outcomes if state_of(one) is State.BAD), None)
         is_split = any(state_of(one) is State.GOOD for one in outcomes)
         is_enough = len(outcomes) >= _MOST_AGAIN or self.questions.effort is Effort.QUICK
@@ -667,11 +668,6 @@ def _asked(overrides: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in overrides.items()
         if value is not None and value != left_open.get(name)
     }
-
-
-def _changed_words(changes: Mapping[str, Any]) -> str:
-    words = {"cpu": "on CPU {}", "kernel": "on kernel {}", "cpu_count": "with {} cores"}
-    return ", ".join(words[field].format(value) for field, value in changes.items())
 
 
 # What a diagnosis would ask first, without a guest.
